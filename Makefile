@@ -1,0 +1,49 @@
+# make help lists the targets. Everything runs in .venv, which the first target makes.
+
+PYTHON ?= python3
+# cuda (driver 580 or newer), cuda12 (older drivers) or tpu: the accelerator build of JAX. Empty: CPU.
+JAX_EXTRA ?=
+# One exact version of JAX, for example 0.10.2. Empty: the newest that requirements.txt allows.
+JAX_VERSION ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+comma := ,
+EXTRAS := dev$(addprefix $(comma),$(JAX_EXTRA))
+STAMP := $(VENV)/.installed$(addprefix -,$(JAX_EXTRA))$(addprefix -jax-,$(JAX_VERSION))
+
+.DEFAULT_GOAL := help
+.PHONY: help ablation test test-all check clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo "Variables: PYTHON=$(PYTHON), JAX_EXTRA=cuda|cuda12|tpu, JAX_VERSION=0.10.2"
+
+ablation: $(STAMP)  ## train on digits and compare the reverse variances; the report goes to runs/digits
+	$(BIN)/python -m experiments.variance_ablation --workdir runs/digits
+
+test: $(STAMP)  ## the tests, without the slow ones
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP)  ## all the tests
+	$(BIN)/python -m pytest -m ""
+
+check: $(STAMP)  ## lint, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:  ## remove .venv, build files and caches; keep runs
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find ddpm_jax experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "error: $(PYTHON) is missing or older than Python 3.11; choose another with PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "error: $(PYTHON) has no venv module; install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Installing ddpm_jax[$(EXTRAS)] into $(VENV): once, one to three minutes"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[$(EXTRAS)]" $(addprefix jax==,$(JAX_VERSION))
+	@rm -f $(VENV)/.installed*
+	@touch $@

@@ -1,0 +1,1 @@
+"""Evaluation of a denoiser: moments in one pass, likelihood, FID."""

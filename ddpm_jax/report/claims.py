@@ -1,0 +1,152 @@
+"""The claims about the reverse variance, each judged from the likelihood rows.
+
+What is exact on calibration images (the numbers that fix a variance come from them) is statistical on test images.
+"""
+
+from typing import NamedTuple
+
+from ddpm_jax.report import table
+from ddpm_jax.report.table import Number, Results, Row
+
+SLACK = 1e-9  # bits/dim: rounding of sums of float64 terms
+STANDARD_ERRORS = 2.0
+FEW_STEPS = (10, 25, 50)
+GAP_TOLERANCE = 1e-3  # bits/dim
+
+
+class Margin(NamedTuple):
+    """A difference that a claim says is positive, bits/dim; it may fall short by `allowance`."""
+
+    difference: Number
+    where: str
+    allowance: Number = 0.0
+    standard_error: Number | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference is where the claim says; false for NaN."""
+        return bool(self.difference > -self.allowance)
+
+
+def _statistical(difference: Number, standard_error: Number, where: str) -> Margin:
+    """A difference that may fall short by two paired standard errors."""
+    return Margin(difference, where, STANDARD_ERRORS * standard_error + SLACK, standard_error)
+
+
+def _summary(margins: list[Margin]) -> str:
+    """The case nearest to failing, in words."""
+    worst = min(margins, key=lambda margin: (margin.holds, margin.difference + margin.allowance))
+    cases = "1 case" if len(margins) == 1 else f"{len(margins)} cases"
+    if worst.standard_error is None:
+        return f"smallest difference {worst.difference:.4g} at {worst.where} ({cases})"
+    return f"closest case {worst.difference:.4g} ± {worst.standard_error:.2g} at {worst.where} ({cases})"
+
+
+def _claim(sentence: str, split: str, **groups: list[Margin]) -> Row:
+    """A judged claim; `holds` is None where a group has no case, for nothing was measured."""
+    if not all(groups.values()):
+        return dict(claim=sentence, split=split, holds=None, figures="not measured")
+    holds = all(margin.holds for margins in groups.values() for margin in margins)
+    figures = "; ".join(f"{name.replace('_', ' ')}: {_summary(margins)}" for name, margins in groups.items())
+    return dict(claim=sentence, split=split, holds=holds, figures=figures)
+
+
+def _gaps(results: Results, split: str, trajectory: str, worse: str, better: str) -> dict[int, Number]:
+    """bits/dim of one variance minus that of another, by K, where both were measured."""
+    rows = table.likelihood(results, split)
+    pairs = {K: (rows.get((worse, trajectory, K)), rows.get((better, trajectory, K))) for K in results["K"]}
+    return {K: a["bits_per_dim"] - b["bits_per_dim"] for K, (a, b) in pairs.items() if a and b}
+
+
+def _isotropic_is_least(results: Results, trajectory: str, where: str) -> Row:
+    """M_t is the best isotropic excess, so analytic is never below it where M_t was estimated."""
+    gaps = _gaps(results, "calibration", trajectory, "analytic", "isotropic")
+    margins = [Margin(gap, f"K = {K}", SLACK) for K, gap in gaps.items()]
+    sentence = f"`isotropic` is never worse than `analytic` {where}, at every K."
+    return _claim(sentence, "calibration", analytic_minus_isotropic=margins)
+
+
+def _optimal_is_least(results: Results) -> Row:
+    """Dynamic programming finds the cheapest path, and the even trajectory is one of the paths."""
+    rows = table.likelihood(results, "calibration")
+    margins = []
+    for (variance, trajectory, K), row in rows.items():
+        even = rows.get((variance, "even", K))
+        if trajectory == "optimal" and even and row["bits_per_dim"] is not None:
+            margins.append(Margin(even["bits_per_dim"] - row["bits_per_dim"], f"{variance}, K = {K}", SLACK))
+    sentence = "The optimal trajectory is never worse than the even one, for every variance and K."
+    return _claim(sentence, "calibration", even_minus_optimal=margins)
+
+
+def _order_of_the_answers(results: Results) -> Row:
+    """Few steps: the article's two answers lose to the variance fitted to the network's own error."""
+
+    def margins(worse: str, better: str) -> list[Margin]:
+        gaps = _gaps(results, "test", "even", worse, better)
+        return [Margin(gap, f"K = {K}") for K, gap in gaps.items() if K in FEW_STEPS]
+
+    sentence = "With few steps `small` is worse than `large`, and `large` is worse than `isotropic` (even trajectory)."
+    groups = dict(small_minus_large=margins("small", "large"), large_minus_isotropic=margins("large", "isotropic"))
+    return _claim(sentence, "test", **groups)
+
+
+def _isotropic_on_test(results: Results) -> Row:
+    """The exact order on calibration images, within two paired standard errors on test images."""
+    rows = table.likelihood(results)
+    analytic = {K: rows.get(("analytic", "even", K)) for K in FEW_STEPS}
+    margins = [
+        _statistical(row["minus_isotropic"], row["paired_standard_error"], f"K = {K}")
+        for K, row in analytic.items()
+        if row
+    ]
+    sentence = "With few steps `analytic` is not better than `isotropic` by more than two paired standard errors."
+    return _claim(sentence, "test", analytic_minus_isotropic=margins)
+
+
+def _optimal_on_test(results: Results) -> Row:
+    """The trajectory chosen on calibration images, judged on test images."""
+    margins = [
+        _statistical(-row["minus_even"], row["minus_even_standard_error"], f"{variance}, K = {K}")
+        for (variance, trajectory, K), row in table.likelihood(results).items()
+        if trajectory == "optimal" and K in FEW_STEPS and row["bits_per_dim"] is not None
+    ]
+    sentence = "With few steps the optimal trajectory is not worse than the even one by more than two standard errors."
+    return _claim(sentence, "test", even_minus_optimal=margins)
+
+
+def _negative_control(results: Results) -> Row:
+    """A variance that is too large must lose; a step loses exactly when tb + v M_t < 1.2887 b."""
+    rows = results["negative_control"]
+    margins = [Margin(row["scaled"] - row["large"], f"K = {row['K']}") for row in rows]
+    sentence = "Negative control: 1.7 times `large` is worse than `large` at every K (even trajectory)."
+    return _claim(sentence, "test", scaled_minus_large=margins)
+
+
+def _gap_formula(results: Results) -> Row:
+    """The gap of `large` to `isotropic`, from the table and from the sum of its formula."""
+    check = results["gap_check"]
+    apart = abs(check["from_table"] - check["from_formula"])
+    figures = f"table {check['from_table']:.6f}, formula {check['from_formula']:.6f}, apart {apart:.1e} bits/dim"
+    sentence = f"The gap between `large` and `isotropic` at K = {check['K']} is the sum of its formula over the steps."
+    return dict(claim=sentence, split="test", holds=bool(apart < GAP_TOLERANCE), figures=figures)
+
+
+def judge(results: Results) -> list[Row]:
+    """Every claim with its verdict.
+
+    Args:
+      results: results.json; read are K, likelihood, negative_control and gap_check.
+
+    Returns:
+      One dict a claim: `claim` (a sentence), `split`, `holds` (None where nothing was measured) and `figures`.
+    """
+    return [
+        _isotropic_is_least(results, "even", "on the even trajectory"),
+        _isotropic_is_least(results, "optimal", "when each takes its own optimal trajectory"),
+        _optimal_is_least(results),
+        _order_of_the_answers(results),
+        _isotropic_on_test(results),
+        _optimal_on_test(results),
+        _negative_control(results),
+        _gap_formula(results),
+    ]

@@ -1,0 +1,177 @@
+"""The reverse chain: predict x_0, correct x_t, repeat; one `lax.scan` over any trajectory.
+
+The kernel decides the mean and the variance is a choice of its own, so DDPM and DDIM-type sampling are one step. Fixed
+variances enter as an array: one compilation serves all of them at a given K.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import Partial
+from jaxtyping import Float, Key
+
+from ddpm_jax import gaussian, process, variance
+from ddpm_jax.basis import Basis
+from ddpm_jax.process import DDPM, Denoiser, Images, Kernel, Steps, ddim
+from ddpm_jax.variance import ReverseVariance
+
+SAMPLERS: dict[str, Callable[[float], Kernel]] = {"ddpm": lambda eta: DDPM, "ddim": ddim}
+
+
+class Rules(NamedTuple):
+    """Conventions that move results as much as the variance does; recorded with every number.
+
+    Attributes:
+      last_step: "mean" adds no noise in the step to s = 0 (the papers'), "noise" adds the variance's own.
+      pixel_clip: y, or None. Bounds the noise of the step into tau_1 so that E|sigma eps| is at most y level spacings.
+        Bao et al. 2022, section 4 (y = 2 for CIFAR-10 linear, else 1).
+      levels: number of grey levels of the data on [-1, 1]; their spacing is 2/(levels - 1).
+      clip_x_0: clip x_0_hat to [-1, 1] before the mean is formed. Ho et al. 2020, released code.
+      clamp_cov: hold estimates of Cov[x_0 | x_t] within [0, 1]; see `variance.analytic`.
+    """
+
+    last_step: str = "mean"
+    pixel_clip: float | None = None
+    levels: int = 256
+    clip_x_0: bool = True
+    clamp_cov: bool = True
+
+
+class Path(NamedTuple):
+    """A chain with what it predicted on the way.
+
+    Attributes:
+      x_0: (n, *x) the end of the chain.
+      x_0_hat: (K, n, *x) the predicted data of every step, from T down; None where it was not asked for.
+    """
+
+    x_0: Images
+    x_0_hat: Float[Array, "K n *x"] | None
+
+
+def log_var_cap(rules: Rules, steps: Steps) -> np.ndarray:
+    """The largest log variance that the rules let each step add, (K,): -inf for none, +inf for any.
+
+    Raises:
+      ValueError: the rules name no known last step, or y <= 0.
+    """
+    if rules.last_step not in ("mean", "noise"):
+        raise ValueError(f"unknown last_step {rules.last_step!r}: choose mean or noise")
+    cap = np.full(steps.K, np.inf)
+    if rules.pixel_clip is not None and steps.K > 1:
+        if not rules.pixel_clip > 0:
+            raise ValueError(f"pixel_clip = {rules.pixel_clip:g}: it must be positive")
+        cap[1] = np.log((rules.pixel_clip * 2 / (rules.levels - 1)) ** 2 * np.pi / 2)
+    if rules.last_step == "mean":
+        cap[0] = -np.inf
+    return cap
+
+
+def sample(
+    key: Key[Array, "..."],
+    steps: Steps,
+    denoiser: Denoiser,
+    reverse_variance: ReverseVariance,
+    shape: tuple[int, ...],
+    rules: Rules = Rules(),
+    x_T: Images | None = None,
+) -> Images:
+    """Samples of the model. Ho et al. 2020, algorithm 2, for any trajectory, kernel and variance.
+
+    Args:
+      key: one key, of which sample i takes fold_in(key, i); or n keys, one per sample. The noise of the step from time t
+        is drawn from fold_in(a sample's key, t), and x_T from fold_in(that key, 0): sample i does not depend on n, and
+        all choices share their noise.
+      steps: the chain, from `process.steps`.
+      denoiser: the network, or a closed form.
+      reverse_variance: the choice of `variance`.
+      shape: (n, *x).
+      rules: the conventions.
+      x_T: where the chains start; default standard normal.
+
+    Returns:
+      x_0, (n, *x), not clipped.
+
+    Raises:
+      ValueError: the variance does not fit the kernel, or the rules are unknown.
+    """
+    return _chain(key, steps, denoiser, reverse_variance, shape, rules, x_T, record=False).x_0
+
+
+def sample_path(
+    key: Key[Array, "..."],
+    steps: Steps,
+    denoiser: Denoiser,
+    reverse_variance: ReverseVariance,
+    shape: tuple[int, ...],
+    rules: Rules = Rules(),
+    x_T: Images | None = None,
+) -> Path:
+    """As `sample`, with x_0_hat of every step: predict, then correct."""
+    return _chain(key, steps, denoiser, reverse_variance, shape, rules, x_T, record=True)
+
+
+def _chain(
+    key: Key[Array, "..."],
+    steps: Steps,
+    denoiser: Denoiser,
+    choice: ReverseVariance,
+    shape: tuple[int, ...],
+    rules: Rules,
+    x_T: Images | None,
+    record: bool,
+) -> Path:
+    """The host's part: fixed variances and the rules become arrays, then one compiled scan."""
+    variance.check_kernel(choice, steps)
+    keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(shape[0]))
+    return _scan(
+        keys,
+        steps,
+        Partial(denoiser),
+        variance.table(choice, steps) if choice.headless else None,
+        log_var_cap(rules, steps),
+        _noise(keys, 0, shape[1:]) if x_T is None else x_T,
+        log_var_of=None if choice.headless else choice.log_var,
+        basis=choice.basis,
+        clip=rules.clip_x_0,
+        record=record,
+    )
+
+
+def _noise(keys: Key[Array, " n"], t: Array | int, shape: tuple[int, ...]) -> Images:
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), shape))(keys)
+
+
+@partial(jax.jit, static_argnames=("log_var_of", "basis", "clip", "record"))
+@jax.default_matmul_precision("highest")
+def _scan(
+    keys: Key[Array, " n"],
+    steps: Steps,
+    denoiser: Denoiser,
+    fixed: Array | None,
+    cap: Array,
+    x_T: Images,
+    *,
+    log_var_of: Callable | None,
+    basis: Basis,
+    clip: bool,
+    record: bool,
+) -> Path:
+    def step_back(x_t: Images, at: tuple[Steps, Array | None, Array]) -> tuple[Images, Images | None]:
+        step, fixed_log_var, largest = at
+        prediction = denoiser(x_t, jnp.full(x_t.shape[0], step.t))
+        if clip:
+            prediction = process.clip_x_0(x_t, prediction, step.signal, step.noise)
+        mean = step.mean_x_0 * prediction.x_0 + step.mean_x_t * x_t
+        log_var = fixed_log_var if log_var_of is None else log_var_of(step, x_t, prediction)
+        kernel = gaussian.Gaussian(mean, jnp.minimum(log_var, largest), basis)
+        x_s = gaussian.sample(kernel, _noise(keys, step.t, x_t.shape[1:]))
+        return x_s, (prediction.x_0 if record else None)
+
+    x_0, x_0_hat = jax.lax.scan(step_back, x_T, (steps, fixed, cap), reverse=True)
+    return Path(x_0, x_0_hat[::-1] if record else None)

@@ -1,0 +1,126 @@
+"""The noise schedule: how fast data turn into noise.
+
+Tables have T + 1 rows and row 0 is the data, so t runs 0..T as in the article (Su, "DDPM = Bayes + denoising") and no
+formula needs a `prev` table or a mask. In the article's letters, beta[t] is beta_t^2 and alpha_bar[t] is bar alpha_t^2;
+here they are named as in Ho et al. 2020.
+
+Numerics: tables are built in float64 on the host and cast once, where they enter a jitted function. 1 - alpha_bar is
+kept as a table of its own: formed from float32 values it would err by up to 1.7e-4.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+Table = Float[Array, " n"] | Float[np.ndarray, " n"]
+
+
+class Schedule(NamedTuple):
+    """The variances of the forward process, row t for time t = 0..T.
+
+    x_t = sqrt(alpha_bar[t]) x_0 + sqrt(one_minus_alpha_bar[t]) eps. Ho et al. 2020, equation 4.
+
+    Attributes:
+      beta: variance of the noise added between t - 1 and t; beta[0] = 0.
+      alpha_bar: share of the data's variance left at t; alpha_bar[0] = 1.
+      one_minus_alpha_bar: variance of the noise in x_t.
+    """
+
+    beta: Table
+    alpha_bar: Table
+    one_minus_alpha_bar: Table
+
+    @property
+    def T(self) -> int:
+        """The number of noise levels; tables have T + 1 rows."""
+        return self.beta.shape[0] - 1
+
+
+def from_betas(betas: np.ndarray | list[float]) -> Schedule:
+    """The schedule of any beta_1..beta_T.
+
+    Args:
+      betas: T numbers in (0, 1); the last may be 1 (no data left at T).
+
+    Raises:
+      ValueError: a beta is outside these bounds.
+    """
+    beta = np.concatenate([[0.0], np.asarray(betas, np.float64)])
+    bad = ~((beta > 0) & (beta < 1))
+    bad[0], bad[-1] = False, not 0 < beta[-1] <= 1
+    if len(beta) < 2:
+        raise ValueError("a schedule needs at least one beta, got none")
+    if bad.any():
+        t = int(np.argmax(bad))
+        raise ValueError(f"beta_{t} = {beta[t]:g} is outside (0, 1): lower it (only beta_T may be 1)")
+    with np.errstate(divide="ignore"):
+        log_alpha_bar = np.cumsum(np.log1p(-beta))
+    return Schedule(beta, np.exp(log_alpha_bar), -np.expm1(log_alpha_bar))
+
+
+def _ends(T: int, beta_1: float | None, beta_T: float | None) -> tuple[float, float]:
+    """Ho et al.'s ends 1e-4 and 0.02, scaled by 1000/T so that alpha_bar_T stays alike; given ends are taken as given."""
+    _check_length(T)
+    return (1e-4 * 1000 / T if beta_1 is None else beta_1), (0.02 * 1000 / T if beta_T is None else beta_T)
+
+
+def _check_length(T: int) -> None:
+    if T < 1:
+        raise ValueError(f"T = {T}: a schedule has at least one time")
+
+
+def linear(T: int = 1000, beta_1: float | None = None, beta_T: float | None = None) -> Schedule:
+    """beta_t linear in t, 1e-4 to 0.02 over T = 1000. Ho et al. 2020, section 4.
+
+    Args:
+      T: number of noise levels.
+      beta_1: first beta; default 1e-4 * 1000/T.
+      beta_T: last beta; default 0.02 * 1000/T.
+    """
+    return from_betas(np.linspace(*_ends(T, beta_1, beta_T), T))
+
+
+def quadratic(T: int = 1000, beta_1: float | None = None, beta_T: float | None = None) -> Schedule:
+    """sqrt(beta_t) linear in t, with `linear`'s ends. Song et al. 2021 (DDIM), released code's `quad`."""
+    first, last = _ends(T, beta_1, beta_T)
+    return from_betas(np.linspace(np.sqrt(first), np.sqrt(last), T) ** 2)
+
+
+def sigmoid(T: int = 1000, beta_1: float | None = None, beta_T: float | None = None) -> Schedule:
+    """beta_t a logistic curve over [-6, 6] between `linear`'s ends. Ho et al. 2020 and GeoDiff, released code."""
+    first, last = _ends(T, beta_1, beta_T)
+    return from_betas(first + (last - first) / (1 + np.exp(-np.linspace(-6, 6, T))))
+
+
+def constant(T: int = 1000, beta: float | None = None) -> Schedule:
+    """beta_t the same at every t; default 0.02 * 1000/T. Ho et al. 2020, section 4."""
+    return from_betas(np.full(T, _ends(T, None, beta)[1]))
+
+
+def jsd(T: int = 1000) -> Schedule:
+    """beta_t = 1/(T - t + 1), which ends at beta_T = 1. Sohl-Dickstein et al. 2015, section 2.4.1."""
+    _check_length(T)
+    return from_betas(1 / np.arange(T, 0, -1))
+
+
+def cosine(T: int = 1000) -> Schedule:
+    """alpha_bar_t = f(t)/f(0), f(t) = cos^2((t/T + .008)/1.008 pi/2), betas at most .999.
+
+    Nichol & Dhariwal 2021, equation 17.
+    """
+    _check_length(T)
+    f = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
+    return from_betas(np.minimum(1 - f[1:] / f[:-1], 0.999))
+
+
+SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+    "linear": linear,
+    "cosine": cosine,
+    "quadratic": quadratic,
+    "sigmoid": sigmoid,
+    "constant": constant,
+    "jsd": jsd,
+}

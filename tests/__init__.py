@@ -1,0 +1,1 @@
+"""Tests: a mirror of ddpm_jax, and an oracle that never calls it."""

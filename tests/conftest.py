@@ -1,0 +1,25 @@
+"""Eight virtual CPU devices, types checked while the tests run, and the two schedules most tests use."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+from jaxtyping import install_import_hook
+
+install_import_hook("ddpm_jax", "beartype.beartype")
+
+import pytest
+
+from ddpm_jax import schedule
+
+
+@pytest.fixture(scope="session")
+def short():
+    """T = 4 with large betas: mistakes that T = 1000 averages away are large here."""
+    return schedule.from_betas([0.1, 0.3, 0.5, 0.7])
+
+
+@pytest.fixture(scope="session")
+def linear():
+    """Ho et al.'s schedule."""
+    return schedule.linear()

@@ -1,0 +1,205 @@
+"""The one pass over the data, image by image and time by time, against plain NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax import process, worlds
+from ddpm_jax.eval import moments
+from tests.oracle import bits, gaussians, pairs, schedules, variances
+
+SHORT = [0.1, 0.3, 0.5, 0.7]
+LEVELS = 17
+N, SHAPE = 7, (2, 2, 1)
+KEY = jax.random.key(4)
+IMAGES = np.random.default_rng(0).integers(0, LEVELS, (N, *SHAPE)).astype(np.uint8)
+X_0 = 2 * IMAGES / (LEVELS - 1) - 1
+
+
+def crooked(x_t, t):
+    """A wrong denoiser that agrees with x_t and looks at t; its x_0_hat often leaves [-1, 1]."""
+    column = t.reshape(-1, 1, 1, 1)
+    eps = 0.5 * jnp.tanh(x_t) + 0.1 * column
+    ab = jnp.asarray(schedules.alpha_bar(SHORT), jnp.float32)[column]
+    return process.Prediction(eps, (x_t - jnp.sqrt(1 - ab) * eps) / jnp.sqrt(ab))
+
+
+def frozen_eps(i, t):
+    return np.asarray(jax.random.normal(jax.random.fold_in(jax.random.fold_in(KEY, i), t), SHAPE), float)
+
+
+def by_hand(clip):
+    """error, excess and decoder, (n, T+1), in float64."""
+    error, excess, decoder = np.full((3, N, 5), np.nan)
+    for i in range(N):
+        for t in range(1, 5):
+            p, eps = pairs.pair(SHORT, 0, t), frozen_eps(i, t)
+            x_t = np.sqrt(p.ab_t) * X_0[i] + np.sqrt(p.noise_t) * eps
+            eps_hat = 0.5 * np.tanh(x_t) + 0.1 * t
+            x_0_hat = (x_t - np.sqrt(p.noise_t) * eps_hat) / np.sqrt(p.ab_t)
+            if clip:
+                x_0_hat = np.clip(x_0_hat, -1, 1)
+                eps_hat = (x_t - np.sqrt(p.ab_t) * x_0_hat) / np.sqrt(p.noise_t)
+            error[i, t] = ((eps - eps_hat) ** 2).mean()
+            excess[i, t] = (eps**2 - eps_hat**2).mean()
+            log_var = np.log(pairs.pair(SHORT, 1, 2).tb)
+            decoder[i, t] = -gaussians.discretised_log_mass(X_0[i], x_0_hat, log_var, LEVELS).mean()
+    return error, excess, decoder
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["free", "clipped"])
+def both(request, short):
+    measured = moments.measure(KEY, short, crooked, IMAGES, LEVELS, clip_x_0=request.param)
+    return measured, by_hand(request.param)
+
+
+def test_the_error_of_every_image_and_time_is_the_mean_square_of_eps_less_eps_hat(both):
+    np.testing.assert_allclose(both[0].error[:, 1:], both[1][0][:, 1:], rtol=1e-4)
+
+
+def test_the_excess_is_what_eps_has_over_eps_hat(both):
+    np.testing.assert_allclose(both[0].excess[:, 1:], both[1][1][:, 1:], rtol=1e-4, atol=1e-5)
+
+
+def test_the_decoder_term_is_the_quantised_likelihood_around_x_0_hat(both):
+    np.testing.assert_allclose(both[0].decoder[:, 1:], both[1][2][:, 1:], rtol=1e-4, atol=1e-5)
+
+
+def test_the_prior_term_is_the_divergence_from_a_standard_normal(both):
+    expected = [bits.prior_kl(x, 0.0945, 0.9055) for x in X_0]
+    np.testing.assert_allclose(both[0].prior, expected, rtol=1e-6)
+
+
+def test_the_variance_is_that_of_each_dimension_over_the_images(both):
+    per_dimension = [((column - column.mean()) ** 2).mean() for column in X_0.reshape(N, -1).T]
+    assert float(both[0].variance) in (
+        pytest.approx(np.mean(per_dimension), rel=1e-6),
+        pytest.approx(np.mean(per_dimension) * N / (N - 1), rel=1e-6),
+    )
+
+
+def test_fields_are_float64_numpy_and_the_datas_row_is_not_measured(both):
+    for name in ("error", "excess", "decoder"):
+        values = getattr(both[0], name)
+        assert isinstance(values, np.ndarray) and values.dtype == np.float64 and values.shape == (N, 5), name
+        assert np.isnan(values[:, 0]).all() and np.isfinite(values[:, 1:]).all(), name
+    assert both[0].prior.shape == (N,) and both[0].prior.dtype == np.float64
+
+
+def test_the_clip_changes_the_error(short):
+    free, clipped = (moments.measure(KEY, short, crooked, IMAGES, LEVELS, clip_x_0=clip) for clip in (False, True))
+    assert not np.allclose(free.error[:, 1:], clipped.error[:, 1:])
+
+
+def test_x_0_is_clipped_by_default(short):
+    default = moments.measure(KEY, short, crooked, IMAGES, LEVELS)
+    clipped = moments.measure(KEY, short, crooked, IMAGES, LEVELS, clip_x_0=True)
+    np.testing.assert_array_equal(default.error, clipped.error)
+
+
+def test_the_identity_with_a_clipped_prediction(short):
+    """M_t = ab_t/(1-ab_t) E||x_0 - clip(x_0_hat)||^2/D: rederiving eps keeps x_t = sqrt(ab) x_0 + sqrt(1-ab) eps."""
+    measured = moments.measure(KEY, short, crooked, IMAGES, LEVELS, clip_x_0=True)
+    for t in (1, 4):
+        p, squares = pairs.pair(SHORT, 0, t), []
+        for i in range(N):
+            x_t = np.sqrt(p.ab_t) * X_0[i] + np.sqrt(p.noise_t) * frozen_eps(i, t)
+            x_0_hat = (x_t - np.sqrt(p.noise_t) * (0.5 * np.tanh(x_t) + 0.1 * t)) / np.sqrt(p.ab_t)
+            squares.append(((X_0[i] - np.clip(x_0_hat, -1, 1)) ** 2).mean())
+        np.testing.assert_allclose(measured.error[:, t], p.ab_t / p.noise_t * np.array(squares), rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 100])
+def test_the_batch_size_changes_nothing(short, batch):
+    """Each image has its own key, from its index."""
+    default = moments.measure(KEY, short, crooked, IMAGES, LEVELS)
+    other = moments.measure(KEY, short, crooked, IMAGES, LEVELS, batch=batch)
+    for field in ("error", "excess", "decoder", "prior"):
+        np.testing.assert_allclose(getattr(other, field), getattr(default, field), rtol=1e-5, atol=1e-6)
+
+
+def test_only_the_times_asked_for_are_measured_and_they_are_the_same(short):
+    everything = moments.measure(KEY, short, crooked, IMAGES, LEVELS)
+    some = moments.measure(KEY, short, crooked, IMAGES, LEVELS, times=np.array([1, 3]))
+    for field in ("error", "excess", "decoder"):
+        values = getattr(some, field)
+        assert np.isnan(values[:, [0, 2, 4]]).all()
+        np.testing.assert_allclose(values[:, [1, 3]], getattr(everything, field)[:, [1, 3]], rtol=1e-5, atol=1e-6)
+
+
+def test_means_and_standard_errors_are_over_images(both):
+    measured = both[0]
+    np.testing.assert_allclose(moments.mean_error(measured)[1:], measured.error[:, 1:].mean(0), rtol=1e-12)
+    np.testing.assert_allclose(moments.mean_excess(measured)[1:], measured.excess[:, 1:].mean(0), rtol=1e-12)
+    expected = measured.error[:, 1:].std(0, ddof=1) / np.sqrt(N)
+    np.testing.assert_allclose(moments.standard_error(measured.error)[1:], expected, rtol=1e-12)
+
+
+def test_a_point_worlds_denoiser_makes_no_error(short):
+    image = IMAGES[:1]
+    world = worlds.point(short, X_0[0])
+    measured = moments.measure(KEY, short, world.denoiser, image, LEVELS)
+    np.testing.assert_allclose(measured.error[:, 1:], 0, atol=1e-9)
+    np.testing.assert_allclose(measured.excess[:, 1:], 0, atol=1e-5)
+
+
+def test_error_and_excess_estimate_the_same_number_for_the_exact_denoiser(short):
+    """1 - Gamma_t = M_t: grey levels 0 and 255 are +-1, a world of two points; its posterior mean is a tanh."""
+    images = np.random.default_rng(1).integers(0, 2, (4000, 2, 2, 1)).astype(np.uint8)
+
+    def two_points(x_t, t):
+        ab = jnp.asarray(schedules.alpha_bar(SHORT), jnp.float32)[t].reshape(-1, 1, 1, 1)
+        x_0 = jnp.tanh(jnp.sqrt(ab) * x_t / (1 - ab))
+        return process.Prediction((x_t - jnp.sqrt(ab) * x_0) / jnp.sqrt(1 - ab), x_0)
+
+    measured = moments.measure(KEY, short, two_points, images, 2)
+    gap = measured.error[:, 1:] - measured.excess[:, 1:]
+    assert (np.abs(gap.mean(0)) <= 4 * gap.std(0) / np.sqrt(4000)).all()
+    assert measured.variance == pytest.approx(1, abs=5e-3)
+
+
+def test_measuring_uses_full_precision_products_whatever_the_default(short):
+    """A product traced inside the denoiser takes the precision that the pass asks for."""
+    seen = []
+
+    def multiplying(x_t, t):
+        flat = x_t.reshape(x_t.shape[0], -1)
+        jaxpr = jax.make_jaxpr(lambda left, right: left @ right)(jnp.ones((2, 2)), jnp.ones((2, 2)))
+        seen.append(str(jaxpr))
+        return process.Prediction((flat @ jnp.eye(4)).reshape(x_t.shape), x_t)
+
+    with jax.default_matmul_precision("default"):
+        moments.measure(KEY, short, multiplying, IMAGES, LEVELS)
+    assert seen
+    for text in seen:
+        assert "HIGHEST" in text and "DEFAULT" not in text
+
+
+def test_one_trace_serves_every_time(short):
+    traces = []
+
+    def counted(x_t, t):
+        traces.append(x_t.shape)
+        return process.Prediction(x_t, x_t)
+
+    moments.measure(KEY, short, counted, np.repeat(IMAGES, 2, 0), LEVELS, batch=7)
+    assert len(traces) <= 2
+
+
+def test_a_grey_level_out_of_range_is_refused_with_the_value(short):
+    with pytest.raises(ValueError, match="17"):
+        moments.measure(KEY, short, crooked, IMAGES + np.uint8(1) * (IMAGES == 16), LEVELS)
+
+
+def test_the_exact_h_is_measured_for_gaussian_like_data(short):
+    """Finely quantised Gaussian pixels: M_t within 5 standard errors of ab_t c/V_t (256 levels err by 1e-5)."""
+    n, c = 4000, 0.04
+    x = np.random.default_rng(2).normal(0, np.sqrt(c), (n, 2, 2, 1))
+    images = np.round((x + 1) * 127.5).clip(0, 255).astype(np.uint8)
+    world = worlds.gaussian(short, np.zeros(SHAPE), np.full(SHAPE, c))
+    measured = moments.measure(KEY, short, world.denoiser, images, 256, clip_x_0=False)
+    for t in (1, 4):
+        h = variances.noise_variance(pairs.pair(SHORT, 0, t), c)
+        for per_image in (measured.error[:, t], measured.excess[:, t]):
+            assert per_image.mean() == pytest.approx(h, abs=5 * moments.standard_error(per_image) + 1e-4)

@@ -1,0 +1,160 @@
+"""Made-up results with plausible numbers: Gaussian data whose error M_t is known, one noisy copy for each split."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+
+T = 1000
+K = (10, 25, 50, 100, 200, 400, 1000)
+SAMPLE_K = (10, 25, 50)
+VARIANCES = ("small", "large", "interpolated", "family", "analytic", "isotropic", "spectral", "zero")
+SPECTRUM = 16 / (1 + np.arange(64.0)) ** 2
+ALPHA_BAR = np.concatenate([[1.0], np.cumprod(1 - np.linspace(1e-4, 0.02, T))])
+PRIOR, DECODER = 0.02, 1.6
+SHARE_OF_OPTIMAL = 0.55
+
+
+def chain(steps: int) -> dict[str, np.ndarray]:
+    """Coefficients of the even chain, the step to s = 0 left out."""
+    times = np.round(np.linspace(1, T, steps)).astype(int)
+    s, t = ALPHA_BAR[times[:-1]], ALPHA_BAR[times[1:]]
+    b = 1 - t / s
+    tb = b * (1 - s) / (1 - t)
+    return dict(t=times[1:], ab=t, a=t / s, b=b, tb=tb, u=b / tb * b / (t / s * (1 - t)))
+
+
+def error(ab: np.ndarray) -> np.ndarray:
+    """M_t of every direction of Gaussian data."""
+    return ab[:, None] * SPECTRUM / (ab[:, None] * SPECTRUM + 1 - ab[:, None])
+
+
+def variances(steps: int, split: str) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """sigma_t^2 and the sum of KL terms, bits/dim, of every choice."""
+    c = chain(steps)
+    M = error(c["ab"])
+    mean = M.mean(1) * (1.002 if split == "test" else 1.0)
+    excess = dict(small=0 * c["ab"], large=c["ab"], family=c["ab"] * 0.3 / (c["ab"] * 0.3 + 1 - c["ab"]))
+    excess |= dict(analytic=0.97 * M.mean(1), isotropic=M.mean(1))
+    choices = {name: c["tb"] * (1 + c["u"] * h) for name, h in excess.items()}
+    choices["interpolated"] = np.sqrt(c["b"] * c["tb"])
+    ratio = {name: c["tb"] / value for name, value in choices.items()}
+    kl = {name: 0.5 * np.sum(r * (1 + c["u"] * mean) - 1 - np.log(r)) / np.log(2) for name, r in ratio.items()}
+    kl["spectral"] = 0.5 * np.sum(np.mean(np.log1p(c["u"][:, None] * M), axis=1)) / np.log(2)
+    choices["spectral"] = c["tb"] * (1 + c["u"] * np.exp(np.mean(np.log(M), axis=1)))
+    choices["zero"] = 0 * c["tb"]
+    return choices, kl
+
+
+def likelihood_rows() -> list[dict[str, Any]]:
+    """A row for every split, trajectory, K and variance."""
+    rows = []
+    for split in ("calibration", "test"):
+        for steps in K:
+            kl = variances(steps, split)[1]
+            for trajectory, share in (("even", 1.0), ("optimal", 1.0 if steps == T else SHARE_OF_OPTIMAL)):
+                for name in VARIANCES:
+                    row = dict(variance=name, trajectory=trajectory, K=steps, split=split, prior=PRIOR, decoder=DECODER)
+                    rows.append(row | likelihood_numbers(kl, name, share, trajectory))
+    return rows
+
+
+def likelihood_numbers(kl: dict[str, float], name: str, share: float, trajectory: str) -> dict[str, float | None]:
+    """The numbers of one row."""
+    keys = ("kl", "bits_per_dim", "standard_error", "minus_isotropic", "paired_standard_error")
+    more = ("minus_even", "minus_even_standard_error") if trajectory == "optimal" else ()
+    if name == "zero":
+        return dict.fromkeys((*keys, *more))
+    own, gap = share * kl[name], share * (kl[name] - kl["isotropic"])
+    even_gap = own - kl[name]
+    values = (own, PRIOR + own + DECODER, 0.01 * own, gap, 0.02 * abs(gap), even_gap, 0.02 * abs(even_gap))
+    return dict(zip((*keys, *more), values, strict=False))
+
+
+def sample_rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Frechet distances of three seeds, and their mean and standard deviation."""
+    rng = np.random.default_rng(0)
+    samples, cells = [], []
+    for trajectory, worse in (("even", 1.0), ("optimal", 1.4)):
+        for steps in SAMPLE_K:
+            for i, name in enumerate(VARIANCES):
+                cell = dict(variance=name, trajectory=trajectory, K=steps)
+                values = worse * (0.4 + (1 + (i - 4) ** 2) * 10 / steps) * (1 + 0.05 * rng.standard_normal(3))
+                samples += [cell | dict(seed=seed, frechet=float(value)) for seed, value in enumerate(values)]
+                numbers = dict(mean=float(values.mean()), std=float(values.std(ddof=1)), seeds=3, images=5000)
+                cells.append(cell | numbers)
+    return samples, cells
+
+
+def per_time() -> dict[str, list[float]]:
+    """M_t, 1 - Gamma_t and c_eff at every t."""
+    ab = ALPHA_BAR[1:]
+    M = error(ab).mean(1)
+    noise = 0.002 * np.random.default_rng(1).standard_normal(T)
+    columns = dict(t=np.arange(1, T + 1), error=M, error_standard_error=0.02 * M, excess=0.97 * M + noise)
+    columns |= dict(excess_standard_error=0 * M + 0.002, c_eff=(1 - ab) * M / (ab * (1 - M)), clamped_share=0 * M)
+    return {name: column.tolist() for name, column in columns.items()}
+
+
+def sigma2() -> dict[str, Any]:
+    """The variances of an even chain of ten steps, between their bounds."""
+    c = chain(10)
+    choices = {name: values.tolist() for name, values in variances(10, "test")[0].items()}
+    bounds = dict(lower=c["tb"].tolist(), beta=c["b"].tolist(), upper=(c["b"] / c["a"]).tolist())
+    return dict(K=10, t=c["t"].tolist(), choices=choices, **bounds)
+
+
+def settings() -> dict[str, Any]:
+    """What was run: everything on the page that is not a measurement of a variance."""
+    seconds = dict(train=101.5, moments=20.1, likelihood=3.2, sample=60.7, total=185.5)
+    about = dict(
+        project="ddpm_jax", version="0.1.0", command="python -m experiments.variance_ablation", seconds=seconds
+    )
+    about |= dict(date="2026-01-01", python="3.11.9", jax="0.10.2", device="cpu")
+    data = dict(name="digits", description="8x8 handwritten digits", shape=[8, 8, 1], levels=17, variance=0.2815)
+    data |= dict(train=1000, calibration=400, test=397)
+    loss = [[step, 0.08 + 0.9 / (1 + step / 50)] for step in range(1, 3000, 25)]
+    training = dict(steps=3000, parameters=295_123, images_per_second=4321.0, loss=loss, seconds=101.5)
+    classifier = dict(name="logistic", features=64, test_accuracy=0.971, train_accuracy=0.999, bias=0.051)
+    classifier |= dict(held_out_frechet=0.42, held_out_images=397)
+    memorising = dict(K=1000, train_bits_per_dim=2.011, test_bits_per_dim=2.052, gap=0.041, gap_standard_error=0.012)
+    rules = dict(last_step="mean", pixel_clip=None, levels=17, clip_x_0=True, clamp_cov=True)
+    config = dict(seed=0, schedule=dict(name="linear", T=T))
+    return dict(
+        about=about, data=data, training=training, classifier=classifier, rules=rules, config=config,
+        memorising=memorising | dict(train_images=1000),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def made_up() -> dict[str, Any]:
+    """Results in which every claim holds."""
+    likelihood = likelihood_rows()
+    bits = {(row["variance"], row["K"]): row["bits_per_dim"] for row in likelihood
+            if (row["split"], row["trajectory"]) == ("test", "even")}  # fmt: skip
+    samples, cells = sample_rows()
+    times = {str(k): dict.fromkeys(VARIANCES[:-1], np.geomspace(1, T, k).tolist()) for k in K}
+    control = [dict(K=k, large=bits["large", k], scaled=bits["large", k] + 0.2, difference=0.2) for k in K]
+    gap = bits["large", T] - bits["isotropic", T]
+    return settings() | dict(
+        K=list(K), sample_K=list(SAMPLE_K), variances=list(VARIANCES), trajectories=["even", "optimal"],
+        likelihood=likelihood, samples=samples, sample_cells=cells, per_time=per_time(), sigma2=sigma2(),
+        trajectories_chosen=times, negative_control=[row | dict(paired_standard_error=0.01) for row in control],
+        gap_check=dict(K=T, from_table=gap, from_formula=gap + 1e-5), claims=[],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def results(made_up: dict[str, Any]) -> dict[str, Any]:
+    """A copy that a test may change."""
+    return copy.deepcopy(made_up)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> dict[str, np.ndarray]:
+    """Grey 8x8 images of noise."""
+    rng = np.random.default_rng(2)
+    shapes = dict(grid=(len(VARIANCES), 10), grid_real=(10,), strip=(4, 10), neighbours=(8, 2))
+    images = {name: rng.integers(0, 256, (*shape, 8, 8, 1), dtype=np.uint8) for name, shape in shapes.items()}
+    return images | dict(strip_t=np.linspace(T, 1, 10).round().astype(int), neighbours_distance=np.linspace(1, 2, 8))

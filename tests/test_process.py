@@ -1,0 +1,310 @@
+"""Forward noise, Bayes' posterior, predictions and the coefficients of chains, against the oracle."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax import process, schedule, trajectory
+from tests.oracle import pairs, schedules
+
+SHORT = [0.1, 0.3, 0.5, 0.7]
+ALL_PAIRS = [(s, t) for t in range(1, 5) for s in range(t)]
+SHAPE = (5, 2, 2, 1)
+BETAS = {"linear": schedules.linear(1000), "cosine": schedules.cosine(1000)}
+
+
+def draws(seed, shape=SHAPE):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def oracle_steps(betas, times, eta=None):
+    """The fields of Steps by the oracle, with log 0 = -inf."""
+    chain = pairs.chain(betas, times)
+    kernels = [pairs.kernel(p, eta) for p in chain]
+    stand_in = pairs.pair(betas, 1, 2).tb
+    fields = {
+        "a": [p.a for p in chain],
+        "b": [p.b for p in chain],
+        "tb": [p.tb for p in chain],
+        "base": [k.base for k in kernels],
+        "gain": [k.gain for k in kernels],
+        "log_b": [np.log(p.b) for p in chain],
+        "log_tb": [np.log(p.tb) if p.s else -np.inf for p in chain],
+        "log_tb_floored": [np.log(p.tb if p.s else stand_in) for p in chain],
+        # mean = mean_x_0 x_0_hat + mean_eps eps_hat, and eps_hat = (x_t - sqrt(ab_t) x_0_hat)/sqrt(noise_t)
+        "mean_x_0": [
+            k.mean_x_0 - k.mean_eps * np.sqrt(p.ab_t / p.noise_t) for p, k in zip(chain, kernels, strict=True)
+        ],
+        "mean_x_t": [k.mean_eps / np.sqrt(p.noise_t) for p, k in zip(chain, kernels, strict=True)],
+        "excess_max": [p.ab_t / p.noise_t for p in chain],
+        "signal": [np.sqrt(p.ab_t) for p in chain],
+        "noise": [np.sqrt(p.noise_t) for p in chain],
+    }
+    return {name: np.array(values, float) for name, values in fields.items()}
+
+
+# ---------------------------------------------------------------- the forward process
+
+
+@pytest.mark.parametrize("t", range(5))
+def test_diffuse_mixes_data_and_noise(short, t):
+    x_0, eps = draws(0), draws(1)
+    signal, noise = schedules.alpha_bar(SHORT)[t] ** 0.5, schedules.one_minus_alpha_bar(SHORT)[t] ** 0.5
+    np.testing.assert_allclose(process.diffuse(short, x_0, t, eps), signal * x_0 + noise * eps, rtol=1e-5, atol=1e-6)
+
+
+def test_diffuse_takes_one_time_per_example(short):
+    x_0, eps, t = draws(0), draws(1), jnp.asarray([4, 0, 2, 1, 3])
+    together = process.diffuse(short, x_0, t, eps)
+    for i in range(5):
+        alone = process.diffuse(short, x_0[i : i + 1], int(t[i]), eps[i : i + 1])
+        np.testing.assert_allclose(together[i], alone[0], rtol=1e-6)
+
+
+def test_time_0_is_the_data_itself_and_does_not_wrap_to_T(short, linear):
+    for tables in (short, linear):
+        np.testing.assert_array_equal(process.diffuse(tables, draws(0), jnp.zeros(5, int), draws(1)), draws(0))
+
+
+# ---------------------------------------------------------------- the posterior
+
+
+@pytest.mark.parametrize(("s", "t"), ALL_PAIRS)
+def test_posterior_is_bayes_rule_on_the_joint_gaussian(short, s, t):
+    x_0, x_t = draws(0), draws(1)
+    g = process.posterior(short, x_0, x_t, s, t)
+    p = pairs.pair(SHORT, s, t)
+    expected = [pairs.posterior(p, float(x), float(y)) for x, y in zip(np.ravel(x_0), np.ravel(x_t), strict=True)]
+    np.testing.assert_allclose(np.ravel(g.mean), [mean for mean, _ in expected], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.exp(g.log_var), p.tb, rtol=1e-6)
+    assert expected[0][1] == pytest.approx(p.tb, abs=1e-15)
+
+
+@pytest.mark.parametrize(("s", "t"), [(499, 500), (1, 112), (1, 2), (334, 445), (999, 1000), (0, 1000)])
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_posterior_keeps_float32_precision_where_1_minus_a_is_small(name, s, t):
+    g = process.posterior(schedule.SCHEDULES[name](1000), jnp.ones((1, 1)), jnp.zeros((1, 1)), s, t)
+    p = pairs.pair(BETAS[name], s, t)
+    assert float(g.mean[0, 0]) == pytest.approx(pairs.posterior(p, 1.0, 0.0)[0], rel=1e-6)
+    if s:
+        assert float(jnp.asarray(g.log_var).reshape(())) == pytest.approx(np.log(p.tb), rel=1e-6)
+
+
+def test_posterior_at_time_0_is_the_point_x_0(short, linear):
+    for tables in (short, linear):
+        g = process.posterior(tables, draws(0), draws(1), 0, tables.T)
+        np.testing.assert_allclose(g.mean, draws(0), rtol=1e-6)
+        assert np.all(np.exp(g.log_var) == 0)
+
+
+@pytest.mark.parametrize(("s", "t"), [(2, 2), (3, 1), (-1, 2), (0, 5)])
+def test_a_posterior_of_times_out_of_order_or_range_is_refused_with_the_times(short, s, t):
+    with pytest.raises(ValueError, match=rf"(?s){t}.*{s}|{s}.*{t}"):
+        process.posterior(short, draws(0), draws(1), s, t)
+
+
+# ---------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("t", range(1, 5))
+@pytest.mark.parametrize("kind", sorted(process.PREDICTIONS))
+def test_the_right_output_of_any_kind_gives_back_eps_and_x_0(short, kind, t):
+    x_0, eps, times = draws(0), draws(1), jnp.full(5, t)
+    x_t = process.diffuse(short, x_0, times, eps)
+    output = process.target(short, x_0, times, eps, kind)
+    prediction = process.PREDICTIONS[kind](short, x_t, times, output)
+    # Dividing by sqrt(ab_4) = .31 multiplies float32 rounding by about 3.
+    np.testing.assert_allclose(prediction.eps, eps, atol=3e-6)
+    np.testing.assert_allclose(prediction.x_0, x_0, atol=1e-5)
+
+
+def test_the_v_target_is_salimans_and_ho(short):
+    x_0, eps = draws(0), draws(1)
+    ab = schedules.alpha_bar(SHORT)[3]
+    expected = np.sqrt(ab) * eps - np.sqrt(1 - ab) * x_0
+    np.testing.assert_allclose(process.target(short, x_0, jnp.full(5, 3), eps, "v"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", sorted(process.PREDICTIONS))
+def test_any_output_agrees_with_x_t(short, kind):
+    x_t, t = draws(2), jnp.asarray([1, 2, 3, 4, 4])
+    prediction = process.PREDICTIONS[kind](short, x_t, t, draws(3))
+    np.testing.assert_allclose(process.diffuse(short, prediction.x_0, t, prediction.eps), x_t, atol=1e-5)
+
+
+def test_clipped_x_0_lies_in_the_data_range_and_eps_agrees_with_it(short):
+    x_t, t = 3 * draws(2), jnp.asarray([1, 2, 3, 4, 4])
+    raw = process.PREDICTIONS["eps"](short, x_t, t, draws(3))
+    rows = schedules.alpha_bar(SHORT)[np.asarray(t)].astype(np.float32).reshape(-1, 1, 1, 1)
+    clipped = process.clip_x_0(x_t, raw, jnp.sqrt(rows), jnp.sqrt(1 - rows))
+    assert float(jnp.abs(raw.x_0).max()) > 1
+    np.testing.assert_array_equal(clipped.x_0, np.clip(raw.x_0, -1, 1))
+    np.testing.assert_allclose(process.diffuse(short, clipped.x_0, t, clipped.eps), x_t, atol=1e-5)
+    inside = np.abs(raw.x_0) <= 1
+    np.testing.assert_allclose(np.where(inside, clipped.eps, 0), np.where(inside, raw.eps, 0), atol=1e-5)
+    assert not np.allclose(clipped.eps, raw.eps)
+
+
+def test_a_denoiser_is_a_pytree_whose_leaves_include_the_parameters(short):
+    def network(params, x_t, t):
+        return params["scale"] * x_t
+
+    denoiser = process.make_denoiser(network, {"scale": jnp.float32(0.5)}, short, "x_0")
+    np.testing.assert_allclose(denoiser(draws(0), jnp.full(5, 2)).x_0, 0.5 * draws(0), rtol=1e-6)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf if np.ndim(leaf) == 0 else leaf, denoiser)
+    np.testing.assert_allclose(doubled(draws(0), jnp.full(5, 2)).x_0, draws(0), rtol=1e-6)
+    assert isinstance(denoiser, process.Denoiser)
+
+
+def test_three_colours_keep_their_own_heads(short):
+    def network(params, x_t, t):
+        return jnp.concatenate([x_t, 10 * x_t], axis=-1)
+
+    x_t = draws(0, (2, 2, 2, 3))
+    prediction = process.make_denoiser(network, (), short, "eps")(x_t, jnp.asarray([1, 2]))
+    np.testing.assert_array_equal(prediction.eps, x_t)
+    np.testing.assert_array_equal(prediction.heads, 10 * x_t)
+
+
+def test_an_unknown_prediction_lists_what_there_is(short):
+    with pytest.raises(ValueError, match=r"(?s)score.*eps.*x_0.*v"):
+        process.make_denoiser(lambda params, x_t, t: x_t, (), short, "score")
+
+
+def test_predicting_eps_is_refused_where_no_data_are_left():
+    with pytest.raises(ValueError, match="eps"):
+        process.make_denoiser(lambda params, x_t, t: x_t, (), schedule.jsd(10), "eps")
+
+
+# ---------------------------------------------------------------- chains
+
+
+@pytest.mark.parametrize("eta", [None, 0.0, 0.5, 1.0])
+@pytest.mark.parametrize("times", [[4], [1, 2, 3, 4], [2, 4], [1, 4], [3]])
+def test_coefficients_of_a_short_chain_equal_the_oracle(short, times, eta):
+    steps = process.steps(short, times, process.DDPM if eta is None else process.ddim(eta))
+    for name, expected in oracle_steps(SHORT, times, eta).items():
+        np.testing.assert_allclose(getattr(steps, name), expected, rtol=1e-12, atol=1e-15, err_msg=name)
+    assert steps.K == len(times)
+    assert list(steps.t) == times and list(steps.s) == [0, *times[:-1]]
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("eta", [None, 0.0, 0.5])
+@pytest.mark.parametrize("K", [4, 10, 1000])
+def test_coefficients_of_a_long_chain_equal_the_oracle(name, K, eta):
+    times = trajectory.even(1000, K)
+    steps = process.steps(schedule.SCHEDULES[name](1000), times, process.DDPM if eta is None else process.ddim(eta))
+    for field, expected in oracle_steps(BETAS[name], [int(t) for t in times], eta).items():
+        # 1 - a loses 1/b < 1e5 of 1e-16, a difference of square roots in `gain` as much again, and squares it.
+        np.testing.assert_allclose(getattr(steps, field), expected, rtol=1e-7, atol=1e-15, err_msg=field)
+
+
+def test_every_field_of_a_chain_is_checked_here():
+    assert set(oracle_steps(SHORT, [4])) | {"s", "t", "u"} == set(process.Steps._fields)
+
+
+def test_u_is_gain_over_base_and_the_ratio_of_signal_to_noise_ratios(linear):
+    steps = process.steps(linear, trajectory.even(1000, 50))
+    expected = [p.u for p in pairs.chain(BETAS["linear"], [int(t) for t in steps.t])]
+    np.testing.assert_allclose(steps.u, expected, rtol=1e-9)
+    assert steps.u[0] == np.inf
+
+
+def test_eta_1_is_ddpm(linear):
+    ddim, ddpm = (process.steps(linear, [1, 50, 1000], kernel) for kernel in (process.ddim(1.0), process.DDPM))
+    for field in ("base", "gain", "u", "mean_x_0", "mean_x_t"):
+        np.testing.assert_allclose(getattr(ddim, field), getattr(ddpm, field), rtol=1e-12, err_msg=field)
+
+
+def test_without_noise_an_exact_ddim_step_lands_on_the_diffused_data(short):
+    """eta = 0: x_s = sqrt(ab_s) x_0_hat + sqrt(1 - ab_s) eps_hat."""
+    x_0, eps = draws(0), draws(1)
+    steps = process.steps(short, [2, 4], process.ddim(0.0))
+    x_4, x_2 = (process.diffuse(short, x_0, t, eps) for t in (4, 2))
+    np.testing.assert_allclose(steps.mean_x_0[1] * x_0 + steps.mean_x_t[1] * x_4, x_2, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("K", [4, 10, 50, 100, 250, 1000])
+def test_coefficients_cast_to_float32_keep_six_digits_through_jit(name, K):
+    steps = process.steps(schedule.SCHEDULES[name](1000), trajectory.even(1000, K))
+    cast = jax.jit(lambda leaves: leaves)(steps)
+    for field in steps._fields:
+        exact = np.asarray(getattr(steps, field))
+        np.testing.assert_allclose(np.asarray(getattr(cast, field), np.float64), exact, rtol=1e-6, err_msg=field)
+        if field in ("s", "t"):
+            assert getattr(cast, field).dtype == jnp.int32
+        else:
+            assert exact.dtype == np.float64 and getattr(cast, field).dtype == jnp.float32
+
+
+def test_float32_tables_would_not_do(linear):
+    """Why chains are built in float64: the same difference from float32 tables is wrong in the fourth digit."""
+    ab = linear.alpha_bar.astype(np.float32)
+    error = np.abs((1 - ab[2:] / ab[1:-1]) / linear.beta[2:] - 1)
+    assert error.max() > 1e-4
+
+
+def test_all_times_visited_gives_the_adjacent_steps(short, linear):
+    for tables in (short, linear):
+        steps = process.steps(tables, trajectory.even(tables.T, tables.T))
+        np.testing.assert_array_equal(steps.s, steps.t - 1)
+        np.testing.assert_allclose(steps.b, tables.beta[1:], rtol=1e-10)
+
+
+def test_pairs_takes_any_pairs(short):
+    s, t = np.array([0, 1, 0, 3]), np.array([3, 2, 1, 4])
+    result = process.pairs(short, s, t)
+    for i in range(4):
+        alone = process.pairs(short, s[i : i + 1], t[i : i + 1])
+        assert result.gain[i] == alone.gain[0] and result.mean_x_0[i] == alone.mean_x_0[0]
+
+
+@pytest.mark.parametrize("times", [[2, 1, 4], [2, 2, 4], [0, 4], [1, 5]])
+def test_a_chain_out_of_order_or_range_is_refused(short, times):
+    with pytest.raises(ValueError, match=r"step|times"):
+        process.steps(short, times)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.5])
+def test_an_eta_outside_its_bounds_is_refused_with_the_value(eta):
+    with pytest.raises(ValueError, match=str(eta)):
+        process.ddim(eta)
+
+
+# ---------------------------------------------------------------- golden numbers
+
+
+def test_golden_coefficients_linear_1_112(linear):
+    steps = process.pairs(linear, np.array([1]), np.array([112]))
+    assert steps.b[0] == pytest.approx(0.12630764, abs=5e-9)
+    assert steps.tb[0] == pytest.approx(9.993088e-5, rel=1e-6)
+    assert steps.b[0] / steps.a[0] == pytest.approx(0.14456763, abs=5e-9)
+    assert steps.u[0] + 1 == pytest.approx(1446.676342, abs=5e-7)
+    assert steps.gain[0] == pytest.approx(0.14446770, abs=5e-9)
+
+
+def test_golden_coefficients_cosine_1_112():
+    steps = process.pairs(schedule.cosine(), np.array([1]), np.array([112]))
+    assert steps.u[0] + 1 == pytest.approx(863.236722, abs=5e-7)
+
+
+def test_golden_decoder_variance(linear):
+    steps = process.steps(linear, [1, 1000])
+    assert np.exp(steps.log_tb_floored[0]) == pytest.approx(5.453188e-5, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("K", "lower", "upper"),
+    [(10, 9.99e-5, 1.45e-1), (25, 9.96e-5, 2.24e-2), (50, 9.84e-5, 6.20e-3), (100, 9.55e-5, 2.10e-3)],
+)
+def test_golden_bounds_of_the_first_step(linear, K, lower, upper):
+    """tb and tb + ab_s b^2/(1-ab_t)^2, the bounds of the step tau_2 -> tau_1 for data in [-1, 1], three digits."""
+    times = trajectory.even(1000, K)
+    steps = process.pairs(linear, times[:1], times[1:2])
+    assert steps.tb[0] == pytest.approx(lower, abs=0.005 * 10 ** np.floor(np.log10(lower)))
+    top = steps.tb[0] + steps.gain[0] * steps.excess_max[0]
+    others = {"b/a": steps.b[0] / steps.a[0], "data in [-1, 1]": top}
+    assert min(others.values()) == pytest.approx(upper, abs=0.005 * 10 ** np.floor(np.log10(upper)))

@@ -16,9 +16,12 @@ from ddpm_jax.train import TrainState
 Description = dict[str, Any]
 
 
-def _named(state: TrainState) -> dict[str, jax.Array]:
-    """The state's arrays by name; the key as its numbers."""
-    plain = state._replace(key=jax.random.key_data(state.key))
+def _plain(state: TrainState) -> TrainState:
+    """The state with its key as numbers."""
+    return state._replace(key=jax.random.key_data(state.key))
+
+
+def _named(plain: TrainState) -> dict[str, Any]:
     leaves, _ = jax.tree.flatten_with_path(plain)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
@@ -40,7 +43,7 @@ def save(folder: Path, state: TrainState, description: Description, keep: int = 
       state: one copy, without a device axis.
       description: the whole config and whatever else a reader needs to rebuild the run; plain values.
     """
-    named = _named(state)
+    named = _named(_plain(state))
     with _manager(folder, keep) as manager:
         manager.save(
             int(state.step),
@@ -76,14 +79,15 @@ def restore(folder: Path, template: TrainState, step: int | None = None) -> Trai
 
     Args:
       folder: of the checkpoints.
-      template: a state of the wanted layout; its values do not matter.
+      template: a state of the wanted layout, or its shapes (`jax.eval_shape`).
       step: which one; default the newest.
 
     Raises:
       ValueError: there is none, or its arrays differ from the template's in name, shape or dtype.
     """
     step = _existing(folder, step)
-    named = _named(template)
+    wanted_state = jax.eval_shape(_plain, template)
+    named = _named(wanted_state)
     stored, wanted = describe(folder, step)["layout"], _layout(named)
     for name in sorted(stored.keys() | wanted.keys()):
         if stored.get(name) != wanted.get(name):
@@ -94,8 +98,7 @@ def restore(folder: Path, template: TrainState, step: int | None = None) -> Trai
     targets = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), named)
     with _manager(folder) as manager:
         arrays = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(targets)))["state"]
-    leaves = [jax.numpy.asarray(arrays[name]) for name in named]
-    plain = jax.tree.unflatten(jax.tree.structure(template._replace(key=0)), leaves)
+    plain = jax.tree.unflatten(jax.tree.structure(wanted_state), [jax.numpy.asarray(arrays[name]) for name in named])
     return plain._replace(key=jax.random.wrap_key_data(plain.key))
 
 

@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddpm_jax.train import Metrics, TrainState
 
@@ -41,6 +41,12 @@ def shard_map(step: Callable, devices: Sequence[jax.Device]) -> Step:
 
 
 PARALLEL: dict[str, Callable[[Callable, Sequence[jax.Device]], Step]] = {"pmap": pmap, "shard_map": shard_map}
+
+
+def replicate(state: TrainState, devices: Sequence[jax.Device] | None = None) -> TrainState:
+    """The state on every device, as a step returns it: without this the second step would compile again."""
+    devices = jax.local_devices() if devices is None else devices
+    return jax.device_put(state, NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()))
 
 
 def parallelise(step: Callable, how: str, batch: int, devices: Sequence[jax.Device] | None = None) -> Step:

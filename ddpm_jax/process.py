@@ -136,10 +136,16 @@ def check_prediction(kind: str, schedule: Schedule) -> None:
 
 
 def target(schedule: Schedule, x_0: Images, t: Times, eps: Images, kind: str) -> Images:
-    """What a network of this kind of prediction is asked for: eps, x_0 or v."""
+    """What a network of this kind of prediction is asked for: eps, x_0 or v.
+
+    Raises:
+      ValueError: the kind is unknown.
+    """
     if kind == "v":
         signal = jnp.sqrt(_rows(schedule.alpha_bar, t, x_0))
         return signal * eps - jnp.sqrt(_rows(schedule.one_minus_alpha_bar, t, x_0)) * x_0
+    if kind not in PREDICTIONS:
+        raise ValueError(f"unknown prediction {kind!r}: choose one of {', '.join(PREDICTIONS)}")
     return {"eps": eps, "x_0": x_0}[kind]
 
 
@@ -169,6 +175,13 @@ class _Reader(NamedTuple):
         channels = x_t.shape[-1]
         heads = output[..., channels:] if output.shape[-1] > channels else None
         return PREDICTIONS[self.kind](schedule, x_t, t, output[..., :channels])._replace(heads=heads)
+
+
+def as_argument(denoiser: Denoiser) -> Partial:
+    """The denoiser as an argument of a jitted function: what `make_denoiser` bound stays leaves, so that new parameters
+    need no compilation; any other callable is compiled in.
+    """
+    return denoiser if isinstance(denoiser, Partial) else Partial(denoiser)
 
 
 def make_denoiser(network: Network, params: object, schedule: Schedule, kind: str) -> Denoiser:
@@ -234,6 +247,7 @@ class Steps(NamedTuple):
       log_b: log b.
       log_tb: log tb; -inf at s = 0.
       log_tb_floored: log tb, with the papers' stand-in log tb(1, 2) at s = 0.
+      log_base: log base; -inf where it is 0.
       mean_x_0: coefficient of x_0_hat.
       mean_x_t: coefficient of x_t.
       signal: sqrt(alpha_bar_t).
@@ -252,6 +266,7 @@ class Steps(NamedTuple):
     log_b: Column
     log_tb: Column
     log_tb_floored: Column
+    log_base: Column
     mean_x_0: Column
     mean_x_t: Column
     signal: Column
@@ -276,6 +291,8 @@ def steps(schedule: Schedule, times: np.ndarray | list[int], kernel: Kernel = DD
       ValueError: times are not ascending in 1..T.
     """
     t = np.asarray(times)
+    if not t.size or not np.issubdtype(t.dtype, np.integer):
+        raise ValueError(f"times {times}: a chain has at least one time, and times are whole numbers")
     return pairs(schedule, np.concatenate([[0], t[:-1]]), t, kernel)
 
 
@@ -320,6 +337,7 @@ def pairs(schedule: Schedule, s: np.ndarray, t: np.ndarray, kernel: Kernel = DDP
             log_b=np.log(b),
             log_tb=log_tb,
             log_tb_floored=np.where(s == 0, decoder_log_var(schedule), log_tb),
+            log_base=np.log(base),
             mean_x_0=np.sqrt(ab_s) - mean_x_t * np.sqrt(ab_t),
             mean_x_t=mean_x_t,
             signal=np.sqrt(ab_t),

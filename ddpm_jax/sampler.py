@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import Partial
 from jaxtyping import Float, Key
 
 from ddpm_jax import gaussian, process, variance
@@ -58,14 +57,14 @@ def log_var_cap(rules: Rules, steps: Steps) -> np.ndarray:
     """The largest log variance that the rules let each step add, (K,): -inf for none, +inf for any.
 
     Raises:
-      ValueError: the rules name no known last step, or y <= 0.
+      ValueError: the rules name no known last step, y <= 0, or fewer than 2 levels.
     """
     if rules.last_step not in ("mean", "noise"):
         raise ValueError(f"unknown last_step {rules.last_step!r}: choose mean or noise")
     cap = np.full(steps.K, np.inf)
+    if rules.pixel_clip is not None and not (rules.pixel_clip > 0 and rules.levels > 1):
+        raise ValueError(f"pixel_clip = {rules.pixel_clip:g}, levels = {rules.levels}: need more than 0 and 1")
     if rules.pixel_clip is not None and steps.K > 1:
-        if not rules.pixel_clip > 0:
-            raise ValueError(f"pixel_clip = {rules.pixel_clip:g}: it must be positive")
         cap[1] = np.log((rules.pixel_clip * 2 / (rules.levels - 1)) ** 2 * np.pi / 2)
     if rules.last_step == "mean":
         cap[0] = -np.inf
@@ -98,7 +97,7 @@ def sample(
       x_0, (n, *x), not clipped.
 
     Raises:
-      ValueError: the variance does not fit the kernel, or the rules are unknown.
+      ValueError: the variance does not fit the kernel, the rules are unknown, or keys or x_T do not fit the shape.
     """
     return _chain(key, steps, denoiser, reverse_variance, shape, rules, x_T, record=False).x_0
 
@@ -128,11 +127,15 @@ def _chain(
 ) -> Path:
     """The host's part: fixed variances and the rules become arrays, then one compiled scan."""
     variance.check_kernel(choice, steps)
+    if key.ndim and len(key) != shape[0]:
+        raise ValueError(f"{len(key)} keys for {shape[0]} samples: give one key, or one per sample")
+    if x_T is not None and x_T.shape != shape:
+        raise ValueError(f"x_T has shape {x_T.shape}, the samples {shape}")
     keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(shape[0]))
     return _scan(
         keys,
         steps,
-        Partial(denoiser),
+        process.as_argument(denoiser),
         variance.table(choice, steps) if choice.headless else None,
         log_var_cap(rules, steps),
         _noise(keys, 0, shape[1:]) if x_T is None else x_T,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jaxtyping import Float, Int, Key, UInt8
@@ -95,6 +96,11 @@ def init(key: Key[Array, ""], params: Params, optimizer: optax.GradientTransform
 def to_unit(images_uint8: UInt8[Array, "b *x"], levels: int) -> Images:
     """Grey levels 0..levels-1 to [-1, 1]."""
     return images_uint8.astype(jnp.float32) * (2 / (levels - 1)) - 1
+
+
+def to_levels(x: Images, levels: int) -> np.ndarray:
+    """[-1, 1] to the nearest grey level 0..levels-1, after clipping; the inverse of `to_unit`, on the host."""
+    return np.round((np.clip(np.asarray(x), -1, 1) + 1) * ((levels - 1) / 2)).astype(np.uint8)
 
 
 def train_step(

@@ -41,7 +41,9 @@ def explicit(T: int, times: Sequence[int] | np.ndarray) -> Int[np.ndarray, " K"]
     Raises:
       ValueError: they are not ascending, repeat, or leave 1..T; or the last is not T, so that no chain starts there.
     """
-    chosen = np.asarray(times, np.int64)
+    chosen = np.asarray(times)
+    if not np.issubdtype(chosen.dtype, np.integer):
+        raise ValueError(f"times {list(times)}: they must be whole numbers")
     _check(T, len(chosen))
     if (np.diff(chosen) <= 0).any():
         k = int(np.argmax(np.diff(chosen) <= 0))
@@ -99,3 +101,14 @@ def _check(T: int, K: int) -> None:
 
 
 TRAJECTORIES: dict[str, Callable[[int, int], np.ndarray]] = {"even": even, "quadratic": quadratic}
+
+
+def named(name: str, T: int, K: int) -> Int[np.ndarray, " K"]:
+    """The trajectory called `name`.
+
+    Raises:
+      ValueError: no trajectory has this name, or K is outside 1..T.
+    """
+    if name not in TRAJECTORIES:
+        raise ValueError(f"unknown trajectory {name!r}: choose one of {', '.join(TRAJECTORIES)}")
+    return TRAJECTORIES[name](T, K)

@@ -137,7 +137,13 @@ def zero() -> ReverseVariance:
 
 
 def scaled(variance: ReverseVariance, factor: float) -> ReverseVariance:
-    """`variance` times a number: a control that should lose where `variance` is right."""
+    """`variance` times a number: a control that should lose where `variance` is right.
+
+    Raises:
+      ValueError: factor <= 0.
+    """
+    if not factor > 0:
+        raise ValueError(f"factor = {factor:g}: it must be positive")
 
     def log_var(step: Steps, x_t: Any, prediction: Prediction | None) -> LogVar:
         return variance.log_var(step, x_t, prediction) + np.log(factor)
@@ -165,9 +171,11 @@ class Calibration(NamedTuple):
     clamp_cov: bool = True
 
 
-def _measured(table: Table | None, name: str) -> Table:
+def _measured(table: Table | None, name: str, schedule: Schedule) -> Table:
     if table is None:
         raise ValueError(f"this variance needs {name}: measure the moments of the network first")
+    if len(table) != schedule.T + 1:
+        raise ValueError(f"{name} has {len(table)} rows and the schedule {schedule.T + 1}: measure with this schedule")
     return table
 
 
@@ -176,8 +184,8 @@ VARIANCES: dict[str, Callable[[Calibration], ReverseVariance]] = {
     "large": lambda known: large(known.schedule),
     "interpolated": lambda known: interpolated(known.frac),
     "family": lambda known: family(known.c, known.schedule),
-    "analytic": lambda known: analytic(_measured(known.excess, "1 - Gamma_t"), known.clamp_cov),
-    "isotropic": lambda known: isotropic(_measured(known.error, "M_t")),
+    "analytic": lambda known: analytic(_measured(known.excess, "1 - Gamma_t", known.schedule), known.clamp_cov),
+    "isotropic": lambda known: isotropic(_measured(known.error, "M_t", known.schedule)),
     "zero": lambda known: zero(),
 }
 

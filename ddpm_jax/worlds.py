@@ -76,7 +76,9 @@ def gaussian(schedule: Schedule, mean: np.ndarray, variance: np.ndarray) -> Worl
     return World(draw, Partial(_gaussian_denoiser, m, c, schedule), cov, reverse_kernel, bounded=False)
 
 
-def _gaussian_denoiser(m: Array, c: Array, schedule: Schedule, x_t: Images, t: Int[Array, " b"]) -> Prediction:
+def _gaussian_denoiser(
+    m: Array | np.ndarray, c: Array | np.ndarray, schedule: Schedule, x_t: Images, t: Int[Array, " b"]
+) -> Prediction:
     column = (-1,) + (1,) * (x_t.ndim - 1)
     alpha_bar, noise = (jnp.asarray(table, x_t.dtype)[t].reshape(column) for table in schedule[1:])
     m, c = jnp.asarray(m, x_t.dtype), jnp.asarray(c, x_t.dtype)

@@ -11,6 +11,11 @@ from tests.oracle import gaussians
 
 SHAPE = (3, 2, 2, 1)
 D = 4
+log_mass = jax.jit(gaussian.discretised_log_mass, static_argnums=2)
+log_prob = jax.jit(
+    lambda mean, log_var, x, levels: gaussian.discretised_log_prob(gaussian.Gaussian(mean, log_var), x, levels),
+    static_argnums=3,
+)
 
 
 def draws(seed):
@@ -67,8 +72,7 @@ def test_log_prob_is_scipys_per_dimension():
 @pytest.mark.parametrize("log_var", [-12.0, -4.0, 0.0, 2.0])
 def test_the_probabilities_of_all_levels_sum_to_one(levels, log_var):
     x = jnp.linspace(-1, 1, levels)[:, None, None, None]
-    g = gaussian.Gaussian(jnp.full_like(x, 0.37), jnp.float32(log_var))
-    total = np.exp(np.asarray(gaussian.discretised_log_prob(g, x, levels), float)).sum()
+    total = np.exp(np.asarray(log_prob(jnp.full_like(x, 0.37), jnp.float32(log_var), x, levels), float)).sum()
     # float32: each probability near 1/levels carries a relative error of up to 1e-4 (see the next test).
     assert total == pytest.approx(1, abs=1e-4)
 
@@ -78,7 +82,7 @@ def test_the_decoder_is_finite_and_right_in_float32_for_every_level_and_mean(log
     levels = jnp.linspace(-1, 1, 256, dtype=jnp.float32)[:, None, None, None]
     means = jnp.linspace(-5, 5, 501, dtype=jnp.float32)[None, None, :, None]
     x = jnp.broadcast_to(levels, (256, 1, 501, 1))
-    mass = gaussian.discretised_log_mass(x - means, jnp.float32(log_var), 1 / 255, x < -1 + 1 / 255, x > 1 - 1 / 255)
+    mass = log_mass(x - means, jnp.float32(log_var), 1 / 255, x < -1 + 1 / 255, x > 1 - 1 / 255)
     mass = np.asarray(mass, np.float64)
     assert np.isfinite(mass).all()
     residual_exact = gaussians.discretised_log_mass(np.asarray(x), np.asarray(means), float(log_var), 256)
@@ -90,7 +94,7 @@ def test_the_decoder_near_its_mean_is_right_in_float32():
     log_var = np.log(5.453188e-5)
     residual = np.linspace(-0.05, 0.05, 2001, dtype=np.float32)
     inside = jnp.zeros(residual.shape, bool)
-    mass = gaussian.discretised_log_mass(jnp.asarray(residual), jnp.float32(log_var), 1 / 255, inside, inside)
+    mass = log_mass(jnp.asarray(residual), jnp.float32(log_var), 1 / 255, inside, inside)
     expected = gaussians.discretised_log_mass(residual, 0.0, np.float32(log_var), 256)
     np.testing.assert_allclose(mass, expected, rtol=1e-4, atol=1e-5)
 
@@ -98,7 +102,7 @@ def test_the_decoder_near_its_mean_is_right_in_float32():
 def test_discretised_log_prob_finds_the_open_ends_itself():
     x = jnp.asarray([-1.0, -1 / 3, 1 / 3, 1.0], jnp.float32).reshape(2, 2, 1, 1)
     mean = jnp.asarray([0.2, -0.4, 0.1, 0.9], jnp.float32).reshape(2, 2, 1, 1)
-    result = gaussian.discretised_log_prob(gaussian.Gaussian(mean, jnp.float32(-1)), x, 4)
+    result = log_prob(mean, jnp.float32(-1), x, 4)
     expected = gaussians.discretised_log_mass(np.asarray(x), np.asarray(mean), -1.0, 4).mean((1, 2, 3))
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
 

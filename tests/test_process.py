@@ -30,6 +30,7 @@ def oracle_steps(betas, times, eta=None):
         "base": [k.base for k in kernels],
         "gain": [k.gain for k in kernels],
         "log_b": [np.log(p.b) for p in chain],
+        "log_base": [np.log(k.base) if k.base > 0 else -np.inf for k in kernels],
         "log_tb": [np.log(p.tb) if p.s else -np.inf for p in chain],
         "log_tb_floored": [np.log(p.tb if p.s else stand_in) for p in chain],
         # mean = mean_x_0 x_0_hat + mean_eps eps_hat, and eps_hat = (x_t - sqrt(ab_t) x_0_hat)/sqrt(noise_t)
@@ -170,6 +171,11 @@ def test_three_colours_keep_their_own_heads(short):
 def test_an_unknown_prediction_lists_what_there_is(short):
     with pytest.raises(ValueError, match=r"(?s)score.*eps.*x_0.*v"):
         process.make_denoiser(lambda params, x_t, t: x_t, (), short, "score")
+
+
+def test_an_unknown_target_lists_what_there_is(short):
+    with pytest.raises(ValueError, match=r"(?s)score.*eps.*x_0.*v"):
+        process.target(short, draws(0), jnp.full(5, 2), draws(1), "score")
 
 
 def test_predicting_eps_is_refused_where_no_data_are_left():

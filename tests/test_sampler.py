@@ -120,14 +120,14 @@ def test_one_point_makes_small_exact(K):
 
 
 def test_on_the_way_to_one_point_small_keeps_every_marginal():
-    """x_s ~ N(sqrt(ab_s) x, 1 - ab_s) at all s if x_T is: the recursion at c = 0, exact."""
+    """x_s ~ N(sqrt(ab_s) x, 1 - ab_s) at all s if x_t is: the oracle's recursion at c = 0 with this variance."""
     chain = oracle_chain(10)
+    sigma2 = np.exp(variance.table(variance.small(), process.steps(LINEAR, trajectory.even(1000, 10))))
     for stop in range(1, 10):
-        p = chain[stop:]
-        var = p[-1].noise_t
-        for q in reversed(p):
-            var = gaussian_world.mean_slope(q, 0.0) ** 2 * var + q.tb
-        assert var == pytest.approx(p[0].noise_s, rel=1e-9)
+        var = chain[-1].noise_t
+        for p, noise_var in reversed(list(zip(chain[stop:], sigma2[stop:], strict=True))):
+            var = gaussian_world.mean_slope(p, 0.0) ** 2 * var + noise_var
+        assert var == pytest.approx(chain[stop].noise_s, rel=1e-9)
 
 
 def test_a_wrong_variance_is_seen_at_this_sample_size():
@@ -324,6 +324,17 @@ def test_unknown_rules_are_refused_with_the_value(short, four_steps):
         draw(four_steps, variance.small(), rules=FREE._replace(last_step="sometimes"))
     with pytest.raises(ValueError, match="-1"):
         draw(four_steps, variance.small(), rules=FREE._replace(pixel_clip=-1.0))
+
+
+def test_keys_that_are_not_one_per_sample_are_refused(short, four_steps):
+    with pytest.raises(ValueError, match=r"3.*4|4.*3"):
+        draw(four_steps, variance.small(), key=jax.random.split(jax.random.key(0), 3))
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2, 1), (4, 2, 2, 3)])
+def test_an_x_T_of_another_shape_is_refused(short, four_steps, shape):
+    with pytest.raises(ValueError, match="x_T"):
+        draw(four_steps, variance.small(), x_T=jnp.zeros(shape))
 
 
 def test_a_choice_without_an_h_is_refused_with_a_ddim_kernel(short):

@@ -60,8 +60,14 @@ def bits_per_dim(steps: Steps, log_var: np.ndarray, moments: Moments) -> Likelih
       moments: of the images whose likelihood is wanted.
 
     Raises:
-      ValueError: a step with s >= 1 has no noise in the kernel or the model, or a time was not measured.
+      ValueError: the chain does not start at T, visits a time that was not measured, or has a step with s >= 1 without
+        noise in the kernel or the model.
     """
+    if steps.t[-1] != moments.error.shape[1] - 1:
+        raise ValueError(f"the chain starts at t = {steps.t[-1]}: the bound needs T = {moments.error.shape[1] - 1}")
+    unmeasured = np.isnan(moments.error[:, steps.t]).any(axis=0)
+    if unmeasured.any():
+        raise ValueError(f"the chain visits t = {steps.t[unmeasured.argmax()]}, which was not measured")
     later = process.Steps(*(column[1:] for column in steps))
     if not np.isfinite(log_var[1:]).all() or not (later.base > 0).all():
         raise ValueError("no likelihood bound: a step of this chain has variance 0")
@@ -69,8 +75,6 @@ def bits_per_dim(steps: Steps, log_var: np.ndarray, moments: Moments) -> Likelih
     kl, decoder = (term / NATS_PER_BIT for term in terms)
     prior = moments.prior / NATS_PER_BIT
     total = prior + kl + decoder
-    if np.isnan(total).any():
-        raise ValueError("the chain visits a time that was not measured")
     return Likelihood(total.mean(), prior.mean(), kl.mean(), decoder.mean(), float(standard_error(total)), total)
 
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import Partial
 from jaxtyping import Float, Float64, Key, UInt8
 from tqdm import tqdm
 
@@ -52,7 +51,7 @@ def mean_excess(moments: Moments) -> Float64[np.ndarray, " times"]:
     return moments.excess.mean(axis=0)
 
 
-def standard_error(per_image: Float64[np.ndarray, "n ..."]) -> np.ndarray:
+def standard_error(per_image: Float64[np.ndarray, "n ..."]) -> np.ndarray | np.float64:
     """Standard error of the mean over images, axis 0; NaN for a single image."""
     n = per_image.shape[0]
     return per_image.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(per_image.shape[1:], np.nan)
@@ -102,7 +101,7 @@ def measure(
     for first in tqdm(range(0, n, batch), desc="moments", unit="batch", mininterval=1):
         index = np.minimum(np.arange(first, first + batch), n - 1)
         x_0 = to_unit(jnp.asarray(images_uint8[index]), levels)
-        values = _pass(key, index, x_0, at, process.decoder_log_var(schedule), Partial(denoiser), levels, clip_x_0)
+        values = _pass(key, index, x_0, at, process.decoder_log_var(schedule), process.as_argument(denoiser), levels, clip_x_0)
         last = min(first + batch, n)
         columns[:, first:last, times] = np.asarray(values, np.float64).transpose(0, 2, 1)[:, : last - first]
     x_0 = np.asarray(images_uint8, np.float64) * (2 / (levels - 1)) - 1

@@ -7,7 +7,7 @@ import pytest
 
 from ddpm_jax import gaussian, process, schedule, trajectory, variance, worlds
 from ddpm_jax.eval import elbo, moments
-from tests.oracle import bits, pairs, schedules, trajectories
+from tests.oracle import bits, gaussians, pairs, schedules, trajectories
 
 SHORT = [0.1, 0.3, 0.5, 0.7]
 LINEAR = schedules.linear(1000)
@@ -48,6 +48,17 @@ def test_a_step_costs_the_divergence_of_two_gaussians(short, s, t, sigma2):
     for error in (0.0, 0.1, 2.0):
         cost = elbo.step_kl(steps, np.log([sigma2]), np.array([error]))[0]
         assert cost == pytest.approx(bits.step_kl(p, sigma2, error), rel=1e-10, abs=1e-14)
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_a_noisy_ddim_step_costs_the_divergence_from_its_own_kernel(short, eta):
+    """q has variance lambda^2, and eps_hat's error moves the mean by the slope of the oracle's kernel."""
+    steps, p = process.pairs(short, np.array([2]), np.array([4]), process.ddim(eta)), pairs.pair(SHORT, 2, 4)
+    k = pairs.kernel(p, eta)
+    for sigma2, error in ((0.05, 0.1), (0.4, 1.5)):
+        expected = gaussians.kl(0.0, k.base, np.sqrt(k.gain * error), sigma2)
+        cost = elbo.step_kl(steps, np.log([sigma2]), np.array([error]))[0]
+        assert cost == pytest.approx(expected, rel=1e-10)
 
 
 def test_a_small_step_keeps_its_digits(linear):
@@ -174,7 +185,7 @@ def made_up(T, n=40, seed=0):
     error, excess, decoder = rng.uniform(0.05, 0.9, (3, n, T + 1))
     for values in (error, excess, decoder):
         values[:, 0] = np.nan
-    return moments.Moments(error, excess, 4 * decoder, rng.uniform(0, 0.1, n), np.array(0.3))
+    return moments.Moments(error, excess, 4 * decoder, rng.uniform(0, 0.1, n), 0.3)
 
 
 @pytest.mark.parametrize("times", [[1, 2, 3, 4], [1, 4], [2, 3, 4], [4]], ids=str)
@@ -199,6 +210,21 @@ def test_the_variance_of_the_last_step_is_not_read(short):
     log_var = variance.table(variance.large(short), steps)
     spoiled = np.where(steps.s == 0, -np.inf, log_var)
     assert elbo.bits_per_dim(steps, spoiled, found).total == elbo.bits_per_dim(steps, log_var, found).total
+
+
+def test_a_chain_without_noise_has_no_bound(short):
+    found = made_up(4)
+    for choice, kernel in ((variance.zero(), process.DDPM), (variance.large(short), process.ddim(0.0))):
+        steps = process.steps(short, [1, 2, 4], kernel)
+        with pytest.raises(ValueError, match="bound"):
+            elbo.bits_per_dim(steps, variance.table(choice, steps), found)
+
+
+def test_a_chain_that_does_not_start_at_T_is_refused_with_its_start(short):
+    """The prior term is measured at T."""
+    steps = process.steps(short, [1, 3])
+    with pytest.raises(ValueError, match="3"):
+        elbo.bits_per_dim(steps, variance.table(variance.large(short), steps), made_up(4))
 
 
 def test_a_paired_standard_error_is_that_of_the_differences(short):
@@ -359,10 +385,11 @@ def test_scaling_large_wins_on_wide_gaussian_data_and_loses_on_narrow_data(linea
 def test_scaling_large_loses_in_total_on_image_like_data(linear):
     error = smooth_error()
     for K in (10, 50, 1000):
-        steps = process.steps(linear, trajectory.even(1000, K))
+        times = trajectory.even(1000, K)
+        steps = process.pairs(linear, times[:-1], times[1:])
         large = variance.large(linear)
         plain, tilted = (
-            elbo.step_kl(steps, variance.table(choice, steps), error[steps.t])[1:].sum()
+            elbo.step_kl(steps, variance.table(choice, steps), error[steps.t]).sum()
             for choice in (large, variance.scaled(large, 1.7))
         )
         assert tilted > plain

@@ -1,0 +1,101 @@
+"""What a run is made of: frozen dataclasses of plain values, JSON both ways, and the command line of them.
+
+Choices are names that the registries resolve. The only file that imports tyro.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run.
+
+    Attributes:
+      data: a name of data.DATASETS.
+      preset: a name of unet.PRESETS.
+      schedule: a name of schedule.SCHEDULES.
+      T: number of noise levels.
+      prediction: what the network predicts: eps, x_0 or v.
+      objective: a name of objective.OBJECTIVES.
+      steps: training steps.
+      batch: images a step, over all devices.
+      learning_rate: Adam's, after warm-up.
+      warmup: steps over which the learning rate grows from 0.
+      clip_norm: largest norm of a gradient.
+      ema_decay: of the average of the parameters that is used afterwards.
+      seed: of everything random.
+      parallel: how a step is spread over devices: pmap or shard_map.
+      log_every: steps between lines of metrics.jsonl.
+      save_every: steps between checkpoints.
+      sample_every: steps between sample grids; 0 for none.
+    """
+
+    data: str = "digits"
+    preset: str = "digits"
+    schedule: str = "linear"
+    T: int = 1000
+    prediction: str = "eps"
+    objective: str = "simple"
+    steps: int = 2000
+    batch: int = 128
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    clip_norm: float = 1.0
+    ema_decay: float = 0.995
+    seed: int = 0
+    parallel: str = "pmap"
+    log_every: int = 50
+    save_every: int = 500
+    sample_every: int = 1000
+
+
+Flat = Annotated[Config, tyro.conf.OmitArgPrefixes]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain values only, as JSON keeps them."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type[C], values: dict[str, Any]) -> C:
+    """The dataclass of `kind` that `to_dict` came from.
+
+    Raises:
+      ValueError: a field is unknown or missing.
+    """
+    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if values.keys() != fields:
+        raise ValueError(f"{kind.__name__}: fields {sorted(values.keys() ^ fields)} are unknown or missing")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def command_line(kind: type[C], run: Callable[[C], None], description: str, argv: list[str] | None = None) -> None:
+    """Read `kind` from the command line and run it; a wrong value is one line and exit code 2.
+
+    Args:
+      kind: a frozen dataclass; its `dry_run`, where set, prints the resolved config instead of running.
+      run: the experiment.
+      description: its docstring, shown by --help.
+      argv: default the process's own.
+    """
+    config = tyro.cli(kind, description=description, args=argv)
+    try:
+        run(config)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

@@ -25,3 +25,5 @@ and these put it to work:
 
 Import the modules; the package itself exports nothing.
 """
+
+__version__ = "0.1.0"

@@ -1,10 +1,11 @@
 """DDPM in JAX, with every choice of the reverse-process variance.
 
-Read in this order. These six have the article:
+Read in this order. These seven have the article:
 
     schedule    how much noise at each time
     gaussian    normal distributions: sample, divergence, likelihood
-    process     the identities between x_0, x_t and eps for any s < t
+    predict     what a denoiser says: eps, x_0 or v
+    process     the article's identities for any s < t, and the steps of a chain
     variance    every choice of the reverse variance
     objective   the losses
     sampler     one step per method, one loop
@@ -20,7 +21,7 @@ and these put it to work:
     checkpoint  save and restore
     config      plain values, JSON both ways
     loop        the wiring
-    eval        moments, likelihood, FID
+    eval        moments, likelihood, Frechet distance
     report      the page an ablation leaves behind
 
 Import the modules; the package itself exports nothing.

@@ -11,11 +11,11 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from ddpm_jax import checkpoint, data, objective, parallel, process, sampler, train, trajectory, unet, variance
+from ddpm_jax import checkpoint, data, objective, parallel, predict, process, sampler, train, trajectory, unet, variance
 from ddpm_jax import schedule as schedules
 from ddpm_jax.config import Config, from_dict, to_dict
 from ddpm_jax.data import DataSet
-from ddpm_jax.process import Denoiser
+from ddpm_jax.predict import Denoiser
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.train import Recipe, TrainState
 from ddpm_jax.unet import UNetConfig
@@ -78,7 +78,7 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
     images = data.load(config.data)
     network = _named(unet.PRESETS, config.preset, "preset") if network is None else network
     forward = _named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
-    process.check_prediction(config.prediction, forward)
+    predict.check_prediction(config.prediction, forward)
     _named(parallel.PARALLEL, config.parallel, "parallel")
     unet.check(network, images.shape[0])
     if network.image_channels != images.shape[2]:
@@ -169,7 +169,7 @@ def load(workdir: Path) -> Trained:
 
 
 def _denoiser(run: Run, state: TrainState) -> Denoiser:
-    return process.make_denoiser(run.recipe.network, state.ema, run.schedule, run.config.prediction)
+    return predict.make_denoiser(run.recipe.network, state.ema, run.schedule, run.config.prediction)
 
 
 def _check_same(config: Config, network: UNetConfig, stored: dict[str, Any], workdir: Path) -> None:

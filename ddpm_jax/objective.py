@@ -1,7 +1,7 @@
 """Training losses, one number per example.
 
-An objective is (schedule, denoiser, x_0, t, eps) -> (b,) loss per dimension; it diffuses the data, asks the denoiser and
-scores what it says.
+An objective is (schedule, denoiser, x_0, t, eps) -> (b,) loss per dimension; it diffuses the data, asks the denoiser
+and scores what it says.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from ddpm_jax.process import PREDICTIONS, Denoiser, Images, diffuse, target
+from ddpm_jax.predict import PREDICTIONS, Denoiser, Images, target
+from ddpm_jax.process import diffuse
 from ddpm_jax.schedule import Schedule
 
 Objective = Callable[[Schedule, Denoiser, Images, Int[Array, " b"], Images], Float[Array, " b"]]

@@ -20,9 +20,7 @@ AXIS = "devices"
 
 def pmap(step: Callable, devices: Sequence[jax.Device]) -> Step:
     """The step under jax.pmap: the state broadcast, the batch split."""
-    mapped = jax.pmap(
-        partial(step, axis=AXIS), axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=list(devices)
-    )
+    mapped = jax.pmap(partial(step, axis=AXIS), axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=list(devices))
     count = len(devices)
 
     def run(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
@@ -35,9 +33,7 @@ def shard_map(step: Callable, devices: Sequence[jax.Device]) -> Step:
     """The same step under jit(shard_map)."""
     mesh = Mesh(np.asarray(devices), (AXIS,))
     whole, split = PartitionSpec(), PartitionSpec(AXIS)
-    return jax.jit(
-        jax.shard_map(partial(step, axis=AXIS), mesh=mesh, in_specs=(whole, split), out_specs=whole)
-    )
+    return jax.jit(jax.shard_map(partial(step, axis=AXIS), mesh=mesh, in_specs=(whole, split), out_specs=whole))
 
 
 PARALLEL: dict[str, Callable[[Callable, Sequence[jax.Device]], Step]] = {"pmap": pmap, "shard_map": shard_map}

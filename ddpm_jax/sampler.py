@@ -14,9 +14,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
-from ddpm_jax import gaussian, process, variance
+from ddpm_jax import gaussian, predict, variance
 from ddpm_jax.basis import Basis
-from ddpm_jax.process import DDPM, Denoiser, Images, Kernel, Steps, ddim
+from ddpm_jax.predict import Denoiser, Images
+from ddpm_jax.process import DDPM, Kernel, Steps, ddim
 from ddpm_jax.variance import ReverseVariance
 
 SAMPLERS: dict[str, Callable[[float], Kernel]] = {"ddpm": lambda eta: DDPM, "ddim": ddim}
@@ -83,9 +84,9 @@ def sample(
     """Samples of the model. Ho et al. 2020, algorithm 2, for any trajectory, kernel and variance.
 
     Args:
-      key: one key, of which sample i takes fold_in(key, i); or n keys, one per sample. The noise of the step from time t
-        is drawn from fold_in(a sample's key, t), and x_T from fold_in(that key, 0): sample i does not depend on n, and
-        all choices share their noise.
+      key: one key, of which sample i takes fold_in(key, i); or n keys, one per sample. The noise of the step from time
+        t is drawn from fold_in(a sample's key, t), and x_T from fold_in(that key, 0): sample i does not depend on n,
+        and all choices share their noise.
       steps: the chain, from `process.steps`.
       denoiser: the network, or a closed form.
       reverse_variance: the choice of `variance`.
@@ -135,7 +136,7 @@ def _chain(
     return _scan(
         keys,
         steps,
-        process.as_argument(denoiser),
+        predict.as_argument(denoiser),
         variance.table(choice, steps) if choice.headless else None,
         log_var_cap(rules, steps),
         _noise(keys, 0, shape[1:]) if x_T is None else x_T,
@@ -169,7 +170,7 @@ def _scan(
         step, fixed_log_var, largest = at
         prediction = denoiser(x_t, jnp.full(x_t.shape[0], step.t))
         if clip:
-            prediction = process.clip_x_0(x_t, prediction, step.signal, step.noise)
+            prediction = predict.clip_x_0(x_t, prediction, step.signal, step.noise)
         mean = step.mean_x_0 * prediction.x_0 + step.mean_x_t * x_t
         log_var = fixed_log_var if log_var_of is None else log_var_of(step, x_t, prediction)
         kernel = gaussian.Gaussian(mean, jnp.minimum(log_var, largest), basis)

@@ -11,11 +11,13 @@ kept as a table of its own: formed from float32 values it would err by up to 1.7
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 Table = Float[Array, " n"] | Float[np.ndarray, " n"]
+Times = Int[Array, "..."] | Int[np.ndarray, "..."] | int
 
 
 class Schedule(NamedTuple):
@@ -37,6 +39,18 @@ class Schedule(NamedTuple):
     def T(self) -> int:
         """The number of noise levels; tables have T + 1 rows."""
         return self.beta.shape[0] - 1
+
+
+def rows(table: Table, t: Times, like: Array) -> Array:
+    """Rows t of a table in the dtype of `like`, shaped to multiply a batch like it.
+
+    Args:
+      table: (T + 1,).
+      t: one time, or one per example.
+      like: (b, *x).
+    """
+    chosen = jnp.asarray(table, like.dtype)[jnp.asarray(t)]
+    return chosen.reshape(chosen.shape + (1,) * (like.ndim - chosen.ndim)) if chosen.ndim else chosen
 
 
 def from_betas(betas: np.ndarray | list[float]) -> Schedule:
@@ -62,7 +76,7 @@ def from_betas(betas: np.ndarray | list[float]) -> Schedule:
 
 
 def _ends(T: int, beta_1: float | None, beta_T: float | None) -> tuple[float, float]:
-    """Ho et al.'s ends 1e-4 and 0.02, scaled by 1000/T so that alpha_bar_T stays alike; given ends are taken as given."""
+    """Ho et al.'s ends 1e-4 and 0.02, scaled by 1000/T so that alpha_bar_T stays alike; given ends stay as given."""
     _check_length(T)
     return (1e-4 * 1000 / T if beta_1 is None else beta_1), (0.02 * 1000 / T if beta_T is None else beta_T)
 

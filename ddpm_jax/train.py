@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float, Int, Key, UInt8
 
 from ddpm_jax.objective import Objective
-from ddpm_jax.process import Images, Network, make_denoiser
+from ddpm_jax.predict import Images, Network, make_denoiser
 from ddpm_jax.schedule import Schedule
 
 Params = Any

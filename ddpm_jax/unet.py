@@ -94,7 +94,9 @@ class Convolution(nn.Module):
         if self.stride == 1 and max(x.shape[1:3]) <= 2:
             return _convolve_tiny(x, kernel) + bias
         strides = (self.stride, self.stride)
-        return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
+        return (
+            jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
+        )
 
 
 def _convolve_tiny(x: Array, kernel: Array) -> Array:

@@ -5,8 +5,8 @@ A reverse step is Gaussian; its mean is the kernel's, its variance is a choice. 
     sigma^2 = base + gain h,
 
 where h >= 0 estimates Cov[eps | x_t] per dimension and the kernel supplies base and gain (`process.Steps`; for DDPM
-base = tb and gain = v). The article ends on two of them: h = 0 when the data are one point (`small`) and h = alpha_bar_t
-when they are standard normal (`large`).
+base = tb and gain = v). The article ends on two of them: h = 0 when the data are one point (`small`), and
+h = alpha_bar_t when they are standard normal (`large`).
 
 To add one: write a function that returns a ReverseVariance, and name it in VARIANCES.
 """
@@ -19,7 +19,8 @@ from jax import Array
 from jaxtyping import Float
 
 from ddpm_jax.basis import PIXEL, Basis
-from ddpm_jax.process import Prediction, Steps
+from ddpm_jax.predict import Prediction
+from ddpm_jax.process import Steps
 from ddpm_jax.schedule import Schedule, Table
 
 LogVar = Float[Array, "..."] | Float[np.ndarray, "..."]
@@ -171,9 +172,13 @@ class Calibration(NamedTuple):
     clamp_cov: bool = True
 
 
+class Unmeasured(ValueError):
+    """A variance needs moments of the network that its calibration lacks."""
+
+
 def _measured(table: Table | None, name: str, schedule: Schedule) -> Table:
     if table is None:
-        raise ValueError(f"this variance needs {name}: measure the moments of the network first")
+        raise Unmeasured(f"this variance needs {name}: measure the moments of the network first")
     if len(table) != schedule.T + 1:
         raise ValueError(f"{name} has {len(table)} rows and the schedule {schedule.T + 1}: measure with this schedule")
     return table
@@ -194,7 +199,8 @@ def build(name: str, calibration: Calibration) -> ReverseVariance:
     """The choice called `name`.
 
     Raises:
-      ValueError: no choice has this name, or it needs moments that `calibration` lacks.
+      ValueError: no choice has this name.
+      Unmeasured: it needs moments that `calibration` lacks.
     """
     if name not in VARIANCES:
         raise ValueError(f"unknown variance {name!r}: choose one of {', '.join(VARIANCES)}")

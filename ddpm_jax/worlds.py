@@ -15,8 +15,8 @@ from jax.tree_util import Partial
 from jaxtyping import Float, Int, Key
 
 from ddpm_jax.gaussian import Gaussian
-from ddpm_jax.process import Denoiser, Images, Prediction, from_x_0
-from ddpm_jax.schedule import Schedule
+from ddpm_jax.predict import Denoiser, Images, Prediction, from_x_0
+from ddpm_jax.schedule import Schedule, rows
 
 
 class World(NamedTuple):
@@ -60,7 +60,9 @@ def gaussian(schedule: Schedule, mean: np.ndarray, variance: np.ndarray) -> Worl
         return schedule.alpha_bar[t] * c + schedule.one_minus_alpha_bar[t]
 
     def draw(key: Key[Array, ""], n: int) -> Images:
-        return jnp.asarray(m, jnp.float32) + jnp.sqrt(jnp.asarray(c, jnp.float32)) * jax.random.normal(key, (n, *m.shape))
+        return jnp.asarray(m, jnp.float32) + jnp.sqrt(jnp.asarray(c, jnp.float32)) * jax.random.normal(
+            key, (n, *m.shape)
+        )
 
     def cov(t: int) -> np.ndarray:
         return c * schedule.one_minus_alpha_bar[t] / total(t)
@@ -79,8 +81,7 @@ def gaussian(schedule: Schedule, mean: np.ndarray, variance: np.ndarray) -> Worl
 def _gaussian_denoiser(
     m: Array | np.ndarray, c: Array | np.ndarray, schedule: Schedule, x_t: Images, t: Int[Array, " b"]
 ) -> Prediction:
-    column = (-1,) + (1,) * (x_t.ndim - 1)
-    alpha_bar, noise = (jnp.asarray(table, x_t.dtype)[t].reshape(column) for table in schedule[1:])
+    alpha_bar, noise = rows(schedule.alpha_bar, t, x_t), rows(schedule.one_minus_alpha_bar, t, x_t)
     m, c = jnp.asarray(m, x_t.dtype), jnp.asarray(c, x_t.dtype)
     x_0 = m + jnp.sqrt(alpha_bar) * c / (alpha_bar * c + noise) * (x_t - jnp.sqrt(alpha_bar) * m)
     return from_x_0(schedule, x_t, t, x_0)

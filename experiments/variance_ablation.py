@@ -8,11 +8,8 @@ Command: python -m experiments.variance_ablation --workdir runs/digits
 
 import csv
 import json
-import platform
-import sys
 import time
 from dataclasses import dataclass, field, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
-import ddpm_jax
-from ddpm_jax import loop, process, sampler, trajectory, unet
+from ddpm_jax import loop, process, sampler, trajectory
 from ddpm_jax.config import Config, Flat, command_line, to_dict
 from ddpm_jax.data import DataSet
 from ddpm_jax.eval import ablation, classifier, fid, moments, quality
 from ddpm_jax.eval.ablation import OPTIMAL
 from ddpm_jax.eval.moments import Moments
-from ddpm_jax.report import claims, page
+from ddpm_jax.report import claims, page, provenance
 from ddpm_jax.sampler import Rules
 from ddpm_jax.train import to_levels
 from ddpm_jax.variance import VARIANCES
@@ -94,12 +90,13 @@ def main(options: Ablation) -> None:
     marks.append(time.perf_counter())
     quality_results, pictures = sample(options, trained, choices)
     marks.append(time.perf_counter())
+    laps = np.diff(marks).tolist()
     results |= quality_results
     results["config"] = resolved
     results["rules"] = rules(options, run.data)._asdict()
-    results["data"] = describe_data(run.data, measured["calibration"])
-    results["training"] = describe_training(trained, options)
-    results["about"] = about(dict(zip(("train", "moments", "likelihood", "sample"), np.diff(marks), strict=True)))
+    results["data"] = provenance.images(run.data, measured["calibration"].variance)
+    results["training"] = provenance.training((options.checkpoint or options.workdir) / loop.METRICS, trained.state)
+    results["about"] = provenance.about(dict(zip(("train", "moments", "likelihood", "sample"), laps, strict=True)))
     results["claims"] = claims.judge(results)
     write(options.workdir, results, pictures)
     for claim in results["claims"]:
@@ -241,40 +238,6 @@ def pictures(
     shades = {name: np.round(levels * (255 / (images.levels - 1))).astype(np.uint8) for name, levels in shown.items()}
     times = choices.times[best, "even", min(options.sample_K)][::-1]
     return {**shades, "strip_t": times, "neighbours_distance": distance}
-
-
-def describe_data(images: DataSet, calibration: Moments) -> dict[str, Any]:
-    """The data set in numbers."""
-    sizes = {split: len(getattr(images, split).images) for split in ("train", "calibration", "test")}
-    known = {"name": images.name, "description": images.description, "shape": list(images.shape)}
-    return {**known, "levels": images.levels, **sizes, "variance": calibration.variance}
-
-
-def describe_training(trained: loop.Trained, options: Ablation) -> dict[str, Any]:
-    """The training run in numbers, from its log."""
-    log = (options.checkpoint or options.workdir) / loop.METRICS
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return {
-        "steps": int(trained.state.step),
-        "parameters": unet.parameter_count(trained.state.params),
-        "images_per_second": lines[-1]["images_per_second"],
-        "loss": [[line["step"], line["loss"]] for line in lines],
-    }
-
-
-def about(seconds: dict[str, float]) -> dict[str, Any]:
-    """Where the numbers come from."""
-    device = jax.devices()[0]
-    return {
-        "project": "ddpm_jax",
-        "version": ddpm_jax.__version__,
-        "command": "python -m experiments.variance_ablation " + " ".join(sys.argv[1:]),
-        "date": date.today().isoformat(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "device": f"{jax.local_device_count()} x {device.device_kind}",
-        "seconds": {**{name: float(value) for name, value in seconds.items()}, "total": float(sum(seconds.values()))},
-    }
 
 
 def write(folder: Path, results: dict[str, Any], shown: dict[str, np.ndarray]) -> None:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import objective, process, worlds
+from ddpm_jax import objective, predict, worlds
 from tests.oracle import pairs, schedules, variances
 
 SHORT = [0.1, 0.3, 0.5, 0.7]
@@ -15,7 +15,7 @@ T_EACH = jnp.asarray([1, 2, 3, 4, 4, 1])
 
 def crooked(x_t, t):
     """A denoiser that is wrong."""
-    return process.Prediction(jnp.tanh(x_t), x_t - 0.2)
+    return predict.Prediction(jnp.tanh(x_t), x_t - 0.2)
 
 
 def draws():
@@ -33,10 +33,10 @@ def test_simple_is_the_mean_squared_error_of_eps_per_example(short):
 
 
 @pytest.mark.parametrize("name", sorted(objective.OBJECTIVES))
-@pytest.mark.parametrize("kind", sorted(process.PREDICTIONS))
+@pytest.mark.parametrize("kind", sorted(predict.PREDICTIONS))
 def test_a_perfect_prediction_costs_nothing(short, name, kind):
     x_0, eps = draws()
-    loss = objective.OBJECTIVES[name](kind)(short, lambda x_t, t: process.Prediction(eps, x_0), x_0, T_EACH, eps)
+    loss = objective.OBJECTIVES[name](kind)(short, lambda x_t, t: predict.Prediction(eps, x_0), x_0, T_EACH, eps)
     np.testing.assert_allclose(loss, 0, atol=1e-10)
 
 

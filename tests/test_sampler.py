@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import process, sampler, schedule, trajectory, variance, worlds
+from ddpm_jax import predict, process, sampler, schedule, trajectory, variance, worlds
 from tests.oracle import gaussian_world, pairs, schedules, variances
 
 BETAS = schedules.linear(1000)
@@ -145,19 +145,19 @@ SMALL_SHAPE = (4, 2, 2, 1)
 def crooked(x_t, t):
     """A wrong denoiser that looks at t, so that a time off by one is seen."""
     x_0 = jnp.tanh(x_t) + 0.01 * t.reshape(-1, 1, 1, 1)
-    return process.Prediction(x_t - x_0, x_0)
+    return predict.Prediction(x_t - x_0, x_0)
 
 
 def saying_nothing(x_t, t):
     """x_0_hat = 0."""
-    return process.Prediction(x_t, jnp.zeros_like(x_t))
+    return predict.Prediction(x_t, jnp.zeros_like(x_t))
 
 
 def stretching(at_4, elsewhere):
     """x_0_hat = x_t times a number, one at t = 4 and another at earlier times."""
 
     def denoiser(x_t, t):
-        return process.Prediction(x_t, jnp.where(t.reshape(-1, 1, 1, 1) == 4, at_4, elsewhere) * x_t)
+        return predict.Prediction(x_t, jnp.where(t.reshape(-1, 1, 1, 1) == 4, at_4, elsewhere) * x_t)
 
     return denoiser
 
@@ -382,7 +382,7 @@ def test_one_compilation_serves_every_fixed_variance_at_a_given_K(short):
     excess = np.array([np.nan, 0.5, 0.4, 0.3, 0.2])
     known = variance.Calibration(short, excess=excess, error=excess)
     steps = process.steps(short, [1, 2, 4])
-    denoiser = process.make_denoiser(network, jnp.float32(0.5), short, "eps")
+    denoiser = predict.make_denoiser(network, jnp.float32(0.5), short, "eps")
     draws = []
     for name in NAMES:
         x = sampler.sample(jax.random.key(0), steps, denoiser, variance.build(name, known), SMALL_SHAPE, FREE)
@@ -395,7 +395,7 @@ def test_one_compilation_serves_every_fixed_variance_at_a_given_K(short):
     assert len(traces) == first
     assert len({x.tobytes() for x in draws}) > 4
     only_one, single = counting()
-    denoiser = process.make_denoiser(single, jnp.float32(0.5), short, "eps")
+    denoiser = predict.make_denoiser(single, jnp.float32(0.5), short, "eps")
     sampler.sample(jax.random.key(0), steps, denoiser, variance.small(), SMALL_SHAPE, FREE)
     assert first == len(only_one)
 
@@ -407,7 +407,7 @@ def test_schedules_of_equal_length_kernels_and_parameters_share_one_compilation(
         tables = schedule.from_betas(betas)
         for kernel in (process.DDPM, process.ddim(0.0), process.ddim(0.5)):
             for scale in (0.5, 0.7):
-                denoiser = process.make_denoiser(network, jnp.float32(scale), tables, "eps")
+                denoiser = predict.make_denoiser(network, jnp.float32(scale), tables, "eps")
                 steps = process.steps(tables, [1, 2, 4], kernel)
                 sampler.sample(jax.random.key(0), steps, denoiser, variance.large(tables), SMALL_SHAPE, FREE)
                 after_first = after_first or len(traces)
@@ -418,7 +418,7 @@ def test_schedules_of_equal_length_kernels_and_parameters_share_one_compilation(
 def test_sampling_uses_full_precision_products_whatever_the_default(short, default):
     def multiplying(x_t, t):
         flat = x_t.reshape(x_t.shape[0], -1)
-        return process.Prediction(x_t, (flat @ jnp.ones((4, 4))).reshape(x_t.shape))
+        return predict.Prediction(x_t, (flat @ jnp.ones((4, 4))).reshape(x_t.shape))
 
     steps = process.steps(short, [1, 4])
     with jax.default_matmul_precision(default) if default else jax.default_matmul_precision("default"):

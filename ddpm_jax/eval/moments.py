@@ -15,8 +15,9 @@ from jax import Array
 from jaxtyping import Float, Float64, Key, UInt8
 from tqdm import tqdm
 
-from ddpm_jax import gaussian, process
-from ddpm_jax.process import Denoiser, Images, Steps
+from ddpm_jax import gaussian, predict, process
+from ddpm_jax.predict import Denoiser, Images
+from ddpm_jax.process import Steps
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.train import to_unit
 
@@ -94,14 +95,18 @@ def measure(
     """
     n = len(images_uint8)
     if not n or images_uint8.max() >= levels:
-        raise ValueError(f"{n} images with grey levels up to {np.max(images_uint8, initial=0)}: need 1 and {levels - 1}")
+        raise ValueError(
+            f"{n} images with grey levels up to {np.max(images_uint8, initial=0)}: need 1 and {levels - 1}"
+        )
     times = np.arange(1, schedule.T + 1) if times is None else np.asarray(times)
     columns = np.full((3, n, schedule.T + 1), np.nan)
     at = process.pairs(schedule, np.zeros_like(times), times)
     for first in tqdm(range(0, n, batch), desc="moments", unit="batch", mininterval=1):
         index = np.minimum(np.arange(first, first + batch), n - 1)
         x_0 = to_unit(jnp.asarray(images_uint8[index]), levels)
-        values = _pass(key, index, x_0, at, process.decoder_log_var(schedule), process.as_argument(denoiser), levels, clip_x_0)
+        values = _pass(
+            key, index, x_0, at, process.decoder_log_var(schedule), predict.as_argument(denoiser), levels, clip_x_0
+        )
         last = min(first + batch, n)
         columns[:, first:last, times] = np.asarray(values, np.float64).transpose(0, 2, 1)[:, : last - first]
     x_0 = np.asarray(images_uint8, np.float64) * (2 / (levels - 1)) - 1
@@ -134,7 +139,7 @@ def _pass(
         x_t = step.signal * x_0 + step.noise * eps
         prediction = denoiser(x_t, jnp.full(len(x_0), step.t))
         if clip_x_0:
-            prediction = process.clip_x_0(x_t, prediction, step.signal, step.noise)
+            prediction = predict.clip_x_0(x_t, prediction, step.signal, step.noise)
         decoder = gaussian.Gaussian(prediction.x_0, decoder_log_var)
         return None, jnp.stack(
             [

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ddpm_jax import process, sampler
 from ddpm_jax.eval import fid
 from ddpm_jax.eval.ablation import Cell, Choices
-from ddpm_jax.process import Denoiser
+from ddpm_jax.predict import Denoiser
 from ddpm_jax.sampler import Rules
 from ddpm_jax.train import to_levels
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import gaussian, process, schedule, trajectory, variance, worlds
+from ddpm_jax import gaussian, predict, process, schedule, trajectory, variance, worlds
 from ddpm_jax.eval import elbo, moments
 from tests.oracle import bits, gaussians, pairs, schedules, trajectories
 
@@ -105,7 +105,7 @@ def perturbed(tables, shape):
     def denoiser(x_t, t):
         eps = exact(x_t, t).eps + 0.2 * jnp.sin(3 * x_t)
         column = t.reshape(-1, 1, 1, 1)
-        return process.Prediction(eps, (x_t - jnp.sqrt(noise[column]) * eps) / jnp.sqrt(ab[column]))
+        return predict.Prediction(eps, (x_t - jnp.sqrt(noise[column]) * eps) / jnp.sqrt(ab[column]))
 
     return denoiser
 

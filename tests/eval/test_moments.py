@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import process, worlds
+from ddpm_jax import predict, worlds
 from ddpm_jax.eval import moments
 from tests.oracle import bits, gaussians, pairs, schedules, variances
 
@@ -22,7 +22,7 @@ def crooked(x_t, t):
     column = t.reshape(-1, 1, 1, 1)
     eps = 0.5 * jnp.tanh(x_t) + 0.1 * column
     ab = jnp.asarray(schedules.alpha_bar(SHORT), jnp.float32)[column]
-    return process.Prediction(eps, (x_t - jnp.sqrt(1 - ab) * eps) / jnp.sqrt(ab))
+    return predict.Prediction(eps, (x_t - jnp.sqrt(1 - ab) * eps) / jnp.sqrt(ab))
 
 
 def frozen_eps(i, t):
@@ -147,7 +147,7 @@ def test_error_and_excess_estimate_the_same_number_for_the_exact_denoiser(short)
     def two_points(x_t, t):
         ab = jnp.asarray(schedules.alpha_bar(SHORT), jnp.float32)[t].reshape(-1, 1, 1, 1)
         x_0 = jnp.tanh(jnp.sqrt(ab) * x_t / (1 - ab))
-        return process.Prediction((x_t - jnp.sqrt(ab) * x_0) / jnp.sqrt(1 - ab), x_0)
+        return predict.Prediction((x_t - jnp.sqrt(ab) * x_0) / jnp.sqrt(1 - ab), x_0)
 
     measured = moments.measure(KEY, short, two_points, images, 2)
     gap = measured.error[:, 1:] - measured.excess[:, 1:]
@@ -163,7 +163,7 @@ def test_measuring_uses_full_precision_products_whatever_the_default(short):
         flat = x_t.reshape(x_t.shape[0], -1)
         jaxpr = jax.make_jaxpr(lambda left, right: left @ right)(jnp.ones((2, 2)), jnp.ones((2, 2)))
         seen.append(str(jaxpr))
-        return process.Prediction((flat @ jnp.eye(4)).reshape(x_t.shape), x_t)
+        return predict.Prediction((flat @ jnp.eye(4)).reshape(x_t.shape), x_t)
 
     with jax.default_matmul_precision("default"):
         moments.measure(KEY, short, multiplying, IMAGES, LEVELS)
@@ -177,7 +177,7 @@ def test_one_trace_serves_every_time(short):
 
     def counted(x_t, t):
         traces.append(x_t.shape)
-        return process.Prediction(x_t, x_t)
+        return predict.Prediction(x_t, x_t)
 
     moments.measure(KEY, short, counted, np.repeat(IMAGES, 2, 0), LEVELS, batch=7)
     assert len(traces) <= 2
@@ -219,7 +219,7 @@ def test_new_parameters_need_no_new_trace(short):
         return params * x_t
 
     def error(scale):
-        denoiser = process.make_denoiser(network, jnp.float32(scale), short, "eps")
+        denoiser = predict.make_denoiser(network, jnp.float32(scale), short, "eps")
         return moments.measure(KEY, short, denoiser, IMAGES, LEVELS).error[:, 1:]
 
     half, after_first = error(0.5), len(traces)

@@ -1,0 +1,149 @@
+"""What a denoiser says of x_t, in any of its forms: eps, x_0 or v, freely converted.
+
+The article's predict step. A network is read once, here; samplers, losses and evaluation see a Prediction.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import Partial
+from jaxtyping import Float, Int
+
+from ddpm_jax.schedule import Schedule, Times, rows
+
+Images = Float[Array, "b *x"]
+Column = Float[Array, "..."] | Float[np.ndarray, "..."]
+
+
+class Prediction(NamedTuple):
+    """What a denoiser says of x_t: the noise and the data in it, formed once, and the variance's extra channels.
+
+    Attributes:
+      eps: predicted noise.
+      x_0: predicted data.
+      heads: (b, H, W, heads * C) extra channels of the network, if a variance asked for them.
+    """
+
+    eps: Images
+    x_0: Images
+    heads: Images | None = None
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """All that samplers, losses and evaluation know of a network: (x_t, t) -> Prediction, with t (b,) in 1..T."""
+
+    def __call__(self, x_t: Images, t: Int[Array, " b"], /) -> Prediction: ...
+
+
+Network = Callable[..., Images]
+
+
+def from_eps(schedule: Schedule, x_t: Images, t: Times, output: Images) -> Prediction:
+    """The network says eps. Ho et al. 2020, equation 15; at alpha_bar_t = 0 it says nothing of x_0 and is refused."""
+    x_0 = (x_t - jnp.sqrt(rows(schedule.one_minus_alpha_bar, t, x_t)) * output) / jnp.sqrt(
+        rows(schedule.alpha_bar, t, x_t)
+    )
+    return Prediction(output, x_0)
+
+
+def from_x_0(schedule: Schedule, x_t: Images, t: Times, output: Images) -> Prediction:
+    """The network says x_0: the article's x-bar(x_t)."""
+    eps = (x_t - jnp.sqrt(rows(schedule.alpha_bar, t, x_t)) * output) / jnp.sqrt(
+        rows(schedule.one_minus_alpha_bar, t, x_t)
+    )
+    return Prediction(eps, output)
+
+
+def from_v(schedule: Schedule, x_t: Images, t: Times, output: Images) -> Prediction:
+    """The network says v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0. Salimans & Ho 2022, section 4."""
+    signal = jnp.sqrt(rows(schedule.alpha_bar, t, x_t))
+    noise = jnp.sqrt(rows(schedule.one_minus_alpha_bar, t, x_t))
+    return Prediction(noise * x_t + signal * output, signal * x_t - noise * output)
+
+
+PREDICTIONS: dict[str, Callable[[Schedule, Images, Times, Images], Prediction]] = {
+    "eps": from_eps,
+    "x_0": from_x_0,
+    "v": from_v,
+}
+
+
+def check_prediction(kind: str, schedule: Schedule) -> None:
+    """Refuse an unknown kind of prediction, and eps where no data are left at T.
+
+    Raises:
+      ValueError: see above.
+    """
+    if kind not in PREDICTIONS:
+        raise ValueError(f"unknown prediction {kind!r}: choose one of {', '.join(PREDICTIONS)}")
+    if kind == "eps" and not schedule.alpha_bar[-1] > 0:
+        raise ValueError("prediction 'eps' needs alpha_bar_T > 0 and this schedule has 0: choose x_0 or v")
+
+
+def target(schedule: Schedule, x_0: Images, t: Times, eps: Images, kind: str) -> Images:
+    """What a network of this kind of prediction is asked for: eps, x_0 or v.
+
+    Raises:
+      ValueError: the kind is unknown.
+    """
+    if kind == "v":
+        signal = jnp.sqrt(rows(schedule.alpha_bar, t, x_0))
+        return signal * eps - jnp.sqrt(rows(schedule.one_minus_alpha_bar, t, x_0)) * x_0
+    if kind not in PREDICTIONS:
+        raise ValueError(f"unknown prediction {kind!r}: choose one of {', '.join(PREDICTIONS)}")
+    return {"eps": eps, "x_0": x_0}[kind]
+
+
+def clip_x_0(x_t: Images, prediction: Prediction, signal: Column | Array, noise: Column | Array) -> Prediction:
+    """x_0_hat clipped to [-1, 1] before the mean is formed, and eps_hat made to agree with it.
+
+    Source: Ho et al. 2020, released code. Differs from: DDIM implementations that keep the unclipped eps_hat.
+
+    Args:
+      x_t: what the prediction is of.
+      prediction: the denoiser's.
+      signal: sqrt(alpha_bar_t), broadcastable.
+      noise: sqrt(1 - alpha_bar_t), broadcastable.
+    """
+    x_0 = jnp.clip(prediction.x_0, -1, 1)
+    return prediction._replace(eps=(x_t - signal * x_0) / noise, x_0=x_0)
+
+
+class _Reader(NamedTuple):
+    """A network with the meaning of its output; hashes by value, so that jitted users recognise it."""
+
+    network: Network
+    kind: str
+
+    def __call__(self, params: object, schedule: Schedule, x_t: Images, t: Int[Array, " b"]) -> Prediction:
+        output = self.network(params, x_t, t)
+        channels = x_t.shape[-1]
+        heads = output[..., channels:] if output.shape[-1] > channels else None
+        return PREDICTIONS[self.kind](schedule, x_t, t, output[..., :channels])._replace(heads=heads)
+
+
+def as_argument(denoiser: Denoiser) -> Partial:
+    """The denoiser as an argument of a jitted function: what `make_denoiser` bound stays leaves, so that new parameters
+    need no compilation; any other callable is compiled in.
+    """
+    return denoiser if isinstance(denoiser, Partial) else Partial(denoiser)
+
+
+def make_denoiser(network: Network, params: object, schedule: Schedule, kind: str) -> Denoiser:
+    """A Denoiser of network(params, x_t, t) -> output.
+
+    Args:
+      network: a pure function; the same object each time, or jitted users compile again.
+      params: its parameters; they stay leaves of the result, so that new values need no compilation.
+      schedule: the forward process the network was trained for.
+      kind: what it predicts, a name of PREDICTIONS.
+
+    Raises:
+      ValueError: see `check_prediction`.
+    """
+    check_prediction(kind, schedule)
+    return Partial(_Reader(network, kind), params, schedule)

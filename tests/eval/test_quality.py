@@ -1,0 +1,61 @@
+"""Sample quality: common random numbers in every cell, and the Frechet distance of each seed."""
+
+import numpy as np
+import pytest
+
+from ddpm_jax import schedule, variance, worlds
+from ddpm_jax.eval import ablation, fid, quality
+from ddpm_jax.sampler import Rules
+
+SCHEDULE = schedule.linear(30)
+SHAPE = (5, 2, 2, 1)
+CELLS = [("large", "even", 4), ("zero", "even", 4)]
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict:
+    world = worlds.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
+    known = variance.Calibration(SCHEDULE)
+    choices = ablation.choose(known, ("large", "zero"), ("even",), (4,))
+    return quality.draw(choices, world.denoiser, CELLS, Rules(levels=17), seeds=3, shape=SHAPE)
+
+
+def test_every_cell_has_its_images_in_grey_levels(drawn: dict) -> None:
+    assert list(drawn) == CELLS
+    for images in drawn.values():
+        assert images.shape == (3, *SHAPE)
+        assert images.dtype == np.uint8
+        assert images.max() <= 16
+
+
+def test_seeds_and_images_differ(drawn: dict) -> None:
+    images = drawn["large", "even", 4].reshape(15, -1)
+    assert len(np.unique(images, axis=0)) == 15
+
+
+def test_image_i_of_seed_s_does_not_depend_on_the_others(drawn: dict) -> None:
+    world = worlds.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
+    choices = ablation.choose(variance.Calibration(SCHEDULE), ("large",), ("even",), (4,))
+    fewer = quality.draw(choices, world.denoiser, CELLS[:1], Rules(levels=17), seeds=2, shape=(3, *SHAPE[1:]))
+    np.testing.assert_array_equal(fewer[CELLS[0]], drawn[CELLS[0]][:2, :3])
+
+
+def test_distances_are_those_of_each_seed() -> None:
+    draw = np.random.default_rng(0)
+    images = {("large", "even", 4): draw.integers(0, 17, (3, 50, 2, 2, 1)).astype(np.uint8)}
+    reference = draw.integers(0, 17, (60, 2, 2, 1)).astype(np.uint8)
+    flat = lambda group: group.reshape(len(group), -1).astype(float)  # noqa: E731
+    single, means = quality.distances(images, flat, reference)
+    target = fid.gaussian_fit(flat(reference))
+    wanted = [fid.frechet_distance(*fid.gaussian_fit(flat(seed)), *target) for seed in images["large", "even", 4]]
+    assert [row["frechet"] for row in single] == pytest.approx(wanted)
+    assert means[0]["mean"] == pytest.approx(np.mean(wanted))
+    assert means[0]["std"] == pytest.approx(np.std(wanted, ddof=1))
+    assert (means[0]["seeds"], means[0]["images"]) == (3, 50)
+
+
+def test_the_nearest_image_and_its_distance() -> None:
+    others = np.array([0, 10, 16], np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
+    index, distance = quality.nearest(np.full((1, 2, 2, 1), 12, np.uint8), others)
+    assert index.tolist() == [1]
+    assert distance == pytest.approx([2.0])

@@ -1,0 +1,104 @@
+"""The loop: a run that is stopped and resumed is the run that was not, and mistakes are refused before work is done."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax import loop, objective, unet
+from ddpm_jax.config import Config
+from tests.test_unet import TINY
+
+CONFIG = Config(preset="tiny", T=50, steps=6, batch=8, log_every=2, save_every=3, sample_every=0)
+
+
+@pytest.fixture(autouse=True)
+def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(unet.PRESETS, "tiny", replace(TINY, dropout=0.1))
+
+
+def test_k_and_k_steps_with_a_restore_between_equal_2k_steps_bit_for_bit(tmp_path: Path) -> None:
+    whole = loop.fit(CONFIG, tmp_path / "whole").state
+    loop.fit(replace(CONFIG, steps=3), tmp_path / "halves")
+    halves = loop.fit(CONFIG, tmp_path / "halves").state
+    assert int(whole.step) == int(halves.step) == 6
+    for part in ("params", "ema", "opt_state"):
+        for a, b in zip(*(jax.tree.leaves(getattr(state, part)) for state in (whole, halves)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_log_has_every_step_once_even_after_an_interruption(tmp_path: Path) -> None:
+    loop.fit(replace(CONFIG, steps=3), tmp_path)
+    with (tmp_path / loop.METRICS).open("a", encoding="utf-8") as log:  # written after the checkpoint, then killed
+        log.write(json.dumps({"step": 4, "loss": 9.0}) + "\n")
+    loop.fit(CONFIG, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / loop.METRICS).read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines] == [2, 3, 4, 6]
+    assert all(line["loss"] < 5 and line["images_per_second"] > 0 for line in lines)
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_finished_run_is_read_and_not_trained_again(tmp_path: Path) -> None:
+    trained = loop.fit(CONFIG, tmp_path)
+    again = loop.load(tmp_path)
+    assert again.run.config == CONFIG
+    x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), np.array([1, 50])
+    np.testing.assert_array_equal(trained.denoiser(x_t, t).eps, again.denoiser(x_t, t).eps)
+    assert int(loop.fit(CONFIG, tmp_path).state.step) == 6
+
+
+def test_samples_are_made_from_the_averaged_parameters(tmp_path: Path) -> None:
+    trained = loop.fit(CONFIG, tmp_path)
+    x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), np.array([1, 50])
+    expected = unet.network(trained.run.network)(trained.state.ema, x_t, t)
+    np.testing.assert_array_equal(trained.denoiser(x_t, t).eps, expected)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = objective.simple("eps")
+
+    def breaks_at_17(schedule, denoiser, x_0, t, eps):  # type: ignore[no-untyped-def]
+        return jnp.where(t == 17, jnp.nan, real(schedule, denoiser, x_0, t, eps))
+
+    monkeypatch.setitem(objective.OBJECTIVES, "simple", lambda regress: breaks_at_17)
+    with pytest.raises(FloatingPointError, match=r"loss nan at step \d+, t = 17: ") as stop:
+        loop.fit(replace(CONFIG, steps=200, save_every=1), tmp_path)
+    broken = int(re.findall(r"step (\d+)", str(stop.value))[0])
+    kept = loop.load(tmp_path).state
+    assert int(kept.step) == broken - 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.params))
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    loop.fit(replace(CONFIG, steps=3), tmp_path)
+    with pytest.raises(ValueError, match="holds a run with seed = 0, not 1: choose another --workdir"):
+        loop.fit(replace(CONFIG, seed=1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": "digit"}, "unknown data set 'digit': choose one of digits"),
+        ({"preset": "huge"}, "unknown preset 'huge': choose one of cifar10"),
+        ({"preset": "cifar10"}, "preset 'cifar10' is for 3-channel images and digits has 1"),
+        ({"schedule": "lin"}, "unknown schedule 'lin': choose one of linear"),
+        ({"schedule": "jsd"}, "prediction 'eps' needs alpha_bar_T > 0"),
+        ({"prediction": "score"}, "unknown prediction 'score': choose one of eps"),
+        ({"objective": "vlb"}, "unknown objective 'vlb': choose one of simple"),
+        ({"parallel": "pjit"}, "unknown parallel 'pjit': choose one of pmap"),
+        ({"T": 0}, "T = 0"),
+        ({"steps": 0}, "steps = 0: it is at least 1"),
+        ({"batch": 0}, "batch = 0: it is at least 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        loop.fit(replace(CONFIG, **change), tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -45,12 +45,12 @@ class Config:
     T: int = 1000
     prediction: str = "eps"
     objective: str = "simple"
-    steps: int = 2000
+    steps: int = 2600
     batch: int = 128
     learning_rate: float = 2e-3
     warmup: int = 100
     clip_norm: float = 1.0
-    ema_decay: float = 0.995
+    ema_decay: float = 0.998
     seed: int = 0
     parallel: str = "pmap"
     log_every: int = 50

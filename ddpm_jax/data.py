@@ -4,7 +4,7 @@ A data set is three fixed disjoint parts: the network learns on `train`, varianc
 `calibration`, and the likelihood is reported on `test`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import grain
@@ -16,7 +16,7 @@ class Split(NamedTuple):
     """One part of a data set.
 
     Attributes:
-      images: (n, H, W, C) grey levels 0..levels-1; anything that can be indexed and counted.
+      images: (n, H, W, C) grey levels 0..levels-1.
       labels: (n,) classes.
     """
 
@@ -55,14 +55,14 @@ def digits() -> DataSet:
     """The 1,797 handwritten digits inside scikit-learn: 8 x 8 pixels, 17 grey levels, no download.
 
     Source: Alpaydin & Kaynak 1998, the test set of UCI's "Optical Recognition of Handwritten Digits". They come ordered
-    by writer and are shuffled once, always alike, into 1,197 + 250 + 350.
+    by writer and are shuffled once, always alike, into 1,297 + 200 + 300.
     """
     from sklearn.datasets import load_digits
 
     source = load_digits()
     order = np.random.RandomState(0).permutation(len(source.target))
     images = source.images.astype(np.uint8)[order, ..., None]
-    parts = [Split(images[i], source.target[order[i]]) for i in np.split(np.arange(len(order)), [1197, 1447])]
+    parts = [Split(images[i], source.target[order[i]]) for i in np.split(np.arange(len(order)), [1297, 1497])]
     return DataSet("digits", "1,797 handwritten digits of 8 x 8 pixels (UCI, in scikit-learn)", 17, False, *parts)
 
 
@@ -80,7 +80,7 @@ def load(name: str) -> DataSet:
     return DATASETS[name]()
 
 
-def batches(images: Sequence, batch: int, seed: int) -> grain.MapDataset:
+def batches(images: UInt8[np.ndarray, "n h w c"], batch: int, seed: int) -> grain.MapDataset:
     """`batches(...)[step]` is the batch (batch, H, W, C) of that step: every epoch in a new order.
 
     Args:

@@ -22,6 +22,7 @@ from ddpm_jax.unet import UNetConfig
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
+FAST_TO_COMPILE = {"xla_backend_optimization_level": 0}  # for hundreds of random draws that run once
 
 
 class Run(NamedTuple):
@@ -117,7 +118,7 @@ def fit(config: Config, workdir: Path) -> Trained:
     """
     run = resolve(config)
     folder = workdir / CHECKPOINTS
-    state = fresh(run)
+    state = jax.jit(partial(fresh, run), compiler_options=FAST_TO_COMPILE)()
     if checkpoint.latest(folder) is not None:
         _check_same(config, run.network, checkpoint.describe(folder), workdir)
         state = checkpoint.restore(folder, state)
@@ -215,4 +216,4 @@ def _preview(run: Run, state: TrainState, count: int = 16, K: int = 50) -> np.nd
     rules = sampler.Rules(levels=run.data.levels)
     choice = variance.large(run.schedule)
     x_0 = sampler.sample(state.key, steps, _denoiser(run, state), choice, shape, rules)
-    return np.uint8((np.clip(x_0, -1, 1) + 1) * 127.5)
+    return np.round((np.clip(np.asarray(x_0), -1, 1) + 1) * 127.5).astype(np.uint8)

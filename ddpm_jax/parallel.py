@@ -6,15 +6,17 @@ devices wrote it.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Shaped
 
-from ddpm_jax.train import Metrics, TrainState
-
-Step = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+S = TypeVar("S")
+Batch = Shaped[Array, "b *x"] | Shaped[np.ndarray, "b *x"]
+Step = Callable[[S, Batch], tuple[S, Any]]
 AXIS = "devices"
 
 
@@ -23,7 +25,7 @@ def pmap(step: Callable, devices: Sequence[jax.Device]) -> Step:
     mapped = jax.pmap(partial(step, axis=AXIS), axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=list(devices))
     count = len(devices)
 
-    def run(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
+    def run(state: Any, batch: Batch) -> tuple[Any, Any]:
         return mapped(state, batch.reshape(count, batch.shape[0] // count, *batch.shape[1:]))
 
     return run
@@ -39,7 +41,7 @@ def shard_map(step: Callable, devices: Sequence[jax.Device]) -> Step:
 PARALLEL: dict[str, Callable[[Callable, Sequence[jax.Device]], Step]] = {"pmap": pmap, "shard_map": shard_map}
 
 
-def replicate(state: TrainState, devices: Sequence[jax.Device] | None = None) -> TrainState:
+def replicate(state: S, devices: Sequence[jax.Device] | None = None) -> S:
     """The state on every device, as a step returns it: without this the second step would compile again."""
     devices = jax.local_devices() if devices is None else devices
     return jax.device_put(state, NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()))

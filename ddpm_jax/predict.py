@@ -4,10 +4,9 @@ The article's predict step. A network is read once, here; samplers, losses and e
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 from jaxtyping import Float, Int
@@ -15,7 +14,7 @@ from jaxtyping import Float, Int
 from ddpm_jax.schedule import Schedule, Times, rows
 
 Images = Float[Array, "b *x"]
-Column = Float[Array, "..."] | Float[np.ndarray, "..."]
+Column = Any  # float64 (K,) arrays on the host; inside a scan the float32 number of one step
 
 
 class Prediction(NamedTuple):

@@ -102,8 +102,8 @@ class Steps(NamedTuple):
       excess_max: alpha_bar_t / (1 - alpha_bar_t), the largest Cov[eps | x_t] of data in [-1, 1].
     """
 
-    s: Column | Times
-    t: Column | Times
+    s: Column
+    t: Column
     a: Column
     b: Column
     tb: Column
@@ -159,8 +159,8 @@ def pairs(schedule: Schedule, s: np.ndarray, t: np.ndarray, kernel: Kernel = DDP
     if bad.any():
         i = int(np.argmax(bad))
         raise ValueError(f"step {t[i]} -> {s[i]}: times must ascend within 1..{schedule.T}")
-    ab_s, ab_t = schedule.alpha_bar[s], schedule.alpha_bar[t]
-    noise_s, noise_t = schedule.one_minus_alpha_bar[s], schedule.one_minus_alpha_bar[t]
+    ab_s, ab_t = np.asarray(schedule.alpha_bar)[np.stack([s, t])]
+    noise_s, noise_t = np.asarray(schedule.one_minus_alpha_bar)[np.stack([s, t])]
     if not (ab_t > 0).all():
         raise ValueError("alpha_bar_T = 0: reverse steps and their KL terms need some data left at T")
     a = ab_t / ab_s

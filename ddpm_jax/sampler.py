@@ -16,7 +16,7 @@ from jaxtyping import Float, Key
 
 from ddpm_jax import gaussian, predict, variance
 from ddpm_jax.basis import Basis
-from ddpm_jax.predict import Denoiser, Images
+from ddpm_jax.predict import Column, Denoiser, Images
 from ddpm_jax.process import DDPM, Kernel, Steps, ddim
 from ddpm_jax.variance import ReverseVariance
 
@@ -157,8 +157,8 @@ def _scan(
     keys: Key[Array, " n"],
     steps: Steps,
     denoiser: Denoiser,
-    fixed: Array | None,
-    cap: Array,
+    fixed: Column | None,
+    cap: Column,
     x_T: Images,
     *,
     log_var_of: Callable | None,
@@ -166,7 +166,7 @@ def _scan(
     clip: bool,
     record: bool,
 ) -> Path:
-    def step_back(x_t: Images, at: tuple[Steps, Array | None, Array]) -> tuple[Images, Images | None]:
+    def step_back(x_t: Images, at: tuple[Steps, Column, Column]) -> tuple[Images, Images | None]:
         step, fixed_log_var, largest = at
         prediction = denoiser(x_t, jnp.full(x_t.shape[0], step.t))
         if clip:
@@ -178,4 +178,4 @@ def _scan(
         return x_s, (prediction.x_0 if record else None)
 
     x_0, x_0_hat = jax.lax.scan(step_back, x_T, (steps, fixed, cap), reverse=True)
-    return Path(x_0, x_0_hat[::-1] if record else None)
+    return Path(x_0, None if x_0_hat is None else x_0_hat[::-1])

@@ -98,7 +98,7 @@ def to_unit(images_uint8: UInt8[Array, "b *x"], levels: int) -> Images:
     return images_uint8.astype(jnp.float32) * (2 / (levels - 1)) - 1
 
 
-def to_levels(x: Images, levels: int) -> np.ndarray:
+def to_levels(x: Images | Float[np.ndarray, "b *x"], levels: int) -> np.ndarray:
     """[-1, 1] to the nearest grey level 0..levels-1, after clipping; the inverse of `to_unit`, on the host."""
     return np.round((np.clip(np.asarray(x), -1, 1) + 1) * ((levels - 1) / 2)).astype(np.uint8)
 
@@ -144,5 +144,5 @@ def train_step(
     new_params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(recipe.ema_decay, (1 + state.step) / (10 + state.step))
     ema = jax.tree.map(lambda average, new: average + (1 - decay) * (new - average), state.ema, new_params)
-    metrics = Metrics(loss, optax.global_norm(gradient), bad_t)
+    metrics = Metrics(loss, optax.tree.norm(gradient), bad_t)
     return TrainState(state.step + 1, new_params, ema, opt_state, state.key), metrics

@@ -4,9 +4,11 @@ A stateless function of (params, x_t, t): `network(config)` is all that the rest
 is NHWC; t is the article's 1..T.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -159,13 +161,15 @@ class UNet(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], t: Int[Array, " b"], keys: Key[Array, " b"] | None = None) -> Array:
         """(x_t, t) -> (b, h, w, image_channels (1 + heads)); `keys`, one per example, turn dropout on."""
         config = self.config
-        blocks = iter(range(1_000_000))
-        block = lambda h, channels: ResidualBlock(config, channels, next(blocks))(h, time, keys)  # noqa: E731
-        attend = lambda h: Attention(config)(h) if h.shape[1] in config.attention_resolutions else h  # noqa: E731
-
-        time = time_embedding(t, config.channels)
-        time = nn.Dense(4 * config.channels, kernel_init=fan_average)(time)
+        time = nn.Dense(4 * config.channels, kernel_init=fan_average)(time_embedding(t, config.channels))
         time = nn.Dense(4 * config.channels, kernel_init=fan_average)(nn.swish(time))
+        index = count()
+
+        def block(h: Array, channels: int) -> Array:
+            return ResidualBlock(config, channels, next(index))(h, time, keys)
+
+        def attend(h: Array) -> Array:
+            return Attention(config)(h) if h.shape[1] in config.attention_resolutions else h
 
         h = Convolution(config.channels)(x)
         skips = [h]
@@ -208,20 +212,20 @@ def _dropout(x: Array, rate: float, keys: Key[Array, " b"] | None, index: int) -
 
 
 @lru_cache
-def network(config: UNetConfig) -> Callable[..., Array]:
+def network(config: UNetConfig) -> Callable[..., Any]:
     """network(params, x_t, t, dropout_keys=None) -> output; the same object for equal configs."""
     return UNet(config).apply
 
 
-def init(key: Key[Array, ""], config: UNetConfig, image_size: int) -> dict:
-    """Fresh parameters, a nested dict of float32 arrays.
+def init(key: Key[Array, ""], config: UNetConfig, image_size: int) -> Mapping[str, Any]:
+    """Fresh parameters, a nested dict of float32 arrays. Jit it: hundreds of random draws.
 
     Raises:
       ValueError: the image cannot be halved as often as there are levels, or channels do not split into groups.
     """
     check(config, image_size)
     x = jnp.zeros((1, image_size, image_size, config.image_channels))
-    return jax.jit(UNet(config).init)(key, x, jnp.ones(1, jnp.int32))
+    return UNet(config).init(key, x, jnp.ones(1, jnp.int32))
 
 
 def check(config: UNetConfig, image_size: int) -> None:
@@ -239,6 +243,6 @@ def check(config: UNetConfig, image_size: int) -> None:
                 raise ValueError(f"{config.channels * multiplier} channels do not split into {parts} {name}")
 
 
-def parameter_count(params: dict) -> int:
+def parameter_count(params: Mapping[str, Any]) -> int:
     """The number of trainable numbers."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -167,8 +167,8 @@ class Calibration(NamedTuple):
     schedule: Schedule
     frac: float = 0.5
     c: float = 1.0
-    excess: Table | None = None
-    error: Table | None = None
+    excess: np.ndarray | None = None
+    error: np.ndarray | None = None
     clamp_cov: bool = True
 
 
@@ -176,7 +176,13 @@ class Unmeasured(ValueError):
     """A variance needs moments of the network that its calibration lacks."""
 
 
-def _measured(table: Table | None, name: str, schedule: Schedule) -> Table:
+def measured(table: np.ndarray | None, name: str, schedule: Schedule) -> np.ndarray:
+    """A table of moments, one row a time.
+
+    Raises:
+      Unmeasured: there is none.
+      ValueError: it belongs to another schedule.
+    """
     if table is None:
         raise Unmeasured(f"this variance needs {name}: measure the moments of the network first")
     if len(table) != schedule.T + 1:
@@ -189,8 +195,8 @@ VARIANCES: dict[str, Callable[[Calibration], ReverseVariance]] = {
     "large": lambda known: large(known.schedule),
     "interpolated": lambda known: interpolated(known.frac),
     "family": lambda known: family(known.c, known.schedule),
-    "analytic": lambda known: analytic(_measured(known.excess, "1 - Gamma_t", known.schedule), known.clamp_cov),
-    "isotropic": lambda known: isotropic(_measured(known.error, "M_t", known.schedule)),
+    "analytic": lambda known: analytic(measured(known.excess, "1 - Gamma_t", known.schedule), known.clamp_cov),
+    "isotropic": lambda known: isotropic(measured(known.error, "M_t", known.schedule)),
     "zero": lambda known: zero(),
 }
 

@@ -57,7 +57,7 @@ def gaussian(schedule: Schedule, mean: np.ndarray, variance: np.ndarray) -> Worl
         raise ValueError(f"variance {c.min():g}: it is at least 0")
 
     def total(t: int) -> np.ndarray:
-        return schedule.alpha_bar[t] * c + schedule.one_minus_alpha_bar[t]
+        return np.asarray(schedule.alpha_bar[t] * c + schedule.one_minus_alpha_bar[t])
 
     def draw(key: Key[Array, ""], n: int) -> Images:
         return jnp.asarray(m, jnp.float32) + jnp.sqrt(jnp.asarray(c, jnp.float32)) * jax.random.normal(

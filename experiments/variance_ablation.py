@@ -175,7 +175,7 @@ def tabulate(
         ],
         "negative_control": ablation.negative_control(schedule, measured["test"], control_K),
         "gap_check": ablation.gap_check(known, measured["test"]),
-        "per_time": ablation.per_time(known, measured["calibration"]),
+        "per_time": ablation.per_time(schedule, measured["calibration"], options.clamp_cov),
         "sigma2": ablation.between_the_bounds(choices, options.sample_K[len(options.sample_K) // 2]),
         "trajectories_chosen": ablation.chosen(choices),
         "memorising": ablation.memorising(known, measured["train"], measured["test"], min(GAP_K, schedule.T)),
@@ -217,9 +217,9 @@ def pictures(
 ) -> dict[str, np.ndarray]:
     """The small images of the report, as grey levels 0..255."""
     images = trained.run.data
-    K = options.sample_K[len(options.sample_K) // 2]
+    K, shown = max(options.sample_K), min(SHOWN, options.images)
     best = "isotropic" if "isotropic" in options.variances else options.variances[0]
-    long = drawn[best, "even", max(options.sample_K)][0, :SHOWN]
+    long = drawn[best, "even", K][0, :shown]
     index, distance = quality.nearest(long, images.train.images)
     strip = sampler.sample_path(
         jax.random.key(0),
@@ -229,13 +229,13 @@ def pictures(
         (4, *images.shape),
         rules(options, images),
     )
-    shown = {
-        "grid": np.stack([drawn[name, "even", K][0, :SHOWN] for name in options.variances]),
-        "grid_real": images.test.images[:SHOWN],
-        "strip": to_levels(strip.x_0_hat, images.levels).swapaxes(0, 1),
+    levels = {
+        "grid": np.stack([drawn[name, "even", K][0, :shown] for name in options.variances]),
+        "grid_real": images.test.images[:shown],
+        "strip": to_levels(np.asarray(strip.x_0_hat), images.levels).swapaxes(0, 1),
         "neighbours": np.stack([long, images.train.images[index]], axis=1),
     }
-    shades = {name: np.round(levels * (255 / (images.levels - 1))).astype(np.uint8) for name, levels in shown.items()}
+    shades = {name: np.round(rows * (255 / (images.levels - 1))).astype(np.uint8) for name, rows in levels.items()}
     times = choices.times[best, "even", min(options.sample_K)][::-1]
     return {**shades, "strip_t": times, "neighbours_distance": distance}
 
@@ -248,7 +248,7 @@ def write(folder: Path, results: dict[str, Any], shown: dict[str, np.ndarray]) -
         writer = csv.DictWriter(file, table[0].keys())
         writer.writeheader()
         writer.writerows(table)
-    np.savez_compressed(folder / "pictures.npz", **shown)
+    np.savez_compressed(folder / "pictures.npz", allow_pickle=False, **shown)
     page.write(folder, results, shown)
 
 

@@ -44,7 +44,7 @@ def test_the_newest_is_restored_and_old_ones_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        (state_at(0, width=4), r"params\.layer\.bias"),
+        (state_at(0, width=4), r"ema\.layer\.bias is \[\[3\], .float32.\] there"),
         (state_at(0, dtype="bfloat16"), "float32"),
         (state_at(0)._replace(params={"other": jnp.zeros(2)}), r"params\.layer\.bias is .* there and absent here"),
     ],

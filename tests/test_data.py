@@ -10,7 +10,7 @@ from ddpm_jax import data
 def test_digits_are_all_of_scikit_learns_in_three_disjoint_parts() -> None:
     digits = data.digits()
     parts = [digits.train, digits.calibration, digits.test]
-    assert [len(part.images) for part in parts] == [1197, 250, 350]
+    assert [len(part.images) for part in parts] == [1297, 200, 300]
     together = np.concatenate([part.images for part in parts])[..., 0]
     labels = np.concatenate([part.labels for part in parts])
     source = load_digits()

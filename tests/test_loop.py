@@ -19,7 +19,7 @@ CONFIG = Config(preset="tiny", T=50, steps=6, batch=8, log_every=2, save_every=3
 
 @pytest.fixture(autouse=True)
 def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(unet.PRESETS, "tiny", replace(TINY, dropout=0.1))
+    monkeypatch.setitem(unet.PRESETS, "tiny", replace(TINY, multipliers=(1,), dropout=0.1))
 
 
 def test_k_and_k_steps_with_a_restore_between_equal_2k_steps_bit_for_bit(tmp_path: Path) -> None:
@@ -47,14 +47,14 @@ def test_a_finished_run_is_read_and_not_trained_again(tmp_path: Path) -> None:
     trained = loop.fit(CONFIG, tmp_path)
     again = loop.load(tmp_path)
     assert again.run.config == CONFIG
-    x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), np.array([1, 50])
+    x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
     np.testing.assert_array_equal(trained.denoiser(x_t, t).eps, again.denoiser(x_t, t).eps)
     assert int(loop.fit(CONFIG, tmp_path).state.step) == 6
 
 
 def test_samples_are_made_from_the_averaged_parameters(tmp_path: Path) -> None:
     trained = loop.fit(CONFIG, tmp_path)
-    x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), np.array([1, 50])
+    x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
     expected = unet.network(trained.run.network)(trained.state.ema, x_t, t)
     np.testing.assert_array_equal(trained.denoiser(x_t, t).eps, expected)
 

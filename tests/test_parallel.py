@@ -1,5 +1,6 @@
 """Devices: pmap and shard_map on many devices make the step of one device."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -10,19 +11,19 @@ import pytest
 
 from ddpm_jax import objective, parallel, schedule, train, unet
 from ddpm_jax.train import Recipe, TrainState
-from tests.test_unet import TINY
+from tests.test_unet import TINY, fresh
 
+SMALL = replace(TINY, multipliers=(1,), attention_resolutions=(), dropout=0.3)
 IMAGES = np.random.default_rng(0).integers(0, 17, (3, 16, 8, 8, 1)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    network = unet.network(unet.UNetConfig(**{**vars(TINY), "dropout": 0.3}))
-    return Recipe(schedule.linear(), network, "eps", objective.simple("eps"), optax.sgd(0.5), 0.9, 17, True)
+    return Recipe(schedule.linear(), unet.network(SMALL), "eps", objective.simple("eps"), optax.sgd(0.5), 0.9, 17, True)
 
 
 def after_three_steps(recipe: Recipe, how: str | None, devices: int) -> TrainState:
-    state = train.init(jax.random.key(1), unet.init(jax.random.key(0), TINY, 8), recipe.optimizer)
+    state = train.init(jax.random.key(1), fresh(SMALL), recipe.optimizer)
     step = partial(train.train_step, recipe)
     if how is None:
         run = jax.jit(step)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from ddpm_jax import predict, process, schedule
+from tests.oracle import schedules
 
+SHORT = [0.1, 0.3, 0.5, 0.7]
 SHAPE = (5, 2, 2, 1)
 
 

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 from ddpm_jax import unet
+from ddpm_jax.loop import FAST_TO_COMPILE
 from ddpm_jax.unet import PRESETS, UNetConfig
 
 TINY = UNetConfig(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), groups=4, image_channels=1)
+
+
+def fresh(config: UNetConfig) -> dict:
+    init = jax.jit(unet.init, static_argnums=(1, 2), compiler_options=FAST_TO_COMPILE)
+    return init(jax.random.key(0), config, 8)
 
 
 def size_of(config: UNetConfig, image_size: int) -> int:
@@ -32,8 +38,10 @@ def test_the_digits_preset_has_attention_and_half_a_million_parameters() -> None
 
 
 def test_a_fresh_network_says_almost_nothing() -> None:
-    params = unet.init(jax.random.key(0), TINY, 8)
-    output = unet.network(TINY)(params, jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.array([1, 1000]))
+    params = fresh(TINY)
+    output = jax.jit(unet.network(TINY))(
+        params, jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jnp.array([1, 1000])
+    )
     assert np.abs(output).max() < 1e-3
 
 
@@ -55,9 +63,8 @@ def test_time_embedding_is_sines_and_cosines_of_t() -> None:
 def randomised(config: UNetConfig) -> dict:
     """Parameters none of which is near zero, so that every path counts."""
     shapes = jax.eval_shape(lambda key: unet.init(key, config, 8), jax.random.key(0))
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    return tree.unflatten([0.2 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
+    draw = np.random.default_rng(3)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.2 * draw.standard_normal(leaf.shape), jnp.float32), shapes)
 
 
 @pytest.mark.parametrize(
@@ -67,14 +74,14 @@ def randomised(config: UNetConfig) -> dict:
 )
 def test_output_has_the_image_channels_and_the_heads(config: UNetConfig) -> None:
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, config.image_channels))
-    output = unet.network(config)(randomised(config), x, jnp.array([1, 7]))
+    output = jax.jit(unet.network(config))(randomised(config), x, jnp.array([1, 7]))
     assert output.shape == (2, 8, 8, config.image_channels * (1 + config.heads))
     assert np.isfinite(output).all()
 
 
 def test_the_network_listens_to_time() -> None:
     params, x = randomised(TINY), jax.random.normal(jax.random.key(1), (1, 8, 8, 1))
-    first, last = (unet.network(TINY)(params, x, jnp.array([t])) for t in (1, 900))
+    first, last = (jax.jit(unet.network(TINY))(params, x, jnp.array([t])) for t in (1, 900))
     assert np.abs(first - last).max() > 1e-2
 
 

@@ -52,14 +52,16 @@ def choose(calibration: Calibration, names: Sequence[str], trajectories: Sequenc
     Raises:
       ValueError: an unknown name, or K outside 1..T.
     """
-    schedule, times = calibration.schedule, {}
+    schedule = calibration.schedule
+    error = variance.measured(calibration.error, "M_t", schedule)
+    times: dict[Cell, np.ndarray] = {}
     variances = {name: variance.build(name, calibration) for name in names}
     for name, choice in variances.items():
         for path in trajectories:
             if path == OPTIMAL and not choice.bound:
                 continue
             if path == OPTIMAL:
-                found = trajectory.cheapest_paths(elbo.cost(schedule, choice, calibration.error), Ks)
+                found = trajectory.cheapest_paths(elbo.cost(schedule, choice, error), Ks)
             else:
                 found = {K: trajectory.named(path, schedule.T, K) for K in Ks}
             times |= {(name, path, K): found[K] for K in Ks}
@@ -141,7 +143,7 @@ def gap_check(calibration: Calibration, moments: Moments) -> Row:
     snr = schedule.alpha_bar[1:] / schedule.one_minus_alpha_bar[1:]
     u = snr[:-1] / snr[1:] - 1
     rho = schedule.one_minus_alpha_bar[t - 1] / schedule.one_minus_alpha_bar[t]
-    judged, fixed = mean_error(moments)[t], calibration.error[t]
+    judged, fixed = mean_error(moments)[t], variance.measured(calibration.error, "M_t", schedule)[t]
     large = 0.5 * (rho * (1 + u * judged) - 1 - np.log(rho))
     isotropic = 0.5 * ((1 + u * judged) / (1 + u * fixed) - 1 + np.log1p(u * fixed))
     formula = (large - isotropic).sum() / elbo.NATS_PER_BIT
@@ -163,19 +165,18 @@ def memorising(calibration: Calibration, train: Moments, test: Moments, K: int) 
     )
 
 
-def per_time(calibration: Calibration, moments: Moments) -> Row:
+def per_time(schedule: Schedule, moments: Moments, clamp_cov: bool) -> Row:
     """M_t, 1 - Gamma_t and c_eff(t) of the calibration images for t = 1..T, and where the covariance is clamped."""
-    times = np.arange(1, calibration.schedule.T + 1)
-    most = process.steps(calibration.schedule, times).excess_max
-    excess, error = calibration.excess[1:], calibration.error[1:]
-    clamped = ((excess < 0) | (excess > most)) & calibration.clamp_cov
+    times = np.arange(1, schedule.T + 1)
+    excess, error = mean_excess(moments), mean_error(moments)
+    clamped = ((excess[1:] < 0) | (excess[1:] > process.steps(schedule, times).excess_max)) & clamp_cov
     return dict(
         t=times.tolist(),
-        error=error.tolist(),
+        error=error[1:].tolist(),
         error_standard_error=standard_error(moments.error)[1:].tolist(),
-        excess=excess.tolist(),
+        excess=excess[1:].tolist(),
         excess_standard_error=standard_error(moments.excess)[1:].tolist(),
-        c_eff=effective_variance(calibration.schedule, calibration.error)[1:].tolist(),
+        c_eff=effective_variance(schedule, error)[1:].tolist(),
         clamped_share=clamped.astype(float).tolist(),
     )
 

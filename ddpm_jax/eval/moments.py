@@ -6,7 +6,7 @@ shared by all choices.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from ddpm_jax.predict import Denoiser, Images
 from ddpm_jax.process import Steps
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.train import to_unit
+
+TIMES_PER_CALL = 50  # between two moves of the progress bar
 
 PerTime = Float64[np.ndarray, "n times"]
 
@@ -52,7 +54,7 @@ def mean_excess(moments: Moments) -> Float64[np.ndarray, " times"]:
     return moments.excess.mean(axis=0)
 
 
-def standard_error(per_image: Float64[np.ndarray, "n ..."]) -> np.ndarray | np.float64:
+def standard_error(per_image: Float64[np.ndarray, "n ..."]) -> Any:
     """Standard error of the mean over images, axis 0; NaN for a single image."""
     n = per_image.shape[0]
     return per_image.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(per_image.shape[1:], np.nan)
@@ -76,7 +78,7 @@ def measure(
     levels: int,
     clip_x_0: bool = True,
     times: np.ndarray | None = None,
-    batch: int = 128,
+    batch: int = 512,
 ) -> Moments:
     """The pass: every image at every time, images x times network evaluations.
 
@@ -88,7 +90,7 @@ def measure(
       levels: number of grey levels.
       clip_x_0: clip x_0_hat to [-1, 1] and let eps_hat agree with it.
       times: which times to visit; default all of 1..T.
-      batch: images per network evaluation.
+      batch: images per network evaluation, at most.
 
     Raises:
       ValueError: no images, or grey levels outside 0..levels-1.
@@ -101,16 +103,19 @@ def measure(
     times = np.arange(1, schedule.T + 1) if times is None else np.asarray(times)
     columns = np.full((3, n, schedule.T + 1), np.nan)
     at = process.pairs(schedule, np.zeros_like(times), times)
-    for first in tqdm(range(0, n, batch), desc="moments", unit="batch", mininterval=1):
-        index = np.minimum(np.arange(first, first + batch), n - 1)
+    denoiser, decoder_log_var = predict.as_argument(denoiser), process.decoder_log_var(schedule)
+    size = -(-n // -(-n // batch))
+    visits = [(first, begin) for first in range(0, n, size) for begin in range(0, len(times), TIMES_PER_CALL)]
+    for first, begin in tqdm(visits, desc=f"moments of {n} images", unit="call", mininterval=1):
+        index = np.minimum(np.arange(first, first + size), n - 1)
         x_0 = to_unit(jnp.asarray(images_uint8[index]), levels)
-        values = _pass(
-            key, index, x_0, at, process.decoder_log_var(schedule), predict.as_argument(denoiser), levels, clip_x_0
-        )
-        last = min(first + batch, n)
-        columns[:, first:last, times] = np.asarray(values, np.float64).transpose(0, 2, 1)[:, : last - first]
-    x_0 = np.asarray(images_uint8, np.float64) * (2 / (levels - 1)) - 1
-    return Moments(*columns, _prior(schedule, x_0), float(x_0.var(axis=0).mean()))
+        some = process.Steps(*(column[begin : begin + TIMES_PER_CALL] for column in at))
+        values = _pass(key, index, x_0, some, decoder_log_var, denoiser, levels, clip_x_0)
+        last = min(first + size, n)
+        columns[:, first:last, some.t] = np.asarray(values, np.float64).transpose(0, 2, 1)[:, : last - first]
+    data = np.asarray(images_uint8, np.float64) * (2 / (levels - 1)) - 1
+    error, excess, decoder = columns
+    return Moments(error, excess, decoder, _prior(schedule, data), float(data.var(axis=0).mean()))
 
 
 def _prior(schedule: Schedule, x_0: np.ndarray) -> np.ndarray:

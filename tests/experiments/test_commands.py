@@ -2,16 +2,19 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from ddpm_jax import unet
 from ddpm_jax.config import command_line
 from experiments import sample, train, variance_ablation
-from tests.test_unet import TINY
+from tests.test_unet import TINY as TWO_LEVELS
 
+TINY = replace(TWO_LEVELS, multipliers=(1,))
 TRAINING = ["--preset", "tiny", "--T", "30", "--steps", "4", "--batch", "8", "--sample-every", "0"]
 EXPERIMENTS = {
     "train": (train.Train, train),
@@ -101,9 +104,7 @@ def test_the_ablation_leaves_tables_pictures_and_a_page(tmp_path: Path, capsys: 
 
 
 def results_size() -> int:
-    import jax
-
-    return unet.parameter_count(unet.init(jax.random.key(0), TINY, 8))
+    return unet.parameter_count(jax.eval_shape(lambda: unet.init(jax.random.key(0), TINY, 8)))
 
 
 def test_the_ablation_takes_the_network_of_another_run(trained: Path, tmp_path: Path) -> None:
@@ -117,10 +118,10 @@ def test_the_ablation_takes_the_network_of_another_run(trained: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("name", "argv", "message"),
     [
-        ("sample", ["--variance", "smal"], "unknown variance 'smal'"),
+        ("sample", ["--K", "3", "--variance", "smal"], "unknown variance 'smal'"),
         ("sample", ["--sampler", "ddmi"], "unknown sampler 'ddmi'"),
-        ("sample", ["--sampler", "ddim", "--variance", "interpolated"], "defined for the DDPM kernel only"),
-        ("sample", ["--sampler", "ddim", "--eta", "2"], "eta = 2 is outside [0, 1]"),
+        ("sample", ["--K", "3", "--sampler", "ddim", "--variance", "interpolated"], "defined for the DDPM kernel only"),
+        ("sample", ["--K", "3", "--sampler", "ddim", "--eta", "2"], "eta = 2 is outside [0, 1]"),
         ("sample", ["--K", "31"], "K = 31 steps: choose 1 to 30"),
         ("sample", ["--times", "3", "3", "30"], "times 3, 3: they must ascend"),
         ("sample", ["--n", "0"], "n = 0"),

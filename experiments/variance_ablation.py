@@ -41,7 +41,7 @@ class Ablation:
       workdir: where the run, the tables and the report go.
       checkpoint: workdir of a finished run whose network to take.
       variances: names, in the order of the tables.
-      trajectories: even, quadratic or optimal.
+      trajectories: quadratic or optimal, beside even.
       K: chain lengths of the likelihood table.
       sample_K: chain lengths that are sampled, on the even trajectory.
       images: samples of each cell and seed.
@@ -88,17 +88,15 @@ def main(options: Ablation) -> None:
     marks.append(time.perf_counter())
     choices, results = tabulate(options, trained, measured)
     marks.append(time.perf_counter())
-    quality_results, pictures = sample(options, trained, choices)
+    quality_results, shown = sample(options, trained, choices)
     marks.append(time.perf_counter())
-    laps = np.diff(marks).tolist()
-    results |= quality_results
-    results["config"] = resolved
-    results["rules"] = rules(options, run.data)._asdict()
+    seconds = dict(zip(("train", "moments", "likelihood", "sample"), np.diff(marks).tolist(), strict=True))
+    results |= {**quality_results, "config": resolved, "rules": rules(options, run.data)._asdict()}
     results["data"] = provenance.images(run.data, measured["calibration"].variance)
     results["training"] = provenance.training((options.checkpoint or options.workdir) / loop.METRICS, trained.state)
-    results["about"] = provenance.about(dict(zip(("train", "moments", "likelihood", "sample"), laps, strict=True)))
+    results["about"] = provenance.about(seconds)
     results["claims"] = claims.judge(results)
-    write(options.workdir, results, pictures)
+    write(options.workdir, results, shown)
     for claim in results["claims"]:
         verdict = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[claim["holds"]]
         print(f"{verdict}: {claim['claim']} ({claim['figures']})")
@@ -112,9 +110,9 @@ def resolve(options: Ablation) -> tuple[Ablation, loop.Run]:
       ValueError: an unknown name, or a number out of range.
     """
     run = loop.load(options.checkpoint).run if options.checkpoint else loop.resolve(options.training)
-    for name in options.variances:
-        if name not in VARIANCES:
-            raise ValueError(f"unknown variance {name!r}: choose from {', '.join(VARIANCES)}")
+    unknown = [name for name in options.variances if name not in VARIANCES]
+    if unknown:
+        raise ValueError(f"unknown variance {unknown[0]!r}: choose from {', '.join(VARIANCES)}")
     for name in options.trajectories:
         for K in (*options.K, *options.sample_K):
             trajectory.named("even" if name == OPTIMAL else name, run.schedule.T, K)
@@ -161,19 +159,19 @@ def tabulate(
     schedule = trained.run.schedule
     known = ablation.calibrate(schedule, measured["calibration"], options.frac, options.c, options.clamp_cov)
     Ks = sorted({*options.K, *options.sample_K})
-    choices = ablation.choose(known, options.variances, options.trajectories, Ks)
-    control_K = [K for K in Ks if K > 1]
+    paths = list(dict.fromkeys(("even", *options.trajectories)))
+    choices = ablation.choose(known, options.variances, paths, Ks)
     results = {
         "K": Ks,
         "sample_K": list(options.sample_K),
         "variances": list(options.variances),
-        "trajectories": list(options.trajectories),
+        "trajectories": paths,
         "likelihood": [
             row
             for split in ("test", "calibration")
             for row in ablation.rows(ablation.likelihoods(choices, measured[split]), split)
         ],
-        "negative_control": ablation.negative_control(schedule, measured["test"], control_K),
+        "negative_control": ablation.negative_control(schedule, measured["test"], [K for K in Ks if K > 1]),
         "gap_check": ablation.gap_check(known, measured["test"]),
         "per_time": ablation.per_time(schedule, measured["calibration"], options.clamp_cov),
         "sigma2": ablation.between_the_bounds(choices, options.sample_K[len(options.sample_K) // 2]),

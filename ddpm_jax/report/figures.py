@@ -39,10 +39,10 @@ def _plain_log(axis: Axis, ticks: Sequence[Number] = TICKS) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def _panels(results: Results) -> tuple[Figure, dict[str, Axes]]:
-    """One panel a trajectory, side by side, with one y axis."""
+def _panels(rows: dict[Cell, Row]) -> tuple[Figure, dict[str, Axes]]:
+    """One panel a trajectory that has rows, side by side, with one y axis."""
     figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
-    names = results["trajectories"]
+    names = list(dict.fromkeys(trajectory for _, trajectory, _ in rows))
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for name, axis in zip(names, axes, strict=True):
         axis.set_title(f"{name} trajectory")
@@ -58,7 +58,7 @@ def _legend_below(figure: Figure, axis: Axes) -> None:
 def _against_steps(results: Results, value: str, error: str, scale: dict[str, Any]) -> tuple[Figure, Axes]:
     """A number of the likelihood rows against K, one line a variance, one panel a trajectory; and the first panel."""
     rows = table.likelihood(results)
-    figure, panels = _panels(results)
+    figure, panels = _panels(rows)
     for trajectory, axis in panels.items():
         axis.set_yscale(**scale)
         for name, style in _styles(results):
@@ -152,7 +152,7 @@ def _distances(axis: Axes, results: Results, rows: dict[Cell, Row], trajectory: 
 def frechet(results: Results) -> Figure:
     """Frechet distance in the classifier's features against variance and K."""
     classifier, rows = results["classifier"], table.samples(results)
-    figure, panels = _panels(results)
+    figure, panels = _panels(rows)
     for trajectory, axis in panels.items():
         _distances(axis, results, rows, trajectory)
         axis.axhline(classifier["bias"], color="black", linestyle="--", label="finite-sample bias")

@@ -53,7 +53,6 @@ def choose(calibration: Calibration, names: Sequence[str], trajectories: Sequenc
       ValueError: an unknown name, or K outside 1..T.
     """
     schedule = calibration.schedule
-    error = variance.measured(calibration.error, "M_t", schedule)
     times: dict[Cell, np.ndarray] = {}
     variances = {name: variance.build(name, calibration) for name in names}
     for name, choice in variances.items():
@@ -61,6 +60,7 @@ def choose(calibration: Calibration, names: Sequence[str], trajectories: Sequenc
             if path == OPTIMAL and not choice.bound:
                 continue
             if path == OPTIMAL:
+                error = variance.measured(calibration.error, "M_t", schedule)
                 found = trajectory.cheapest_paths(elbo.cost(schedule, choice, error), Ks)
             else:
                 found = {K: trajectory.named(path, schedule.T, K) for K in Ks}

@@ -79,6 +79,7 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
     images = data.load(config.data)
     network = _named(unet.PRESETS, config.preset, "preset") if network is None else network
     forward = _named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
+    process.steps(forward, [forward.T])  # refuses a schedule that leaves no data at T
     predict.check_prediction(config.prediction, forward)
     _named(parallel.PARALLEL, config.parallel, "parallel")
     unet.check(network, images.shape[0])

@@ -6,7 +6,6 @@ Needs: minutes on two CPU cores for the default digits.
 Command: python -m experiments.variance_ablation --workdir runs/digits
 """
 
-import csv
 import json
 import time
 from dataclasses import dataclass, field, replace
@@ -239,13 +238,8 @@ def pictures(
 
 
 def write(folder: Path, results: dict[str, Any], shown: dict[str, np.ndarray]) -> None:
-    """results.json, results.csv, pictures.npz, the figures and the page."""
+    """results.json and pictures.npz, and the page with its figures and results.csv."""
     (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    table = page.csv_rows(results)
-    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, table[0].keys())
-        writer.writeheader()
-        writer.writerows(table)
     np.savez_compressed(folder / "pictures.npz", allow_pickle=False, **shown)
     page.write(folder, results, shown)
 

@@ -89,7 +89,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         ({"preset": "huge"}, "unknown preset 'huge': choose one of cifar10"),
         ({"preset": "cifar10"}, "preset 'cifar10' is for 3-channel images and digits has 1"),
         ({"schedule": "lin"}, "unknown schedule 'lin': choose one of linear"),
-        ({"schedule": "jsd"}, "prediction 'eps' needs alpha_bar_T > 0"),
+        ({"schedule": "jsd", "prediction": "v"}, "alpha_bar_T = 0: reverse steps"),
         ({"prediction": "score"}, "unknown prediction 'score': choose one of eps"),
         ({"objective": "vlb"}, "unknown objective 'vlb': choose one of simple"),
         ({"parallel": "pjit"}, "unknown parallel 'pjit': choose one of pmap"),

@@ -1,5 +1,6 @@
 """The page an ablation leaves behind: report.html, the figures beside it, the rows of results.csv."""
 
+import csv
 import io
 import math
 import re
@@ -221,7 +222,7 @@ def _render(results: Results, images: dict[str, bytes]) -> str:
 
 
 def write(folder: Path, results: Results, pictures: Pictures) -> None:
-    """Writes figures/NAME.png and report.html into a folder that exists.
+    """Writes figures/NAME.png, report.html and results.csv into a folder that exists.
 
     Args:
       folder: where the page goes.
@@ -235,3 +236,8 @@ def write(folder: Path, results: Results, pictures: Pictures) -> None:
     for name, png in images.items():
         (folder / "figures" / f"{name}.png").write_bytes(png)
     (folder / "report.html").write_text(_render(results, images), encoding="utf-8")
+    rows = csv_rows(results)
+    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)

@@ -82,7 +82,7 @@ class Convolution(nn.Module):
     """3 x 3 convolution with zero padding; parameters as in `nn.Conv`.
 
     Images of at most 2 x 2 pixels are multiplied by one matrix (every pixel reaches every other), which XLA's CPU
-    backend does 10 to 20 times faster than its convolution.
+    backend did 14 to 21 times faster than its convolution (forward, 128 images, 64 and 128 channels, jax 0.10.2).
     """
 
     channels: int

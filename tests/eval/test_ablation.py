@@ -74,7 +74,7 @@ def test_on_calibration_images_isotropic_and_the_optimal_trajectory_are_least(ch
     for (name, path, K), bound in found.items():
         if bound is None:
             continue
-        assert bound.total >= found["isotropic", path, K].total - 1e-12 or path == "optimal"
+        assert bound.total >= found["isotropic", path, K].total - 1e-12
         assert bound.total >= found[name, "optimal", K].total - 1e-12
 
 

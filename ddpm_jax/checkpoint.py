@@ -4,8 +4,10 @@ A state is stored as a flat table of named arrays, with the run's description be
 compared before anything is restored: orbax would cast a dtype silently.
 """
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ import orbax.checkpoint as ocp
 from ddpm_jax.train import TrainState
 
 Description = dict[str, Any]
+R = TypeVar("R")
 
 
 def _plain(state: TrainState) -> TrainState:
@@ -57,21 +60,20 @@ def save(folder: Path, state: TrainState, description: Description, keep: int = 
 
 def latest(folder: Path) -> int | None:
     """The newest stored step, or None."""
-    if not folder.is_dir():
-        return None
-    with _manager(folder) as manager:
-        return manager.latest_step()
+    return next(iter(_steps(folder)), None)
 
 
 def describe(folder: Path, step: int | None = None) -> Description:
     """What `save` was given as description, with the layout of the arrays.
 
+    Args:
+      folder: of the checkpoints.
+      step: which one; default the newest that can be read.
+
     Raises:
-      ValueError: the folder holds no checkpoint.
+      ValueError: the folder holds no checkpoint that can be read.
     """
-    step = _existing(folder, step)
-    with _manager(folder) as manager:
-        return manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))["description"]
+    return _newest(folder, step, _describe)
 
 
 def restore(folder: Path, template: TrainState, step: int | None = None) -> TrainState:
@@ -80,30 +82,74 @@ def restore(folder: Path, template: TrainState, step: int | None = None) -> Trai
     Args:
       folder: of the checkpoints.
       template: a state of the wanted layout, or its shapes (`jax.eval_shape`).
-      step: which one; default the newest.
+      step: which one; default the newest that can be read: a damaged one is named on stderr and passed over.
 
     Raises:
       ValueError: there is none, or its arrays differ from the template's in name, shape or dtype.
     """
-    step = _existing(folder, step)
     wanted_state = jax.eval_shape(_plain, template)
     named = _named(wanted_state)
-    stored, wanted = describe(folder, step)["layout"], _layout(named)
-    for name in sorted(stored.keys() | wanted.keys()):
-        if stored.get(name) != wanted.get(name):
-            raise ValueError(
-                f"checkpoint {folder}/{step} does not fit: {name} is {stored.get(name, 'absent')} there and "
-                f"{wanted.get(name, 'absent')} here; use the preset and optimizer it was made with"
-            )
-    targets = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), named)
-    with _manager(folder) as manager:
-        arrays = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(targets)))["state"]
+
+    def read(folder: Path, step: int) -> dict[str, Any]:
+        _check_layout(f"{folder}/{step}", _describe(folder, step)["layout"], _layout(named))
+        targets = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in named.items()}
+        with _manager(folder) as manager:
+            return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(targets)))["state"]
+
+    arrays = _newest(folder, step, read)
     plain = jax.tree.unflatten(jax.tree.structure(wanted_state), [jax.numpy.asarray(arrays[name]) for name in named])
     return plain._replace(key=jax.random.wrap_key_data(plain.key))
 
 
-def _existing(folder: Path, step: int | None) -> int:
-    step = latest(folder) if step is None else step
-    if step is None:
+def set_aside(folder: Path, after: int) -> None:
+    """Rename the checkpoints of later steps to STEP.damaged, so that a run that goes on from `after` can store its own.
+
+    Args:
+      folder: of the checkpoints.
+      after: the step that was restored.
+    """
+    for step in _steps(folder):
+        if step > after:
+            (folder / str(step)).rename(folder / f"{step}.damaged")
+
+
+class Misfit(ValueError):
+    """A checkpoint is whole and of another layout."""
+
+
+def _check_layout(place: str, stored: dict[str, list], wanted: dict[str, list]) -> None:
+    for name in sorted(stored.keys() | wanted.keys()):
+        if stored.get(name) != wanted.get(name):
+            raise Misfit(
+                f"checkpoint {place} does not fit: {name} is {stored.get(name, 'absent')} there and "
+                f"{wanted.get(name, 'absent')} here; use the preset and optimizer it was made with"
+            )
+
+
+def _steps(folder: Path) -> list[int]:
+    """The stored steps, the newest first."""
+    if not folder.is_dir():
+        return []
+    with _manager(folder) as manager:
+        return sorted(manager.all_steps(), reverse=True)
+
+
+def _describe(folder: Path, step: int) -> Description:
+    with _manager(folder) as manager:
+        return manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))["description"]
+
+
+def _newest(folder: Path, step: int | None, read: Callable[[Path, int], R]) -> R:
+    """What `read` finds at a step, or at the newest step that it can read."""
+    steps = _steps(folder) if step is None else [step]
+    if not steps:
         raise ValueError(f"no checkpoint in {folder}: train first")
-    return step
+    for candidate in steps:
+        try:
+            return read(folder, candidate)
+        except Misfit:
+            raise
+        except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
+            reason = str(error).strip().partition("\n")[0]
+            print(f"warning: checkpoint {folder}/{candidate} cannot be read: {reason}", file=sys.stderr)
+    raise ValueError(f"no checkpoint in {folder} can be read: train again in another --workdir")

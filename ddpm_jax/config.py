@@ -90,12 +90,19 @@ def command_line(kind: type[C], run: Callable[[C], None], description: str, argv
     config = tyro.cli(kind, description=description, args=argv)
     try:
         run(config)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {place}{error.strerror or error}; what was finished is kept, run again when mended",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except ValueError as error:
+        print(f"error: {str(error).partition(chr(10))[0]}", file=sys.stderr)
         sys.exit(2)
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(130)

@@ -73,11 +73,18 @@ def load(name: str) -> DataSet:
     """The data set called `name`.
 
     Raises:
-      ValueError: no data set has this name.
+      ValueError: no data set has this name, or its images leave [-1, 1].
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
-    return DATASETS[name]()
+    found = DATASETS[name]()
+    highest = max(int(split.images.max()) for split in (found.train, found.calibration, found.test))
+    if highest >= found.levels:
+        raise ValueError(
+            f"data set {name!r} has grey level {highest}, outside [-1, 1] with {found.levels} levels: give it "
+            f"{highest + 1} or more"
+        )
+    return found
 
 
 def batches(images: UInt8[np.ndarray, "n h w c"], batch: int, seed: int) -> grain.MapDataset:

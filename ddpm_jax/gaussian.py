@@ -29,7 +29,7 @@ class Gaussian(NamedTuple):
 
 
 def sample(gaussian: Gaussian, noise: Float[Array, "b *x"]) -> Float[Array, "b *x"]:
-    """The draw that standard-normal `noise` becomes: mean + sqrt(covariance) noise."""
+    """The draw that standard-normal `noise` becomes: x = mean + sqrt(covariance) noise."""
     return gaussian.mean + gaussian.basis.inverse(jnp.exp(gaussian.log_var / 2) * noise)
 
 
@@ -41,7 +41,7 @@ def kl(q: Gaussian, p: Gaussian) -> Float[Array, " b"]:
 
 
 def log_prob(gaussian: Gaussian, x: Float[Array, "b *x"]) -> Float[Array, " b"]:
-    """log density at x, nats per dimension."""
+    """log density at x, nats per dimension: -1/2 [r^2/sigma^2 + log(2 pi sigma^2)] with r = x - mean in the basis."""
     residual = gaussian.basis.forward(x - gaussian.mean)
     return _per_dimension(-0.5 * (residual**2 * jnp.exp(-gaussian.log_var) + gaussian.log_var + jnp.log(2 * jnp.pi)))
 
@@ -74,6 +74,8 @@ def discretised_log_mass(
     highest: Bool[Array, "*x"],
 ) -> Float[Array, "*x"]:
     """log of the normal mass within half a spacing of `residual`, element by element, in nats.
+
+    log [Phi((r + d)/sigma) - Phi((r - d)/sigma)], d = half_spacing, open at the ends. Ho et al. 2020, equation 13.
 
     Numerics: mirrored to the lower tail, where log Phi(u) - log Phi(l) is formed with the quadratic part taken out
     ((u - l)(u + l)/2 exactly), so no floor is needed and the result is finite in float32 for any pixel and mean.

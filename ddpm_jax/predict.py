@@ -84,7 +84,7 @@ def check_prediction(kind: str, schedule: Schedule) -> None:
 
 
 def target(schedule: Schedule, x_0: Images, t: Times, eps: Images, kind: str) -> Images:
-    """What a network of this kind of prediction is asked for: eps, x_0 or v.
+    """What a network of this kind is asked for: eps, x_0, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0.
 
     Raises:
       ValueError: the kind is unknown.

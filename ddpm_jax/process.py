@@ -127,7 +127,7 @@ class Steps(NamedTuple):
 
 
 def steps(schedule: Schedule, times: np.ndarray | list[int], kernel: Kernel = DDPM) -> Steps:
-    """The chain that visits `times` from the last to the first and then the data.
+    """The chain that visits `times` from the last to the first and then the data: s_k = t_(k-1), and 0 for the first.
 
     Args:
       schedule: the forward process.
@@ -144,7 +144,7 @@ def steps(schedule: Schedule, times: np.ndarray | list[int], kernel: Kernel = DD
 
 
 def pairs(schedule: Schedule, s: np.ndarray, t: np.ndarray, kernel: Kernel = DDPM) -> Steps:
-    """The coefficients of any pairs of times, all in float64.
+    """The coefficients of any pairs of times, all in float64: a = alpha_bar_t / alpha_bar_s and what `Steps` lists.
 
     Args:
       schedule: the forward process, on the host.
@@ -194,7 +194,7 @@ def pairs(schedule: Schedule, s: np.ndarray, t: np.ndarray, kernel: Kernel = DDP
 
 
 def decoder_log_var(schedule: Schedule) -> float:
-    """log tb(1, 2): the papers' variance of p(x_0 | x_1). Ho et al. 2020, released code.
+    """log tb(1, 2) in nats: the papers' variance of p(x_0 | x_1). Ho et al. 2020, released code.
 
     A schedule of one time has no tb(1, 2) and takes log beta_1.
     """

@@ -14,8 +14,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
-from ddpm_jax import gaussian, predict, variance
+from ddpm_jax import gaussian, parallel, predict, variance
 from ddpm_jax.basis import Basis
+from ddpm_jax.parallel import Layout
 from ddpm_jax.predict import Column, Denoiser, Images
 from ddpm_jax.process import DDPM, Kernel, Steps, ddim
 from ddpm_jax.variance import ReverseVariance
@@ -80,6 +81,7 @@ def sample(
     shape: tuple[int, ...],
     rules: Rules = Rules(),
     x_T: Images | None = None,
+    layout: Layout = Layout(),
 ) -> Images:
     """Samples of the model. Ho et al. 2020, algorithm 2, for any trajectory, kernel and variance.
 
@@ -93,6 +95,7 @@ def sample(
       shape: (n, *x).
       rules: the conventions.
       x_T: where the chains start; default standard normal.
+      layout: how samples are spread over devices.
 
     Returns:
       x_0, (n, *x), not clipped.
@@ -100,7 +103,7 @@ def sample(
     Raises:
       ValueError: the variance does not fit the kernel, the rules are unknown, or keys or x_T do not fit the shape.
     """
-    return _chain(key, steps, denoiser, reverse_variance, shape, rules, x_T, record=False).x_0
+    return _chain(key, steps, denoiser, reverse_variance, shape, rules, x_T, layout, record=False).x_0
 
 
 def sample_path(
@@ -111,9 +114,10 @@ def sample_path(
     shape: tuple[int, ...],
     rules: Rules = Rules(),
     x_T: Images | None = None,
+    layout: Layout = Layout(),
 ) -> Path:
     """As `sample`, with x_0_hat of every step: predict, then correct."""
-    return _chain(key, steps, denoiser, reverse_variance, shape, rules, x_T, record=True)
+    return _chain(key, steps, denoiser, reverse_variance, shape, rules, x_T, layout, record=True)
 
 
 def _chain(
@@ -124,6 +128,7 @@ def _chain(
     shape: tuple[int, ...],
     rules: Rules,
     x_T: Images | None,
+    layout: Layout,
     record: bool,
 ) -> Path:
     """The host's part: fixed variances and the rules become arrays, then one compiled scan."""
@@ -133,39 +138,39 @@ def _chain(
     if x_T is not None and x_T.shape != shape:
         raise ValueError(f"x_T has shape {x_T.shape}, the samples {shape}")
     keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(shape[0]))
-    return _scan(
-        keys,
-        steps,
-        predict.as_argument(denoiser),
-        variance.table(choice, steps) if choice.headless else None,
-        log_var_cap(rules, steps),
-        _noise(keys, 0, shape[1:]) if x_T is None else x_T,
+    table = variance.table(choice, steps) if choice.headless else None
+    x_0, x_0_hat = parallel.over_examples(
+        _scan,
+        (steps, predict.as_argument(denoiser), table, log_var_cap(rules, steps)),
+        (keys, x_T),
+        layout,
+        shape=shape[1:],
         log_var_of=None if choice.headless else choice.log_var,
         basis=choice.basis,
         clip=rules.clip_x_0,
         record=record,
     )
+    return Path(x_0, None if x_0_hat is None else jnp.moveaxis(x_0_hat, 1, 0)[::-1])
 
 
 def _noise(keys: Key[Array, " n"], t: Array | int, shape: tuple[int, ...]) -> Images:
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), shape))(keys)
 
 
-@partial(jax.jit, static_argnames=("log_var_of", "basis", "clip", "record"))
 @jax.default_matmul_precision("highest")
 def _scan(
-    keys: Key[Array, " n"],
-    steps: Steps,
-    denoiser: Denoiser,
-    fixed: Column | None,
-    cap: Column,
-    x_T: Images,
+    shared: tuple[Steps, Denoiser, Column, Column],
+    examples: tuple[Key[Array, " n"], Images | None],
     *,
+    shape: tuple[int, ...],
     log_var_of: Callable | None,
     basis: Basis,
     clip: bool,
     record: bool,
-) -> Path:
+) -> tuple[Images, Float[Array, "n K *x"] | None]:
+    """One device's chains: x_0, and x_0_hat of every step from s = 0 up if it is recorded."""
+    (steps, denoiser, table, cap), (keys, x_T) = shared, examples
+
     def step_back(x_t: Images, at: tuple[Steps, Column, Column]) -> tuple[Images, Images | None]:
         step, fixed_log_var, largest = at
         prediction = denoiser(x_t, jnp.full(x_t.shape[0], step.t))
@@ -174,8 +179,9 @@ def _scan(
         mean = step.mean_x_0 * prediction.x_0 + step.mean_x_t * x_t
         log_var = fixed_log_var if log_var_of is None else log_var_of(step, x_t, prediction)
         kernel = gaussian.Gaussian(mean, jnp.minimum(log_var, largest), basis)
-        x_s = gaussian.sample(kernel, _noise(keys, step.t, x_t.shape[1:]))
+        x_s = gaussian.sample(kernel, _noise(keys, step.t, shape))
         return x_s, (prediction.x_0 if record else None)
 
-    x_0, x_0_hat = jax.lax.scan(step_back, x_T, (steps, fixed, cap), reverse=True)
-    return Path(x_0, None if x_0_hat is None else x_0_hat[::-1])
+    start = _noise(keys, 0, shape) if x_T is None else x_T
+    x_0, x_0_hat = jax.lax.scan(step_back, start, (steps, table, cap), reverse=True)
+    return x_0, None if x_0_hat is None else jnp.moveaxis(x_0_hat, 0, 1)

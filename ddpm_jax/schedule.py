@@ -54,7 +54,7 @@ def rows(table: Table, t: Times, like: Array) -> Array:
 
 
 def from_betas(betas: np.ndarray | list[float]) -> Schedule:
-    """The schedule of any beta_1..beta_T.
+    """The schedule of any beta_1..beta_T: alpha_bar_t = prod of 1 - beta_s over s <= t. Ho et al. 2020, equation 4.
 
     Args:
       betas: T numbers in (0, 1); the last may be 1 (no data left at T).

@@ -119,7 +119,7 @@ def isotropic(error: Table) -> ReverseVariance:
 
 
 def interpolated(frac: float) -> ReverseVariance:
-    """log sigma^2 = frac log b + (1 - frac) log tb: between the article's two answers.
+    """log sigma^2 = frac log b + (1 - frac) log tb, in nats: between the article's two answers.
 
     frac = 0 is `small`, frac = 1 is `large`; frac = 0.5 is the fixed_medium of Salimans & Ho 2022's released code.
     Numerics: at s = 0, where log tb = -inf, the step carries the papers' stand-in log tb(1, 2).
@@ -138,7 +138,7 @@ def zero() -> ReverseVariance:
 
 
 def scaled(variance: ReverseVariance, factor: float) -> ReverseVariance:
-    """`variance` times a number: a control that should lose where `variance` is right.
+    """sigma^2 = factor times that of `variance`: a control that should lose where `variance` is right.
 
     Raises:
       ValueError: factor <= 0.
@@ -201,6 +201,16 @@ VARIANCES: dict[str, Callable[[Calibration], ReverseVariance]] = {
 }
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that is not of VARIANCES.
+
+    Raises:
+      ValueError: no choice has this name.
+    """
+    if name not in VARIANCES:
+        raise ValueError(f"unknown variance {name!r}: choose one of {', '.join(VARIANCES)}")
+
+
 def build(name: str, calibration: Calibration) -> ReverseVariance:
     """The choice called `name`.
 
@@ -208,8 +218,7 @@ def build(name: str, calibration: Calibration) -> ReverseVariance:
       ValueError: no choice has this name.
       Unmeasured: it needs moments that `calibration` lacks.
     """
-    if name not in VARIANCES:
-        raise ValueError(f"unknown variance {name!r}: choose one of {', '.join(VARIANCES)}")
+    check_name(name)
     return VARIANCES[name](calibration)
 
 
@@ -224,7 +233,7 @@ def check_kernel(variance: ReverseVariance, steps: Steps) -> None:
 
 
 def table(variance: ReverseVariance, steps: Steps) -> np.ndarray:
-    """log sigma^2 of a headless choice at every step, (K,) or (K, *x), float64.
+    """log sigma^2 of a headless choice at every step, (K,) or (K, *x), in nats, float64.
 
     Raises:
       ValueError: the choice depends on x_t, does not fit the kernel, or gives a negative variance (an estimate of h

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from ddpm_jax import loop, process, sampler, trajectory, variance
-from ddpm_jax.config import command_line
+from ddpm_jax import cells, process, run, sampler, trajectory, variance
+from ddpm_jax.config import Config, command_line
 from ddpm_jax.eval import ablation, moments
 from ddpm_jax.sampler import SAMPLERS, Rules
+from ddpm_jax.subject import Subject
 from ddpm_jax.train import to_levels
 from ddpm_jax.variance import Calibration, ReverseVariance
 
@@ -26,6 +27,12 @@ class Sample:
 
     Attributes:
       workdir: of a trained run.
+      denoiser: module:function of your own network (x_t, t) -> what --prediction says, instead of a trained run.
+      data: its data set.
+      schedule: the noise schedule it was trained for.
+      T: number of noise levels.
+      prediction: what it predicts: eps, x_0 or v.
+      moments: moments.npz of an ablation of the same network; default: measured for this chain.
       variance: a name of variance.VARIANCES.
       sampler: ddpm or ddim.
       eta: noise of ddim: 0 for none, 1 for DDPM's.
@@ -45,6 +52,12 @@ class Sample:
     """
 
     workdir: Path = Path("runs/digits")
+    denoiser: str | None = None
+    data: str = "digits"
+    schedule: str = "linear"
+    T: int = 1000
+    prediction: str = "eps"
+    moments: Path | None = None
     variance: str = "large"
     sampler: str = "ddpm"
     eta: float = 0.0
@@ -69,8 +82,11 @@ def main(options: Sample) -> None:
         raise ValueError(f"unknown sampler {options.sampler!r}: choose one of {', '.join(SAMPLERS)}")
     if options.n < 1:
         raise ValueError(f"n = {options.n}: it is at least 1")
-    trained = loop.load(options.workdir)
-    schedule, images = trained.run.schedule, trained.run.data
+    variance.check_name(options.variance)
+    out = options.out or options.workdir / "samples"
+    cells.check_writable(out)
+    subject = network(options)
+    schedule, images = subject.schedule, subject.data
     times = (
         trajectory.explicit(schedule.T, options.times)
         if options.times
@@ -78,39 +94,44 @@ def main(options: Sample) -> None:
     )
     steps = process.steps(schedule, times, SAMPLERS[options.sampler](options.eta))
     rules = Rules(options.last_step, options.pixel_clip, images.levels, options.clip_x_0, options.clamp_cov)
+    sampler.log_var_cap(rules, steps)
     resolved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     if options.dry_run:
         print(json.dumps({**resolved, "times": times.tolist()}, indent=2))
         return
-    choice = build(options, trained, times)
-    x_0 = sampler.sample(
-        jax.random.key(options.seed), steps, trained.denoiser, choice, (options.n, *images.shape), rules
-    )
-    out = options.out or options.workdir / "samples"
+    choice = build(options, subject, rules, times)
+    shape = (options.n, *images.shape)
+    x_0 = sampler.sample(jax.random.key(options.seed), steps, subject.denoiser, choice, shape, rules)
     out.mkdir(parents=True, exist_ok=True)
     levels = to_levels(x_0, images.levels)
-    np.savez_compressed(out / "samples.npz", images=levels, options=json.dumps({**resolved, "times": times.tolist()}))
+    kept = dict(images=levels, options=np.asarray(json.dumps({**resolved, "times": times.tolist()})))
+    cells.write_whole(out / "samples.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **kept))
     draw_grid(levels, images.levels, out / "samples.png")
     print(out / "samples.png")
 
 
-def build(options: Sample, trained: loop.Trained, times: np.ndarray) -> ReverseVariance:
-    """The variance; those that need moments are measured on the calibration images at the times of the chain."""
-    known = Calibration(trained.run.schedule, options.frac, options.c, clamp_cov=options.clamp_cov)
-    try:
-        return variance.build(options.variance, known)
-    except variance.Unmeasured:
-        measured = moments.measure(
-            jax.random.fold_in(jax.random.key(options.seed), 1),
-            trained.run.schedule,
-            trained.denoiser,
-            trained.run.data.calibration.images,
-            trained.run.data.levels,
-            clip_x_0=options.clip_x_0,
-            times=times,
-        )
-        fixed = ablation.calibrate(trained.run.schedule, measured, options.frac, options.c, options.clamp_cov)
-        return variance.build(options.variance, fixed)
+def network(options: Sample) -> Subject:
+    """The denoiser of --denoiser, or that of the run in workdir."""
+    if options.denoiser:
+        named = {name: getattr(options, name) for name in ("data", "schedule", "T", "prediction")}
+        return run.own(options.denoiser, Config(**named))
+    return run.subject(run.load(options.workdir), "checkpoint", str(options.workdir))
+
+
+def build(options: Sample, subject: Subject, rules: Rules, times: np.ndarray) -> ReverseVariance:
+    """The variance; one that needs moments takes them from --moments, or calibration images at the chain's times."""
+    known = Calibration(subject.schedule, options.frac, options.c, clamp_cov=options.clamp_cov)
+    if options.moments:
+        measured = moments.load(options.moments, subject.fingerprint, rules)
+    else:
+        try:
+            return variance.build(options.variance, known)
+        except variance.Unmeasured:
+            images = subject.data.calibration.images
+            key = jax.random.fold_in(jax.random.key(options.seed), 1)
+            measured = moments.measure(key, subject.schedule, subject.denoiser, images, rules, times)
+    fixed = ablation.calibrate(subject.schedule, measured, options.frac, options.c, options.clamp_cov)
+    return variance.build(options.variance, fixed)
 
 
 def draw_grid(levels: np.ndarray, count: int, path: Path) -> None:

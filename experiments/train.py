@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ddpm_jax import loop
+from ddpm_jax import loop, run
 from ddpm_jax.config import Config, Flat, command_line, to_dict
 
 
@@ -30,9 +30,9 @@ class Train:
 
 def main(options: Train) -> None:
     """Train, or print what would be trained."""
-    run = loop.resolve(options.training)
+    found = run.resolve(options.training)
     if options.dry_run:
-        print(json.dumps({**to_dict(options.training), "network": to_dict(run.network)}, indent=2))
+        print(json.dumps({**to_dict(options.training), "network": to_dict(found.network)}, indent=2))
         return
     trained = loop.fit(options.training, options.workdir)
     print(f"{options.workdir}: trained to step {int(trained.state.step)}")

@@ -1,34 +1,42 @@
 """Which variance should the reverse step have? The article's open question, answered for one data set.
 
 Trains a denoiser (or takes one), measures its moments once, and compares every variance at every chain length by
-likelihood and by samples. The report says which claims of the literature hold.
+likelihood and by samples. The report says which claims of the literature hold. Everything measured or drawn is kept in
+workdir/cells under the hash of what it depends on: run again, it goes on where it stopped, and computes what is new.
 Needs: minutes on two CPU cores for the default digits.
 Command: python -m experiments.variance_ablation --workdir runs/digits
 """
 
 import json
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-from ddpm_jax import loop, process, sampler, trajectory
+from ddpm_jax import cells, loop, run
+from ddpm_jax.cells import Store
 from ddpm_jax.config import Config, Flat, command_line, to_dict
-from ddpm_jax.data import DataSet
-from ddpm_jax.eval import ablation, classifier, fid, moments, quality
+from ddpm_jax.eval import ablation, moments, study
 from ddpm_jax.eval.ablation import OPTIMAL
-from ddpm_jax.eval.moments import Moments
+from ddpm_jax.eval.study import Design, Means
+from ddpm_jax.parallel import Layout
 from ddpm_jax.report import claims, page, provenance
+from ddpm_jax.run import Trained
 from ddpm_jax.sampler import Rules
-from ddpm_jax.train import to_levels
+from ddpm_jax.subject import Subject
 from ddpm_jax.variance import VARIANCES
 
-SHOWN = 12  # images in a row of the report
-GAP_K = 50  # steps of the chain on which training and test images are compared
+R = TypeVar("R")
+Seconds = dict[str, float]
+RESULTS = "results.json"
+OF_A_USE = {"workdir", "dry_run", "force"}  # options that leave no trace in the numbers
+FREE_OF_A_DENOISER = {"data", "schedule", "T", "prediction", "parallel", "seed"}  # training options that concern it
 
 
 @dataclass(frozen=True)
@@ -36,9 +44,11 @@ class Ablation:
     """The options of this experiment.
 
     Attributes:
-      training: the network's run; ignored where --checkpoint is given.
-      workdir: where the run, the tables and the report go.
+      training: the network's run.
+      workdir: where the run, the cells, the tables and the report go.
       checkpoint: workdir of a finished run whose network to take.
+      denoiser: module:function of your own network (x_t, t) -> what --prediction says, trained for --schedule and --T.
+      training_seeds: networks to train, from seed upwards; the report shows their spread.
       variances: names, in the order of the tables.
       trajectories: quadratic or optimal, beside even.
       K: chain lengths of the likelihood table.
@@ -51,12 +61,15 @@ class Ablation:
       pixel_clip: bound on the noise of the step into tau_1, in grey levels; None for none.
       clip_x_0: clip predicted data to [-1, 1].
       clamp_cov: hold estimated covariances of the data within [0, 1].
+      force: measure and draw again what is in workdir/cells.
       dry_run: print the resolved config and stop.
     """
 
     training: Flat = field(default_factory=Config)
     workdir: Path = Path("runs/digits")
     checkpoint: Path | None = None
+    denoiser: str | None = None
+    training_seeds: int = 1
     variances: tuple[str, ...] = tuple(VARIANCES)
     trajectories: tuple[str, ...] = ("even", OPTIMAL)
     K: tuple[int, ...] = (10, 25, 50, 100, 200, 400, 1000)
@@ -69,179 +82,168 @@ class Ablation:
     pixel_clip: float | None = 1.0
     clip_x_0: bool = True
     clamp_cov: bool = True
+    force: bool = False
     dry_run: bool = False
+
+
+class Network(NamedTuple):
+    """A denoiser, its shape and how it came about; None where it was not trained here."""
+
+    subject: Subject
+    shape: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
+    images_per_second: float | None = None
+
+
+class Judged(NamedTuple):
+    """What one network gave."""
+
+    results: dict[str, Any]
+    shown: dict[str, np.ndarray]
+    calibration: moments.Moments
 
 
 def main(options: Ablation) -> None:
     """Train, measure, tabulate, sample, judge, report."""
-    options, run = resolve(options)
-    resolved = {**plain(options), "network": to_dict(run.network)}
+    options, there, design = resolve(options)
+    config = plain(options, there.shape if there else to_dict(run.shape(options.training)))
     if options.dry_run:
-        print(json.dumps(resolved, indent=2))
+        print(json.dumps(config, indent=2))
         return
     options.workdir.mkdir(parents=True, exist_ok=True)
-    marks = [time.perf_counter()]
-    trained = loop.load(options.checkpoint) if options.checkpoint else loop.fit(options.training, options.workdir)
-    marks.append(time.perf_counter())
-    measured = measure(options, trained)
-    marks.append(time.perf_counter())
-    choices, results = tabulate(options, trained, measured)
-    marks.append(time.perf_counter())
-    quality_results, shown = sample(options, trained, choices)
-    marks.append(time.perf_counter())
-    seconds = dict(zip(("train", "moments", "likelihood", "sample"), np.diff(marks).tolist(), strict=True))
-    results |= {**quality_results, "config": resolved, "rules": rules(options, run.data)._asdict()}
-    results["data"] = provenance.images(run.data, measured["calibration"].variance)
-    results["training"] = provenance.training((options.checkpoint or options.workdir) / loop.METRICS, trained.state)
-    results["about"] = provenance.about(seconds)
+    seconds, used = dict.fromkeys(("train", "moments", "likelihood", "sample"), 0.0), Counter[tuple[str, str]]()
+    seeds = [options.training.seed + i for i in range(options.training_seeds)]
+    judged = []
+    for seed in seeds:
+        network = there or timed(seconds, "train", partial(train, options, seed))
+        store = Store(options.workdir / "cells", {"denoiser": network.subject.fingerprint}, options.force, used)
+        judged.append(judge(options, network, design, store, seconds))
+        if seed == seeds[0]:
+            first = network
+    results = {**judged[0].results, "config": config, "rules": design.rules._asdict(), "training_seeds": seeds}
+    tables, samples = ([one.results[name] for one in judged] for name in ("likelihood", "sample_cells"))
+    results["spread"] = ablation.spread(tables, samples) if len(judged) > 1 else []
     results["claims"] = claims.judge(results)
-    write(options.workdir, results, shown)
-    for claim in results["claims"]:
-        verdict = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[claim["holds"]]
-        print(f"{verdict}: {claim['claim']} ({claim['figures']})")
+    about = {"about": provenance.about(seconds, first.images_per_second), "forced": options.force}
+    moments.save(options.workdir / "moments.npz", judged[0].calibration, first.subject.fingerprint, design.rules)
+    write(options.workdir, results, {**about, "cells": cells.tally(used)}, judged[0].shown)
+    print("\n".join(claims.lines(results["claims"])))
     print(f"report: {options.workdir / 'report.html'}")
 
 
-def resolve(options: Ablation) -> tuple[Ablation, loop.Run]:
-    """The options with the checkpoint's own training config; refuses what cannot work.
+def resolve(options: Ablation) -> tuple[Ablation, Network | None, Design]:
+    """The options with the training config that holds, the network if it is there already, and what is compared.
 
     Raises:
-      ValueError: an unknown name, or a number out of range.
+      ValueError: an unknown name, a number out of range, options that exclude each other, or a workdir that is taken.
     """
-    run = loop.load(options.checkpoint).run if options.checkpoint else loop.resolve(options.training)
-    unknown = [name for name in options.variances if name not in VARIANCES]
-    if unknown:
-        raise ValueError(f"unknown variance {unknown[0]!r}: choose from {', '.join(VARIANCES)}")
-    for name in options.trajectories:
-        for K in (*options.K, *options.sample_K):
-            trajectory.named("even" if name == OPTIMAL else name, run.schedule.T, K)
-    for name, least in (("images", 2), ("seeds", 1)):
-        if getattr(options, name) < least:
-            raise ValueError(f"{name} = {getattr(options, name)}: it is at least {least}")
-    sampler.log_var_cap(rules(options, run.data), process.steps(run.schedule, [1, run.schedule.T]))
-    return replace(options, training=run.config), run
-
-
-def plain(options: Ablation) -> dict[str, Any]:
-    """The options as plain values, the training config's among them."""
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    return {**values, "training": to_dict(options.training)}
-
-
-def rules(options: Ablation, images: DataSet) -> Rules:
-    """The conventions, with the data's own level spacing."""
-    return Rules(options.last_step, options.pixel_clip, images.levels, options.clip_x_0, options.clamp_cov)
-
-
-def measure(options: Ablation, trained: loop.Trained) -> dict[str, Moments]:
-    """The one pass over calibration and test images at every time, and over training images on a short chain."""
-    run, root = trained.run, jax.random.key(options.training.seed)
-    chain = trajectory.even(run.schedule.T, min(GAP_K, run.schedule.T))
-    return {
-        split: moments.measure(
-            jax.random.fold_in(root, index),
-            run.schedule,
-            trained.denoiser,
-            getattr(run.data, split).images,
-            run.data.levels,
-            clip_x_0=options.clip_x_0,
-            times=chain if split == "train" else None,
+    there, training = existing(options), options.training
+    if options.checkpoint:
+        training = replace(run.load(options.checkpoint).run.config, parallel=training.parallel)
+        run.check_given(options.training, training, {"parallel"}, f"checkpoint {options.checkpoint}")
+    options = replace(options, training=training)
+    found = there.subject if there else run.resolve(training)
+    if options.training_seeds < 1 or (there and options.training_seeds > 1):
+        raise ValueError(
+            f"training_seeds = {options.training_seeds}: at least 1, and more only of networks trained here"
         )
-        for index, split in enumerate(("calibration", "test", "train"))
-    }
+    rules = Rules(options.last_step, options.pixel_clip, found.data.levels, options.clip_x_0, options.clamp_cov)
+    shared = {name: getattr(options, name) for name in Design._fields if name != "rules"}
+    design = Design(rules, **shared)
+    study.check(design, found.schedule)
+    check_workdir(options, there)
+    return options, there, design
 
 
-def tabulate(
-    options: Ablation, trained: loop.Trained, measured: dict[str, Moments]
-) -> tuple[ablation.Choices, dict[str, Any]]:
-    """Everything that follows from the moments alone."""
-    schedule = trained.run.schedule
-    known = ablation.calibrate(schedule, measured["calibration"], options.frac, options.c, options.clamp_cov)
-    Ks = sorted({*options.K, *options.sample_K})
-    paths = list(dict.fromkeys(("even", *options.trajectories)))
-    choices = ablation.choose(known, options.variances, paths, Ks)
-    results = {
-        "K": Ks,
-        "sample_K": list(options.sample_K),
-        "variances": list(options.variances),
-        "trajectories": paths,
-        "likelihood": [
-            row
-            for split in ("test", "calibration")
-            for row in ablation.rows(ablation.likelihoods(choices, measured[split]), split)
-        ],
-        "negative_control": ablation.negative_control(schedule, measured["test"], [K for K in Ks if K > 1]),
-        "gap_check": ablation.gap_check(known, measured["test"]),
-        "per_time": ablation.per_time(schedule, measured["calibration"], options.clamp_cov),
-        "sigma2": ablation.between_the_bounds(choices, options.sample_K[len(options.sample_K) // 2]),
-        "trajectories_chosen": ablation.chosen(choices),
-        "memorising": ablation.memorising(known, measured["train"], measured["test"], min(GAP_K, schedule.T)),
-    }
-    return choices, results
+def existing(options: Ablation) -> Network | None:
+    """The network that --checkpoint or --denoiser names, or None.
+
+    Raises:
+      ValueError: both do, or it does not fit.
+    """
+    if options.checkpoint and options.denoiser:
+        raise ValueError(f"--checkpoint {options.checkpoint} and --denoiser {options.denoiser}: give one of them")
+    if options.denoiser:
+        run.check_given(options.training, Config(), FREE_OF_A_DENOISER, f"--denoiser {options.denoiser}")
+        return Network(run.own(options.denoiser, options.training))
+    if options.checkpoint:
+        return of_training(run.load(options.checkpoint), "checkpoint", options.checkpoint)
+    return None
 
 
-def sample(
-    options: Ablation, trained: loop.Trained, choices: ablation.Choices
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Samples of every variance x K with their Frechet distances, and the pictures of the report."""
-    images, conventions = trained.run.data, rules(options, trained.run.data)
-    shape = (options.images, *images.shape)
-    cells = [(name, "even", K) for K in options.sample_K for name in options.variances]
-    drawn = quality.draw(choices, trained.denoiser, cells, conventions, options.seeds, shape)
-    judge = classifier.fit(images.train.images, images.train.labels, images.levels)
-    features = partial(classifier.features, judge)
-    held_out = np.concatenate([images.calibration.images, images.test.images])
-    target = fid.gaussian_fit(features(images.train.images))
-    single, means = quality.distances(drawn, features, images.train.images)
-    results = {
-        "samples": single,
-        "sample_cells": means,
-        "classifier": {
-            "name": "multilayer perceptron, 128 and 32 hidden units, features of the last",
-            "features": int(target[0].size),
-            "train_accuracy": classifier.accuracy(judge, *images.train),
-            "test_accuracy": classifier.accuracy(judge, *images.test),
-            "bias": fid.finite_sample_bias(target[1], options.images),
-            "held_out_frechet": fid.frechet_distance(*fid.gaussian_fit(features(held_out)), *target),
-            "held_out_images": len(held_out),
-        },
-    }
-    return results, pictures(options, trained, choices, drawn)
+def train(options: Ablation, seed: int) -> Network:
+    """The network of one training seed, trained as far as it is not yet; the first lies in workdir itself."""
+    folder = options.workdir if seed == options.training.seed else options.workdir / f"seed-{seed}"
+    return of_training(loop.fit(replace(options.training, seed=seed), folder), "trained", folder)
 
 
-def pictures(
-    options: Ablation, trained: loop.Trained, choices: ablation.Choices, drawn: dict[ablation.Cell, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """The small images of the report, as grey levels 0..255."""
-    images = trained.run.data
-    K, shown = max(options.sample_K), min(SHOWN, options.images)
-    best = "isotropic" if "isotropic" in options.variances else options.variances[0]
-    long = drawn[best, "even", K][0, :shown]
-    index, distance = quality.nearest(long, images.train.images)
-    strip = sampler.sample_path(
-        jax.random.key(0),
-        process.steps(choices.schedule, choices.times[best, "even", min(options.sample_K)]),
-        trained.denoiser,
-        choices.variances[best],
-        (4, *images.shape),
-        rules(options, images),
+def of_training(trained: Trained, source: str, folder: Path) -> Network:
+    """The network of a run, with what its log says."""
+    log, name = folder / loop.METRICS, trained.run.config.preset if source == "trained" else str(folder)
+    subject, training = run.subject(trained, source, name), provenance.training(log, trained.state)
+    return Network(subject, to_dict(trained.run.network), training, provenance.training_rate(log))
+
+
+def check_workdir(options: Ablation, there: Network | None) -> None:
+    """Refuse a workdir that cannot be written or that holds another experiment.
+
+    Raises:
+      ValueError: see above.
+    """
+    cells.check_writable(options.workdir)
+    taken, path = None, options.workdir / RESULTS
+    if there and options.workdir != options.checkpoint and (options.workdir / run.CHECKPOINTS).exists():
+        taken = "a training run"
+    elif path.exists():
+        try:
+            network = json.loads(path.read_text(encoding="utf-8"))["network"]
+        except (ValueError, KeyError, TypeError):
+            network, taken = {}, "a results.json that is not of this experiment"
+        if there and network and network["fingerprint"] != there.subject.fingerprint:
+            taken = f"results of another network, {network['name']}"
+        elif not there and network and network["source"] != "trained":
+            taken = f"results of the network {network['name']}"
+    if taken:
+        raise ValueError(f"{options.workdir} holds {taken}: choose another --workdir")
+
+
+def plain(options: Ablation, shape: dict[str, Any] | None) -> dict[str, Any]:
+    """The options that the numbers depend on, and the network's shape, as plain values."""
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    kept = {name: value for name, value in values.items() if name not in OF_A_USE}
+    return {**kept, "training": to_dict(options.training), "network": shape}
+
+
+def judge(options: Ablation, network: Network, design: Design, store: Store, seconds: Seconds) -> Judged:
+    """Everything about one network, as far as it is not in the store yet."""
+    subject, keep = network.subject, partial(cells.fetch, store)
+    means, key = Means(Layout(options.training.parallel), keep), jax.random.key(options.training.seed)
+    measured = timed(
+        seconds, "moments", lambda: {split: study.measure(subject, design, key, split, means) for split in study.SPLITS}
     )
-    levels = {
-        "grid": np.stack([drawn[name, "even", K][0, :shown] for name in options.variances]),
-        "grid_real": images.test.images[:shown],
-        "strip": to_levels(np.asarray(strip.x_0_hat), images.levels).swapaxes(0, 1),
-        "neighbours": np.stack([long, images.train.images[index]], axis=1),
-    }
-    shades = {name: np.round(rows * (255 / (images.levels - 1))).astype(np.uint8) for name, rows in levels.items()}
-    times = choices.times[best, "even", min(options.sample_K)][::-1]
-    return {**shades, "strip_t": times, "neighbours_distance": distance}
+    choices = timed(seconds, "likelihood", lambda: study.choose(subject, design, measured["calibration"], keep))
+    results = timed(seconds, "likelihood", lambda: study.tabulate(subject, design, choices, measured, keep))
+    quality, drawn = timed(seconds, "sample", lambda: study.sample(subject, design, choices, means))
+    results |= {**quality, "training": network.training}
+    results["network"] = dict(source=subject.source, name=subject.name, fingerprint=subject.fingerprint)
+    results["data"] = provenance.images(subject.data, measured["calibration"].variance)
+    return Judged(results, study.pictures(subject, design, choices, drawn, keep), measured["calibration"])
 
 
-def write(folder: Path, results: dict[str, Any], shown: dict[str, np.ndarray]) -> None:
-    """results.json and pictures.npz, and the page with its figures and results.csv."""
-    (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    np.savez_compressed(folder / "pictures.npz", allow_pickle=False, **shown)
-    page.write(folder, results, shown)
+def timed(seconds: Seconds, part: str, work: Callable[[], R]) -> R:
+    """What `work` returns; its duration is added to the part's."""
+    started = time.perf_counter()
+    result = work()
+    seconds[part] += time.perf_counter() - started
+    return result
+
+
+def write(folder: Path, results: dict[str, Any], use: dict[str, Any], shown: dict[str, np.ndarray]) -> None:
+    """results.json, which two runs of one command share; run.json, in which they differ; the pictures and the page."""
+    cells.write_json(folder / RESULTS, results)
+    cells.write_json(folder / "run.json", use)
+    cells.write_whole(folder / "pictures.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **shown))
+    page.write(folder, results, use, shown)
 
 
 if __name__ == "__main__":

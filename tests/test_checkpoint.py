@@ -15,7 +15,9 @@ OPTIMIZER = train.adam(1e-3, 10, 1.0)
 
 def state_at(step: int, width: int = 3, dtype: str = "float32") -> TrainState:
     params = {"layer": {"kernel": jnp.full((2, width), step + 0.5, dtype), "bias": jnp.arange(width, dtype=dtype)}}
-    return train.init(jax.random.key(step), params, OPTIMIZER)._replace(step=jnp.int32(step))
+    state = train.init(jax.random.key(step), params, OPTIMIZER)._replace(step=jnp.int32(step))
+    _, moments = OPTIMIZER.update(params, state.opt_state, params)  # none of them is zero
+    return state._replace(opt_state=moments)
 
 
 def assert_equal(a: TrainState, b: TrainState) -> None:

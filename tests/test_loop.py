@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import loop, objective, unet
+from ddpm_jax import loop, objective, run, unet
 from ddpm_jax.config import Config
 from tests.test_unet import TINY
 
@@ -45,7 +45,7 @@ def test_the_log_has_every_step_once_even_after_an_interruption(tmp_path: Path) 
 
 def test_a_finished_run_is_read_and_not_trained_again(tmp_path: Path) -> None:
     trained = loop.fit(CONFIG, tmp_path)
-    again = loop.load(tmp_path)
+    again = run.load(tmp_path)
     assert again.run.config == CONFIG
     x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
     np.testing.assert_array_equal(trained.denoiser(x_t, t).eps, again.denoiser(x_t, t).eps)
@@ -69,11 +69,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 
     monkeypatch.setitem(objective.OBJECTIVES, "simple", lambda regress: breaks_at_17)
     with pytest.raises(FloatingPointError, match=r"loss nan at step \d+, t = 17: ") as stop:
-        loop.fit(replace(CONFIG, steps=200, save_every=1), tmp_path)
+        loop.fit(replace(CONFIG, steps=200, log_every=200, save_every=1), tmp_path)
     broken = int(re.findall(r"step (\d+)", str(stop.value))[0])
-    kept = loop.load(tmp_path).state
+    kept = run.load(tmp_path).state
     assert int(kept.step) == broken - 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.params))
+
+
+def test_a_loss_that_is_not_finite_is_seen_between_two_lines_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan = lambda schedule, denoiser, x_0, t, eps: jnp.full(len(t), jnp.nan)  # noqa: E731
+    monkeypatch.setitem(objective.OBJECTIVES, "simple", lambda regress: nan)
+    with pytest.raises(FloatingPointError, match="loss nan at step 1, t = "):
+        loop.fit(replace(CONFIG, log_every=6, save_every=6), tmp_path)
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:

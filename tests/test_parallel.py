@@ -1,7 +1,8 @@
-"""Devices: pmap and shard_map on many devices make the step of one device."""
+"""Devices: pmap and shard_map on many devices make the steps, samples and moments of one device."""
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from ddpm_jax import objective, parallel, schedule, train, unet
+from ddpm_jax import checkpoint, objective, parallel, predict, process, sampler, schedule, train, unet, variance
+from ddpm_jax.eval import moments
+from ddpm_jax.parallel import PARALLEL, Layout
+from ddpm_jax.sampler import Rules
 from ddpm_jax.train import Recipe, TrainState
 from tests.test_unet import TINY, fresh
 
@@ -22,31 +26,112 @@ def recipe() -> Recipe:
     return Recipe(schedule.linear(), unet.network(SMALL), "eps", objective.simple("eps"), optax.sgd(0.5), 0.9, 17, True)
 
 
-def after_three_steps(recipe: Recipe, how: str | None, devices: int) -> TrainState:
-    state = train.init(jax.random.key(1), fresh(SMALL), recipe.optimizer)
+def on(how: str, devices: int) -> Layout:
+    return Layout(how, tuple(jax.local_devices()[:devices]))
+
+
+def begin(recipe: Recipe) -> TrainState:
+    return train.init(jax.random.key(1), fresh(SMALL), recipe.optimizer)
+
+
+def after_steps(recipe: Recipe, state: TrainState, batches: np.ndarray, layout: Layout | None) -> TrainState:
     step = partial(train.train_step, recipe)
-    if how is None:
+    if layout is None:
         run = jax.jit(step)
     else:
-        chosen = jax.local_devices()[:devices]
-        run, state = parallel.parallelise(step, how, 16, chosen), parallel.replicate(state, chosen)
-    for images in IMAGES:
+        run, state = parallel.parallelise(step, 16, layout), parallel.replicate(state, layout)
+    for images in batches:
         state, metrics = run(state, jnp.asarray(images))
         assert np.isfinite(metrics.loss)
     return state
 
 
+def assert_same_parameters(got: TrainState, wanted: TrainState) -> None:
+    # float32 sums differ in order
+    for a, b in zip(jax.tree.leaves(got.params), jax.tree.leaves(wanted.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6 * max(1, float(np.abs(b).max())))
+
+
 @pytest.fixture(scope="module")
 def alone(recipe: Recipe) -> TrainState:
-    return after_three_steps(recipe, None, 1)
+    return after_steps(recipe, begin(recipe), IMAGES, None)
 
 
-@pytest.mark.parametrize(("how", "devices"), [("pmap", 1), ("pmap", 8), ("shard_map", 1), ("shard_map", 8)])
+@pytest.mark.parametrize("how", PARALLEL)
+@pytest.mark.parametrize("devices", [1, 4, 8])
 def test_many_devices_make_the_step_of_one(recipe: Recipe, alone: TrainState, how: str, devices: int) -> None:
-    # plain SGD: a gradient summed over devices, or shared noise, would show at once. Float32 sums differ in order.
-    state = after_three_steps(recipe, how, devices)
-    for got, wanted in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True):
-        np.testing.assert_allclose(got, wanted, atol=1e-6 * max(1, float(np.abs(wanted).max())))
+    # plain SGD: a gradient summed over devices, or shared noise, would show at once
+    assert_same_parameters(after_steps(recipe, begin(recipe), IMAGES, on(how, devices)), alone)
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (8, 4), (1, 8), (4, 8)])
+def test_a_run_stored_on_some_devices_goes_on_on_others(
+    recipe: Recipe, alone: TrainState, tmp_path: Path, before: int, after: int
+) -> None:
+    stored = after_steps(recipe, begin(recipe), IMAGES[:2], on("pmap", before))
+    checkpoint.save(tmp_path, stored, {})
+    restored = checkpoint.restore(tmp_path, begin(recipe))
+    assert_same_parameters(after_steps(recipe, restored, IMAGES[2:], on("pmap", after)), alone)
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> predict.Denoiser:
+    """A network whose output is not nearly zero, as that of a fresh one would be."""
+    params = jax.tree.map(lambda leaf: leaf + 0.05 * np.sin(np.arange(leaf.size)).reshape(leaf.shape), fresh(SMALL))
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    return predict.make_denoiser(unet.network(SMALL), params, schedule.linear(), "eps")
+
+
+def samples(denoiser: predict.Denoiser, layout: Layout, n: int = 7) -> np.ndarray:
+    linear = schedule.linear()
+    steps = process.steps(linear, [1, 300, 600, 1000])
+    chain = sampler.sample_path(
+        jax.random.key(3), steps, denoiser, variance.large(linear), (n, 8, 8, 1), Rules("noise"), layout=layout
+    )
+    assert chain.x_0_hat is not None
+    return np.concatenate([chain.x_0_hat, chain.x_0[None]])
+
+
+def measured(denoiser: predict.Denoiser, layout: Layout) -> moments.Moments:
+    times = np.array([1, 30, 500, 1000])
+    return moments.measure(
+        jax.random.key(4), schedule.linear(), denoiser, IMAGES[0, :7], Rules(levels=17), times, layout
+    )
+
+
+@pytest.fixture(scope="module")
+def one_device(denoiser: predict.Denoiser) -> tuple[np.ndarray, moments.Moments]:
+    layout = on("pmap", 1)
+    return samples(denoiser, layout), measured(denoiser, layout)
+
+
+@pytest.mark.parametrize("how", PARALLEL)
+@pytest.mark.parametrize("devices", [1, 4, 8])
+def test_seven_images_on_any_devices_are_the_same_seven(
+    denoiser: predict.Denoiser, one_device: tuple[np.ndarray, moments.Moments], how: str, devices: int
+) -> None:
+    drawn, found = samples(denoiser, on(how, devices)), measured(denoiser, on(how, devices))
+    assert drawn.shape == (5, 7, 8, 8, 1)
+    assert len(np.unique(drawn[-1].reshape(7, -1), axis=0)) == 7
+    assert np.abs(drawn - one_device[0]).max() < 1e-4 * np.abs(one_device[0]).max()
+    for name in ("error", "excess", "decoder"):
+        got, wanted = getattr(found, name), getattr(one_device[1], name)
+        assert got.shape == (7, 1001)
+        np.testing.assert_allclose(got, wanted, atol=1e-6 * np.nanmax(np.abs(wanted)))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 1024])
+def test_blocks_lose_no_example_and_are_compiled_once(batch: int) -> None:
+    shapes = []
+
+    def double(shared: jax.Array, x: jax.Array, *, plus: int) -> jax.Array:
+        shapes.append(x.shape)
+        return shared * x + plus
+
+    layout = on("pmap", 4)._replace(batch=batch)
+    got = parallel.over_examples(double, jnp.float32(2), jnp.arange(7.0), layout, plus=1)
+    np.testing.assert_array_equal(got, 2 * np.arange(7.0) + 1)
+    assert len(set(shapes)) == 1
 
 
 def test_the_step_is_compiled_once() -> None:
@@ -58,7 +143,7 @@ def test_the_step_is_compiled_once() -> None:
         total = jax.lax.pmean(batch.sum(), axis)
         return state + total, total
 
-    run = parallel.parallelise(step, "pmap", 8)
+    run = parallel.parallelise(step, 8)
     state = parallel.replicate(jnp.float32(0))
     for _ in range(3):
         state, _ = run(state, jnp.ones((8, 1)))
@@ -68,6 +153,8 @@ def test_the_step_is_compiled_once() -> None:
 
 def test_wrong_values_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown parallel 'pjit': choose one of pmap, shard_map"):
-        parallel.parallelise(lambda *_: None, "pjit", 8)
+        parallel.parallelise(lambda *_: None, 8, Layout("pjit"))
+    with pytest.raises(ValueError, match="unknown parallel 'pjit'"):
+        parallel.over_examples(lambda shared, x: x, None, jnp.ones(2), Layout("pjit"))
     with pytest.raises(ValueError, match="batch 9 does not split over 8 devices"):
-        parallel.parallelise(lambda *_: None, "pmap", 9)
+        parallel.parallelise(lambda *_: None, 9)

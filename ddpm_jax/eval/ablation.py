@@ -4,20 +4,23 @@ Calibration moments fix the variances and the optimal trajectories; test moments
 results.json keeps them; likelihoods in bits/dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpm_jax import process, trajectory, variance
+from ddpm_jax import cells, process, trajectory, variance
+from ddpm_jax.cells import Keep
 from ddpm_jax.eval import elbo
-from ddpm_jax.eval.moments import Moments, effective_variance, mean_error, mean_excess, standard_error
+from ddpm_jax.eval.moments import Moments, mean_error, mean_excess
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.variance import Calibration, ReverseVariance
 
 Row = dict[str, Any]
 Cell = tuple[str, str, int]
 OPTIMAL = "optimal"
+REFERENCE = "isotropic"  # what differences are taken to
 
 
 class Choices(NamedTuple):
@@ -40,7 +43,13 @@ def calibrate(schedule: Schedule, moments: Moments, frac: float, c: float | None
     return Calibration(schedule, frac, c, mean_excess(moments), mean_error(moments), clamp_cov)
 
 
-def choose(calibration: Calibration, names: Sequence[str], trajectories: Sequence[str], Ks: Sequence[int]) -> Choices:
+def choose(
+    calibration: Calibration,
+    names: Sequence[str],
+    trajectories: Sequence[str],
+    Ks: Sequence[int],
+    keep: Keep = cells.compute_always,
+) -> Choices:
     """Build the variances and every chain's times.
 
     Args:
@@ -48,37 +57,71 @@ def choose(calibration: Calibration, names: Sequence[str], trajectories: Sequenc
       names: of VARIANCES.
       trajectories: of TRAJECTORIES, or "optimal", chosen for each variance on the calibration moments.
       Ks: numbers of steps.
+      keep: remembers the optimal trajectories.
 
     Raises:
       ValueError: an unknown name, or K outside 1..T.
     """
-    schedule = calibration.schedule
+    T = calibration.schedule.T
     times: dict[Cell, np.ndarray] = {}
     variances = {name: variance.build(name, calibration) for name in names}
     for name, choice in variances.items():
         for path in trajectories:
-            if path == OPTIMAL and not choice.bound:
-                continue
-            if path == OPTIMAL:
-                error = variance.measured(calibration.error, "M_t", schedule)
-                found = trajectory.cheapest_paths(elbo.cost(schedule, choice, error), Ks)
-            else:
-                found = {K: trajectory.named(path, schedule.T, K) for K in Ks}
-            times |= {(name, path, K): found[K] for K in Ks}
-    return Choices(schedule, variances, times)
+            if path != OPTIMAL:
+                times |= {(name, path, K): trajectory.named(path, T, K) for K in Ks}
+            elif choice.bound:
+                times |= {(name, path, K): found for K, found in _optimal(calibration, name, choice, Ks, keep).items()}
+    return Choices(calibration.schedule, variances, times)
 
 
-def likelihoods(choices: Choices, moments: Moments) -> dict[Cell, elbo.Likelihood | None]:
-    """The bound of every cell, None where the variance has none."""
+def _optimal(
+    calibration: Calibration, name: str, choice: ReverseVariance, Ks: Sequence[int], keep: Keep
+) -> dict[int, np.ndarray]:
+    """The cheapest path of every K under one variance; one dynamic programme finds all that are not remembered."""
+    error = variance.measured(calibration.error, "M_t", calibration.schedule)
+    paths = cache(lambda: trajectory.cheapest_paths(elbo.cost(calibration.schedule, choice, error), Ks))
+    inputs = dict(calibration=calibration._asdict(), variance=name, code=cells.code_version(__name__))
+    return {K: keep("trajectories", {**inputs, "K": K}, partial(_times, paths, K))["times"] for K in Ks}
+
+
+def _times(paths: Callable[[], dict[int, np.ndarray]], K: int) -> cells.Arrays:
+    return dict(times=paths()[K])
+
+
+def likelihoods(
+    choices: Choices, moments: Moments, keep: Keep = cells.compute_always
+) -> dict[Cell, elbo.Likelihood | None]:
+    """The bound of every cell, None where the variance has none.
+
+    Args:
+      choices: variances and the times they visit.
+      moments: of the images whose likelihood is wanted.
+      keep: remembers the bounds.
+    """
     found: dict[Cell, elbo.Likelihood | None] = {}
+    known = dict(moments=cells.fingerprint(moments), schedule=choices.schedule, code=cells.code_version(elbo.__name__))
     for cell, times in choices.times.items():
         choice = choices.variances[cell[0]]
-        if choice.bound:
-            steps = process.steps(choices.schedule, times)
-            found[cell] = elbo.bits_per_dim(steps, variance.table(choice, steps), moments)
-        else:
+        if not choice.bound:
             found[cell] = None
+            continue
+        steps = process.steps(choices.schedule, times)
+        table = variance.table(choice, steps)
+        inputs = {**known, "times": times, "log_var": table}
+        compute = partial(_arrays, steps, table, moments)
+        found[cell] = elbo.Likelihood(
+            **{name: _plain(value) for name, value in keep("likelihood", inputs, compute).items()}
+        )
     return found
+
+
+def _arrays(steps: process.Steps, log_var: np.ndarray, moments: Moments) -> cells.Arrays:
+    found = elbo.bits_per_dim(steps, log_var, moments)
+    return {name: np.asarray(value) for name, value in found._asdict().items()}
+
+
+def _plain(value: np.ndarray) -> Any:
+    return value if value.ndim else float(value)
 
 
 def rows(found: dict[Cell, elbo.Likelihood | None], split: str) -> list[Row]:
@@ -92,7 +135,7 @@ def _row(cell: Cell, likelihood: elbo.Likelihood | None, found: dict[Cell, elbo.
     row = dict(variance=name, trajectory=path, K=K, split=split)
     row["bits_per_dim"] = None if likelihood is None else float(likelihood.total)
     row |= {part: None if likelihood is None else float(getattr(likelihood, part)) for part in parts}
-    row["minus_isotropic"], row["paired_standard_error"] = _difference(likelihood, found.get(("isotropic", path, K)))
+    row["minus_isotropic"], row["paired_standard_error"] = _difference(likelihood, found.get((REFERENCE, path, K)))
     if path != "even":
         row["minus_even"], row["minus_even_standard_error"] = _difference(likelihood, found.get((name, "even", K)))
     return row
@@ -104,101 +147,36 @@ def _difference(a: elbo.Likelihood | None, b: elbo.Likelihood | None) -> tuple[f
     return float(a.total - b.total), elbo.paired_standard_error(a, b)
 
 
-def negative_control(schedule: Schedule, moments: Moments, Ks: Sequence[int], factor: float = 1.7) -> list[Row]:
-    """`large` and `factor` times it on even chains: the second must lose."""
-    right = variance.large(schedule)
-    found = []
-    for K in Ks:
-        steps = process.steps(schedule, trajectory.even(schedule.T, K))
-        pair = [
-            elbo.bits_per_dim(steps, variance.table(choice, steps), moments)
-            for choice in (right, variance.scaled(right, factor))
-        ]
-        error = elbo.paired_standard_error(*pair)
-        found.append(
-            dict(
-                K=K,
-                large=float(pair[0].total),
-                scaled=float(pair[1].total),
-                difference=float(pair[1].total - pair[0].total),
-                paired_standard_error=error,
-            )
-        )
-    return found
+def spread(tables: Sequence[list[Row]], samples: Sequence[list[Row]]) -> list[Row]:
+    """How the test likelihoods and Frechet distances vary over networks trained alike from different seeds.
 
+    Args:
+      tables: the likelihood rows of each network, in bits/dim; those of the test split are read.
+      samples: the rows by (variance, trajectory, K) of each network, from `quality.distances`.
 
-def gap_check(calibration: Calibration, moments: Moments) -> Row:
-    """`large` minus `isotropic` at K = T on the judging images, from the table's code and from the closed forms.
-
-    large: 1/2 [rho (1 + u M) - 1 - log rho]; isotropic fixed by M' and judged by M: 1/2 [(1 + u M)/(1 + u M') - 1 +
-    log(1 + u M')].
+    Returns:
+      One row a cell: mean and standard deviation over networks, None where nothing was measured.
     """
-    schedule = calibration.schedule
-    steps = process.steps(schedule, trajectory.even(schedule.T, schedule.T))
-    pair = [
-        elbo.bits_per_dim(steps, variance.table(variance.build(name, calibration), steps), moments).total
-        for name in ("large", "isotropic")
-    ]
-    t = np.arange(2, schedule.T + 1)
-    snr = schedule.alpha_bar[1:] / schedule.one_minus_alpha_bar[1:]
-    u = snr[:-1] / snr[1:] - 1
-    rho = schedule.one_minus_alpha_bar[t - 1] / schedule.one_minus_alpha_bar[t]
-    judged, fixed = mean_error(moments)[t], variance.measured(calibration.error, "M_t", schedule)[t]
-    large = 0.5 * (rho * (1 + u * judged) - 1 - np.log(rho))
-    isotropic = 0.5 * ((1 + u * judged) / (1 + u * fixed) - 1 + np.log1p(u * fixed))
-    formula = (large - isotropic).sum() / elbo.NATS_PER_BIT
-    return dict(K=schedule.T, from_table=float(pair[0] - pair[1]), from_formula=float(formula))
-
-
-def memorising(calibration: Calibration, train: Moments, test: Moments, K: int) -> Row:
-    """How much better the bound of training images is, under `isotropic` on the even chain of K steps."""
-    steps = process.steps(calibration.schedule, trajectory.even(calibration.schedule.T, K))
-    log_var = variance.table(variance.build("isotropic", calibration), steps)
-    seen, unseen = (elbo.bits_per_dim(steps, log_var, split) for split in (train, test))
-    return dict(
-        K=K,
-        train_bits_per_dim=float(seen.total),
-        test_bits_per_dim=float(unseen.total),
-        gap=float(unseen.total - seen.total),
-        gap_standard_error=float(np.hypot(seen.standard_error, unseen.standard_error)),
-        train_images=len(seen.per_image),
-    )
-
-
-def per_time(schedule: Schedule, moments: Moments, clamp_cov: bool) -> Row:
-    """M_t, 1 - Gamma_t and c_eff(t) of the calibration images for t = 1..T, and where the covariance is clamped."""
-    times = np.arange(1, schedule.T + 1)
-    excess, error = mean_excess(moments), mean_error(moments)
-    clamped = ((excess[1:] < 0) | (excess[1:] > process.steps(schedule, times).excess_max)) & clamp_cov
-    return dict(
-        t=times.tolist(),
-        error=error[1:].tolist(),
-        error_standard_error=standard_error(moments.error)[1:].tolist(),
-        excess=excess[1:].tolist(),
-        excess_standard_error=standard_error(moments.excess)[1:].tolist(),
-        c_eff=effective_variance(schedule, error)[1:].tolist(),
-        clamped_share=clamped.astype(float).tolist(),
-    )
-
-
-def chosen(choices: Choices) -> dict[str, dict[str, list[int]]]:
-    """The optimal trajectories, by K and variance."""
-    found: dict[str, dict[str, list[int]]] = {}
-    for (name, path, K), times in choices.times.items():
-        if path == OPTIMAL:
-            found.setdefault(str(K), {})[name] = times.tolist()
+    test = [{_cell(row): row for row in table if row["split"] == "test"} for table in tables]
+    drawn = [{_cell(row): row for row in rows} for rows in samples]
+    found = []
+    for cell in test[0]:
+        row: Row = dict(zip(("variance", "trajectory", "K"), cell, strict=True))
+        row["values"] = [table[cell]["bits_per_dim"] for table in test]
+        row["mean"], row["std"] = _over_networks(row["values"])
+        differences = [table[cell]["minus_isotropic"] for table in test]
+        row["minus_isotropic"], row["minus_isotropic_std"] = _over_networks(differences)
+        row["frechet_mean"], row["frechet_std"] = _over_networks([rows.get(cell, {}).get("mean") for rows in drawn])
+        found.append(row)
     return found
 
 
-def between_the_bounds(choices: Choices, K: int) -> Row:
-    """sigma^2 of every choice on the even chain of K steps, with tb, b and the upper bound b/a; s = 0 left out."""
-    every = process.steps(choices.schedule, trajectory.even(choices.schedule.T, K))
-    tables = {name: np.exp(variance.table(choice, every)) for name, choice in choices.variances.items()}
-    return dict(
-        K=K,
-        t=every.t[1:].tolist(),
-        lower=every.tb[1:].tolist(),
-        beta=every.b[1:].tolist(),
-        upper=(every.b / every.a)[1:].tolist(),
-        choices={name: table[1:].tolist() for name, table in tables.items() if choices.variances[name].bound},
-    )
+def _cell(row: Row) -> Cell:
+    return row["variance"], row["trajectory"], row["K"]
+
+
+def _over_networks(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values):
+        return None, None
+    return float(np.mean(numbers)), float(np.std(numbers, ddof=1))

@@ -50,8 +50,25 @@ def step_kl(steps: Steps, log_var: np.ndarray, error: np.ndarray) -> np.ndarray:
     return 0.5 * (np.exp(log_r) * (1 + steps.u * error) - 1 - log_r)
 
 
+def step_terms(steps: Steps, log_var: np.ndarray, moments: Moments) -> Float64[np.ndarray, "n later"]:
+    """L_(t-1) of every image and step with s >= 1, nats per dimension. Ho et al. 2020, equation 5.
+
+    Args:
+      steps: a chain.
+      log_var: log sigma^2 (K,), from `variance.table`.
+      moments: of the images.
+
+    Raises:
+      ValueError: a step with s >= 1 has no noise in the kernel or the model.
+    """
+    later = process.Steps(*(column[1:] for column in steps))
+    if not np.isfinite(log_var[1:]).all() or not (later.base > 0).all():
+        raise ValueError("no likelihood bound: a step of this chain has variance 0")
+    return step_kl(later, log_var[1:], moments.error[:, later.t])
+
+
 def bits_per_dim(steps: Steps, log_var: np.ndarray, moments: Moments) -> Likelihood:
-    """The bound for one chain.
+    """The bound for one chain, bits/dim: (L_T + sum of the steps' KL + L_0)/ln 2. Ho et al. 2020, equation 5.
 
     Args:
       steps: the chain, ending at T; kernels without noise have no bound.
@@ -68,23 +85,19 @@ def bits_per_dim(steps: Steps, log_var: np.ndarray, moments: Moments) -> Likelih
     unmeasured = np.isnan(moments.error[:, steps.t]).any(axis=0)
     if unmeasured.any():
         raise ValueError(f"the chain visits t = {steps.t[unmeasured.argmax()]}, which was not measured")
-    later = process.Steps(*(column[1:] for column in steps))
-    if not np.isfinite(log_var[1:]).all() or not (later.base > 0).all():
-        raise ValueError("no likelihood bound: a step of this chain has variance 0")
-    terms = step_kl(later, log_var[1:], moments.error[:, later.t]).sum(axis=1), moments.decoder[:, steps.t[0]]
-    kl, decoder = (term / NATS_PER_BIT for term in terms)
-    prior = moments.prior / NATS_PER_BIT
+    kl = step_terms(steps, log_var, moments).sum(axis=1)
+    kl, decoder, prior = (term / NATS_PER_BIT for term in (kl, moments.decoder[:, steps.t[0]], moments.prior))
     total = prior + kl + decoder
     return Likelihood(total.mean(), prior.mean(), kl.mean(), decoder.mean(), float(standard_error(total)), total)
 
 
 def paired_standard_error(a: Likelihood, b: Likelihood) -> float:
-    """Standard error of a.total - b.total on the same images and noise: far smaller than either's own."""
+    """Standard error of d = a.total - b.total over the same images and noise: far smaller than either's own."""
     return float(standard_error(a.per_image - b.per_image))
 
 
 def cost(schedule: Schedule, choice: ReverseVariance, error: np.ndarray) -> Float64[np.ndarray, "m m"]:
-    """What each step t -> s costs under a variance, nats per dimension, for `trajectory.optimal`.
+    """cost[s, t] = E KL of the step t -> s under a variance (`step_kl`), nats per dimension, for `trajectory.optimal`.
 
     Args:
       schedule: the forward process.

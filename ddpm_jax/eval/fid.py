@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 
 def gaussian_fit(features: Float[np.ndarray, "n d"]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and covariance (d, d) of n features, float64.
+    """Mean m = sum x_i/n, (d,), and covariance S = sum (x_i - m)(x_i - m)^T/(n - 1), (d, d), of n features, float64.
 
     Raises:
       ValueError: fewer than two features.
@@ -31,7 +31,7 @@ def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, 
 
 
 def finite_sample_bias(cov: Float[np.ndarray, "d d"], n: int) -> float:
-    """Expected distance of n samples of a matching model: [tr S + 1/2 sum_ij l_i l_j (1 + d_ij)/(l_i + l_j)]/n.
+    """E distance = [tr S + 1/2 sum_ij l_i l_j (1 + d_ij)/(l_i + l_j)]/n for n samples of a matching model.
 
     First order in 1/n, over eigenvalues l of the feature covariance S; the other side is taken as exact.
     """

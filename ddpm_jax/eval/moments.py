@@ -5,23 +5,28 @@ only for M_t = E||eps - eps_hat||^2/D and Gamma_t = E||eps_hat||^2/D at each tim
 shared by all choices.
 """
 
+import zipfile
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float64, Key, UInt8
+from jaxtyping import Float, Float64, Int, Key, UInt8
 from tqdm import tqdm
 
-from ddpm_jax import gaussian, predict, process
-from ddpm_jax.predict import Denoiser, Images
+from ddpm_jax import cells, gaussian, parallel, predict, process
+from ddpm_jax.cells import Keep
+from ddpm_jax.parallel import Layout
+from ddpm_jax.predict import Denoiser
 from ddpm_jax.process import Steps
+from ddpm_jax.sampler import Rules
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.train import to_unit
 
-TIMES_PER_CALL = 50  # between two moves of the progress bar
+EVALUATIONS_PER_CALL = 15_000  # about: between two moves of the progress bar, and what an interruption loses
 
 PerTime = Float64[np.ndarray, "n times"]
 
@@ -70,15 +75,47 @@ def effective_variance(schedule: Schedule, error: Float64[np.ndarray, " times"])
     return np.where(error < 1, c, np.nan)
 
 
+def save(path: Path, moments: Moments, denoiser: str, rules: Rules) -> None:
+    """Moments in one .npz file, with what they are of.
+
+    Args:
+      path: of the file.
+      moments: of calibration images.
+      denoiser: its fingerprint.
+      rules: under which they were measured.
+    """
+    of = dict(denoiser=np.asarray(denoiser), clip_x_0=np.asarray(rules.clip_x_0))
+    cells.write_whole(path, lambda file: np.savez(file, allow_pickle=False, **of, **moments._asdict()))
+
+
+def load(path: Path, denoiser: str, rules: Rules) -> Moments:
+    """The moments that `save` stored.
+
+    Raises:
+      ValueError: the file is no such file, or of another denoiser or x_0 clip.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            found = dict(stored)
+        parts = {name: found[name] for name in Moments._fields}
+        of = {"denoiser": str(found["denoiser"]), "clip_x_0": bool(found["clip_x_0"])}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} holds no moments: give the moments.npz that an ablation left") from error
+    for name, wanted in (("denoiser", denoiser), ("clip_x_0", rules.clip_x_0)):
+        if of[name] != wanted:
+            raise ValueError(f"{path} is of another {name}: it has {of[name]}, this is {wanted}; leave --moments out")
+    return Moments(**{**parts, "variance": float(parts["variance"])})
+
+
 def measure(
     key: Key[Array, ""],
     schedule: Schedule,
     denoiser: Denoiser,
     images_uint8: UInt8[np.ndarray, "n h w c"],
-    levels: int,
-    clip_x_0: bool = True,
+    rules: Rules,
     times: np.ndarray | None = None,
-    batch: int = 512,
+    layout: Layout = Layout(),
+    keep: Keep = cells.compute_always,
 ) -> Moments:
     """The pass: every image at every time, images x times network evaluations.
 
@@ -87,35 +124,62 @@ def measure(
       schedule: the forward process.
       denoiser: the network, or a closed form.
       images_uint8: grey levels 0..levels-1.
-      levels: number of grey levels.
-      clip_x_0: clip x_0_hat to [-1, 1] and let eps_hat agree with it.
+      rules: levels of the data, and whether x_0_hat is clipped to [-1, 1] and eps_hat made to agree with it.
       times: which times to visit; default all of 1..T.
-      batch: images per network evaluation, at most.
+      layout: how images are spread over devices.
+      keep: remembers what was measured, some times together; its inputs name everything but the denoiser.
 
     Raises:
       ValueError: no images, or grey levels outside 0..levels-1.
     """
     n = len(images_uint8)
-    if not n or images_uint8.max() >= levels:
+    if not n or images_uint8.max() >= rules.levels:
         raise ValueError(
-            f"{n} images with grey levels up to {np.max(images_uint8, initial=0)}: need 1 and {levels - 1}"
+            f"{n} images with grey levels up to {np.max(images_uint8, initial=0)}: need 1 and {rules.levels - 1}"
         )
     times = np.arange(1, schedule.T + 1) if times is None else np.asarray(times)
-    columns = np.full((3, n, schedule.T + 1), np.nan)
-    at = process.pairs(schedule, np.zeros_like(times), times)
-    denoiser, decoder_log_var = predict.as_argument(denoiser), process.decoder_log_var(schedule)
-    size = -(-n // -(-n // batch))
-    visits = [(first, begin) for first in range(0, n, size) for begin in range(0, len(times), TIMES_PER_CALL)]
-    for first, begin in tqdm(visits, desc=f"moments of {n} images", unit="call", mininterval=1):
-        index = np.minimum(np.arange(first, first + size), n - 1)
-        x_0 = to_unit(jnp.asarray(images_uint8[index]), levels)
-        some = process.Steps(*(column[begin : begin + TIMES_PER_CALL] for column in at))
-        values = _pass(key, index, x_0, some, decoder_log_var, denoiser, levels, clip_x_0)
-        last = min(first + size, n)
-        columns[:, first:last, some.t] = np.asarray(values, np.float64).transpose(0, 2, 1)[:, : last - first]
-    data = np.asarray(images_uint8, np.float64) * (2 / (levels - 1)) - 1
-    error, excess, decoder = columns
+    columns = np.full((n, 3, schedule.T + 1), np.nan)
+    block = _Block(key, schedule, predict.as_argument(denoiser), images_uint8, rules, layout)
+    inputs = dict(key=key, schedule=schedule, images=images_uint8, levels=rules.levels, clip_x_0=rules.clip_x_0)
+    inputs["code"] = cells.code_version(__name__)
+    for some in tqdm(_equal_parts(times, n), desc=f"moments of {n} images", unit="call", mininterval=1):
+        values = keep("moments", {**inputs, "times": some}, partial(_visit, block, some))
+        columns[:, :, some] = values["columns"]
+    data = np.asarray(images_uint8, np.float64) * (2 / (rules.levels - 1)) - 1
+    error, excess, decoder = columns.swapaxes(0, 1)
     return Moments(error, excess, decoder, _prior(schedule, data), float(data.var(axis=0).mean()))
+
+
+def _equal_parts(times: np.ndarray, images: int) -> list[np.ndarray]:
+    """The times in parts of one length, the last one filled up by its last time, so that one compilation serves all."""
+    most = max(1, EVALUATIONS_PER_CALL // images)
+    size = -(-len(times) // -(-len(times) // most))
+    return [times[np.minimum(np.arange(i, i + size), len(times) - 1)] for i in range(0, len(times), size)]
+
+
+class _Block(NamedTuple):
+    """What all calls of a pass share."""
+
+    key: Key[Array, ""]
+    schedule: Schedule
+    denoiser: Denoiser
+    images_uint8: np.ndarray
+    rules: Rules
+    layout: Layout
+
+
+def _visit(block: _Block, times: np.ndarray) -> cells.Arrays:
+    """error, excess and decoder term of every image at some times, columns (n, 3, times)."""
+    at = process.pairs(block.schedule, np.zeros_like(times), times)
+    columns = parallel.over_examples(
+        _pass,
+        (block.key, at, process.decoder_log_var(block.schedule), block.denoiser),
+        (np.arange(len(block.images_uint8)), block.images_uint8),
+        block.layout,
+        levels=block.rules.levels,
+        clip_x_0=block.rules.clip_x_0,
+    )
+    return dict(columns=np.asarray(columns))
 
 
 def _prior(schedule: Schedule, x_0: np.ndarray) -> np.ndarray:
@@ -124,18 +188,16 @@ def _prior(schedule: Schedule, x_0: np.ndarray) -> np.ndarray:
     return 0.5 * (schedule.alpha_bar[-1] * (power - 1) - np.log(schedule.one_minus_alpha_bar[-1]))
 
 
-@partial(jax.jit, static_argnames=("levels", "clip_x_0"))
 @jax.default_matmul_precision("highest")
 def _pass(
-    key: Key[Array, ""],
-    index: Array,
-    x_0: Images,
-    at: Steps,
-    decoder_log_var: Array,
-    denoiser: Denoiser,
+    shared: tuple[Key[Array, ""], Steps, Array, Denoiser],
+    examples: tuple[Int[Array, " b"], UInt8[Array, "b *x"]],
+    *,
     levels: int,
     clip_x_0: bool,
-) -> Float[Array, "3 times b"]:
+) -> Float[Array, "b 3 times"]:
+    (key, at, decoder_log_var, denoiser), (index, images_uint8) = shared, examples
+    x_0 = to_unit(images_uint8, levels)
     keys = jax.vmap(partial(jax.random.fold_in, key))(index)
     mean_square = lambda x: jnp.mean(x**2, axis=tuple(range(1, x.ndim)))  # noqa: E731
 
@@ -155,4 +217,4 @@ def _pass(
         )
 
     _, values = jax.lax.scan(visit, None, at)
-    return values.transpose(1, 0, 2)
+    return values.transpose(2, 1, 0)

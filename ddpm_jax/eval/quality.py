@@ -4,20 +4,25 @@ The distance is taken in features of a small classifier (`eval.classifier`); it 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from ddpm_jax import process, sampler
+from ddpm_jax import cells, process, sampler, variance
+from ddpm_jax.cells import Keep
 from ddpm_jax.eval import fid
-from ddpm_jax.eval.ablation import Cell, Choices
+from ddpm_jax.eval.ablation import REFERENCE, Cell, Choices
+from ddpm_jax.parallel import Layout
 from ddpm_jax.predict import Denoiser
+from ddpm_jax.process import Steps
 from ddpm_jax.sampler import Rules
 from ddpm_jax.train import to_levels
+from ddpm_jax.variance import ReverseVariance
 
 Row = dict[str, Any]
 
@@ -25,30 +30,73 @@ Row = dict[str, Any]
 def draw(
     choices: Choices,
     denoiser: Denoiser,
-    cells: Sequence[Cell],
+    wanted: Sequence[Cell],
     rules: Rules,
-    seeds: int,
     shape: tuple[int, ...],
+    layout: Layout = Layout(),
+    keep: Keep = cells.compute_always,
 ) -> dict[Cell, UInt8[np.ndarray, "seeds n h w c"]]:
     """Images of every cell. Image i of a seed starts from the same x_T and meets the same noise in every cell.
 
     Args:
       choices: the variances and the times they visit.
       denoiser: the network.
-      cells: which to draw.
+      wanted: which cells to draw.
       rules: the conventions.
-      seeds: number of sampling seeds.
-      shape: (n, H, W, C) a seed.
+      shape: (seeds, n, H, W, C): sampling seeds 0, 1, ..., of which each draws n images.
+      layout: how images are spread over devices.
+      keep: remembers the images of a cell and seed; its inputs name everything but the denoiser.
     """
-    keys = jax.vmap(lambda seed: jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(shape[0])))(
-        jnp.arange(seeds)
-    ).reshape(-1)
-    drawn = {}
-    for name, path, K in tqdm(cells, desc="samples", unit="cell"):
-        steps = process.steps(choices.schedule, choices.times[name, path, K])
-        x_0 = sampler.sample(keys, steps, denoiser, choices.variances[name], (len(keys), *shape[1:]), rules)
-        drawn[name, path, K] = to_levels(x_0, rules.levels).reshape(seeds, *shape)
-    return drawn
+    drawn: dict[Cell, list[np.ndarray]] = {}
+    for cell, seed in tqdm(list(product(wanted, range(shape[0]))), desc="samples", unit="batch", mininterval=1):
+        steps, choice = _chain(choices, cell)
+        compute = partial(_images, seed, steps, denoiser, choice, shape[1:], rules, layout)
+        inputs = {**_inputs(steps, choice, rules), "seed": seed, "shape": shape[1:]}
+        drawn.setdefault(cell, []).append(keep("samples", inputs, compute)["images"])
+    return {cell: np.stack(images) for cell, images in drawn.items()}
+
+
+def strip(
+    choices: Choices,
+    denoiser: Denoiser,
+    cell: Cell,
+    rules: Rules,
+    shape: tuple[int, ...],
+    keep: Keep = cells.compute_always,
+) -> UInt8[np.ndarray, "n K h w c"]:
+    """x_0_hat at every step from T down, of shape (n, H, W, C) chains; predict, then correct."""
+    steps, choice = _chain(choices, cell)
+    inputs = {**_inputs(steps, choice, rules), "shape": shape}
+    return keep("strips", inputs, partial(_predictions, steps, denoiser, choice, shape, rules))["images"]
+
+
+def _chain(choices: Choices, cell: Cell) -> tuple[Steps, ReverseVariance]:
+    return process.steps(choices.schedule, choices.times[cell]), choices.variances[cell[0]]
+
+
+def _inputs(steps: Steps, choice: ReverseVariance, rules: Rules) -> dict[str, Any]:
+    table, code = variance.table(choice, steps), cells.code_version(sampler.__name__)
+    return dict(steps=steps, log_var=table, rules=rules._asdict(), code=code)
+
+
+def _images(
+    seed: int,
+    steps: Steps,
+    denoiser: Denoiser,
+    choice: ReverseVariance,
+    shape: tuple[int, ...],
+    rules: Rules,
+    layout: Layout,
+) -> cells.Arrays:
+    x_0 = sampler.sample(jax.random.key(seed), steps, denoiser, choice, shape, rules, layout=layout)
+    return dict(images=to_levels(x_0, rules.levels))
+
+
+def _predictions(
+    steps: Steps, denoiser: Denoiser, choice: ReverseVariance, shape: tuple[int, ...], rules: Rules
+) -> cells.Arrays:
+    path = sampler.sample_path(jax.random.key(0), steps, denoiser, choice, shape, rules)
+    return dict(images=to_levels(np.asarray(path.x_0_hat), rules.levels).swapaxes(0, 1))
 
 
 def distances(
@@ -62,19 +110,29 @@ def distances(
       reference: training images.
 
     Returns:
-      Rows by (variance, trajectory, K, seed), and rows by (variance, trajectory, K).
+      Rows by (variance, trajectory, K, seed), and rows by (variance, trajectory, K), these with the difference to
+      isotropic: seed by seed the noise is the same, so it varies less than the distances do.
     """
     target = fid.gaussian_fit(features(reference))
+    found = {
+        cell: np.array([fid.frechet_distance(*fid.gaussian_fit(features(seed)), *target) for seed in images])
+        for cell, images in drawn.items()
+    }
     single, means = [], []
-    for (name, path, K), images in drawn.items():
+    for (name, path, K), values in found.items():
         cell = dict(variance=name, trajectory=path, K=K)
-        values = [fid.frechet_distance(*fid.gaussian_fit(features(seed)), *target) for seed in images]
-        single += [dict(**cell, seed=seed, frechet=value) for seed, value in enumerate(values)]
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        means.append(
-            dict(**cell, mean=float(np.mean(values)), std=deviation, seeds=len(values), images=images.shape[1])
-        )
+        single += [dict(**cell, seed=seed, frechet=float(value)) for seed, value in enumerate(values)]
+        mean, deviation = _over_seeds(values)
+        row = dict(**cell, mean=mean, std=deviation, seeds=len(values), images=drawn[name, path, K].shape[1])
+        reference_values = None if name == REFERENCE else found.get((REFERENCE, path, K))
+        difference = (None, None) if reference_values is None else _over_seeds(values - reference_values)
+        means.append(row | dict(minus_isotropic=difference[0], minus_isotropic_std=difference[1]))
     return single, means
+
+
+def _over_seeds(values: np.ndarray) -> tuple[float, float | None]:
+    """Mean and standard deviation; no deviation of one value."""
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
 
 
 def nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

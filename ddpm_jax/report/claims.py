@@ -150,3 +150,9 @@ def judge(results: Results) -> list[Row]:
         _negative_control(results),
         _gap_formula(results),
     ]
+
+
+def lines(claims: list[Row]) -> list[str]:
+    """The judged claims as lines for a terminal."""
+    verdicts = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}
+    return [f"{verdicts[claim['holds']]}: {claim['claim']} ({claim['figures']})" for claim in claims]

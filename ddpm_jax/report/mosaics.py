@@ -12,7 +12,7 @@ GAP_GREY = 190
 CELL = 0.62  # inches of one small image
 NARROW = 0.45  # inches of an image under which labels stand upright
 MARGIN = 1.5  # inches for the labels of the rows
-WIDEST = 12.0  # inches
+WIDEST = 9.0  # inches, so that the page need not shrink the pixels
 
 
 def _mosaic(images: np.ndarray) -> np.ndarray:

@@ -22,19 +22,27 @@ def images(data: DataSet, variance: float) -> dict[str, Any]:
     return {**known, **sizes, "variance": variance}
 
 
+def _lines(log: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl."""
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def training_rate(log: Path) -> float:
+    """Images per second of training, as the last record of a metrics.jsonl has it."""
+    return _lines(log)[-1]["images_per_second"]
+
+
 def training(log: Path, state: TrainState) -> dict[str, Any]:
     """The training run in numbers, from its metrics.jsonl."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return {
         "steps": int(state.step),
         "parameters": unet.parameter_count(state.params),
-        "images_per_second": lines[-1]["images_per_second"],
-        "loss": [[line["step"], line["loss"]] for line in lines],
+        "loss": [[line["step"], line["loss"]] for line in _lines(log)],
     }
 
 
-def about(seconds: dict[str, float]) -> dict[str, Any]:
-    """Program, command, versions, machine and the seconds that each part took."""
+def about(seconds: dict[str, float], images_per_second: float | None) -> dict[str, Any]:
+    """Program, command, versions, machine, the seconds that each part took and the rate of training, where known."""
     module = sys.modules["__main__"].__spec__
     return {
         "project": "ddpm_jax",
@@ -45,4 +53,5 @@ def about(seconds: dict[str, float]) -> dict[str, Any]:
         "jax": jax.__version__,
         "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
         "seconds": {**seconds, "total": sum(seconds.values())},
+        "images_per_second": images_per_second,
     }

@@ -7,6 +7,7 @@ import pytest
 
 from ddpm_jax import gaussian, predict, process, schedule, trajectory, variance, worlds
 from ddpm_jax.eval import elbo, moments
+from ddpm_jax.sampler import Rules
 from tests.oracle import bits, gaussians, pairs, schedules, trajectories
 
 SHORT = [0.1, 0.3, 0.5, 0.7]
@@ -122,7 +123,9 @@ def measured(request):
     tables = schedule.from_betas(betas)
     denoiser = perturbed(tables, SHAPE)
     clip = request.param == "K = 10"
-    found = moments.measure(jax.random.key(0), tables, denoiser, IMAGES, 256, clip_x_0=clip, times=np.array(times))
+    found = moments.measure(
+        jax.random.key(0), tables, denoiser, IMAGES, Rules(levels=256, clip_x_0=clip), np.array(times)
+    )
     return tables, times, denoiser, clip, found
 
 

@@ -7,12 +7,15 @@ import pytest
 
 from ddpm_jax import predict, worlds
 from ddpm_jax.eval import moments
+from ddpm_jax.parallel import Layout
+from ddpm_jax.sampler import Rules
 from tests.oracle import bits, gaussians, pairs, schedules, variances
 
 SHORT = [0.1, 0.3, 0.5, 0.7]
 LEVELS = 17
 N, SHAPE = 7, (2, 2, 1)
 KEY = jax.random.key(4)
+ONE = (jax.local_devices()[0],)
 IMAGES = np.random.default_rng(0).integers(0, LEVELS, (N, *SHAPE)).astype(np.uint8)
 X_0 = 2 * IMAGES / (LEVELS - 1) - 1
 
@@ -50,7 +53,7 @@ def by_hand(clip):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["free", "clipped"])
 def both(request, short):
-    measured = moments.measure(KEY, short, crooked, IMAGES, LEVELS, clip_x_0=request.param)
+    measured = moments.measure(KEY, short, crooked, IMAGES, Rules(levels=LEVELS, clip_x_0=request.param))
     return measured, by_hand(request.param)
 
 
@@ -89,7 +92,7 @@ def test_fields_are_float64_numpy_and_the_datas_row_is_not_measured(both):
 
 @pytest.fixture(scope="module")
 def default(short):
-    return moments.measure(KEY, short, crooked, IMAGES, LEVELS)
+    return moments.measure(KEY, short, crooked, IMAGES, Rules(levels=LEVELS))
 
 
 def test_x_0_is_clipped_by_default_and_that_matters(default):
@@ -111,13 +114,13 @@ def test_the_identity_with_a_clipped_prediction(default):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_batch_size_changes_nothing(short, default, batch):
     """Each image has its own key, from its index."""
-    other = moments.measure(KEY, short, crooked, IMAGES, LEVELS, batch=batch)
+    other = moments.measure(KEY, short, crooked, IMAGES, Rules(levels=LEVELS), layout=Layout(devices=ONE, batch=batch))
     for field in ("error", "excess", "decoder", "prior"):
         np.testing.assert_allclose(getattr(other, field), getattr(default, field), rtol=1e-5, atol=1e-6)
 
 
 def test_only_the_times_asked_for_are_measured_and_they_are_the_same(short, default):
-    some = moments.measure(KEY, short, crooked, IMAGES, LEVELS, times=np.array([1, 3]))
+    some = moments.measure(KEY, short, crooked, IMAGES, Rules(levels=LEVELS), times=np.array([1, 3]))
     for field in ("error", "excess", "decoder"):
         values = getattr(some, field)
         assert np.isnan(values[:, [0, 2, 4]]).all()
@@ -135,7 +138,7 @@ def test_means_and_standard_errors_are_over_images(both):
 def test_a_point_worlds_denoiser_makes_no_error(short):
     image = IMAGES[:1]
     world = worlds.point(short, X_0[0])
-    measured = moments.measure(KEY, short, world.denoiser, image, LEVELS)
+    measured = moments.measure(KEY, short, world.denoiser, image, Rules(levels=LEVELS))
     np.testing.assert_allclose(measured.error[:, 1:], 0, atol=1e-9)
     np.testing.assert_allclose(measured.excess[:, 1:], 0, atol=1e-5)
 
@@ -149,7 +152,7 @@ def test_error_and_excess_estimate_the_same_number_for_the_exact_denoiser(short)
         x_0 = jnp.tanh(jnp.sqrt(ab) * x_t / (1 - ab))
         return predict.Prediction((x_t - jnp.sqrt(ab) * x_0) / jnp.sqrt(1 - ab), x_0)
 
-    measured = moments.measure(KEY, short, two_points, images, 2)
+    measured = moments.measure(KEY, short, two_points, images, Rules(levels=2))
     gap = measured.error[:, 1:] - measured.excess[:, 1:]
     assert (np.abs(gap.mean(0)) <= 4 * gap.std(0) / np.sqrt(4000)).all()
     assert measured.variance == pytest.approx(1, abs=5e-3)
@@ -166,7 +169,7 @@ def test_measuring_uses_full_precision_products_whatever_the_default(short):
         return predict.Prediction((flat @ jnp.eye(4)).reshape(x_t.shape), x_t)
 
     with jax.default_matmul_precision("default"):
-        moments.measure(KEY, short, multiplying, IMAGES, LEVELS)
+        moments.measure(KEY, short, multiplying, IMAGES, Rules(levels=LEVELS))
     assert seen
     for text in seen:
         assert "HIGHEST" in text and "DEFAULT" not in text
@@ -179,13 +182,15 @@ def test_one_trace_serves_every_time(short):
         traces.append(x_t.shape)
         return predict.Prediction(x_t, x_t)
 
-    moments.measure(KEY, short, counted, np.repeat(IMAGES, 2, 0), LEVELS, batch=7)
+    moments.measure(
+        KEY, short, counted, np.repeat(IMAGES, 2, 0), Rules(levels=LEVELS), layout=Layout(devices=ONE, batch=7)
+    )
     assert len(traces) <= 2
 
 
 def test_a_grey_level_out_of_range_is_refused_with_the_value(short):
     with pytest.raises(ValueError, match="17"):
-        moments.measure(KEY, short, crooked, IMAGES + np.uint8(1) * (IMAGES == 16), LEVELS)
+        moments.measure(KEY, short, crooked, IMAGES + np.uint8(1) * (IMAGES == 16), Rules(levels=LEVELS))
 
 
 def test_the_exact_h_is_measured_for_gaussian_like_data(short):
@@ -194,7 +199,7 @@ def test_the_exact_h_is_measured_for_gaussian_like_data(short):
     x = np.random.default_rng(2).normal(0, np.sqrt(c), (n, 2, 2, 1))
     images = np.round((x + 1) * 127.5).clip(0, 255).astype(np.uint8)
     world = worlds.gaussian(short, np.zeros(SHAPE), np.full(SHAPE, c))
-    measured = moments.measure(KEY, short, world.denoiser, images, 256, clip_x_0=False)
+    measured = moments.measure(KEY, short, world.denoiser, images, Rules(levels=256, clip_x_0=False))
     for t in (1, 4):
         h = variances.noise_variance(pairs.pair(SHORT, 0, t), c)
         for per_image in (measured.error[:, t], measured.excess[:, t]):
@@ -220,7 +225,7 @@ def test_new_parameters_need_no_new_trace(short):
 
     def error(scale):
         denoiser = predict.make_denoiser(network, jnp.float32(scale), short, "eps")
-        return moments.measure(KEY, short, denoiser, IMAGES, LEVELS).error[:, 1:]
+        return moments.measure(KEY, short, denoiser, IMAGES, Rules(levels=LEVELS)).error[:, 1:]
 
     half, after_first = error(0.5), len(traces)
     assert not np.allclose(error(0.7), half)

@@ -1,5 +1,6 @@
 """Sample quality: common random numbers in every cell, and the Frechet distance of each seed."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ def drawn() -> dict:
     world = worlds.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
     known = variance.Calibration(SCHEDULE)
     choices = ablation.choose(known, ("large", "zero"), ("even",), (4,))
-    return quality.draw(choices, world.denoiser, CELLS, Rules(levels=17), seeds=3, shape=SHAPE)
+    return quality.draw(choices, world.denoiser, CELLS, Rules(levels=17), (3, *SHAPE))
 
 
 def test_every_cell_has_its_images_in_grey_levels(drawn: dict) -> None:
@@ -36,8 +37,35 @@ def test_seeds_and_images_differ(drawn: dict) -> None:
 def test_image_i_of_seed_s_does_not_depend_on_the_others(drawn: dict) -> None:
     world = worlds.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
     choices = ablation.choose(variance.Calibration(SCHEDULE), ("large",), ("even",), (4,))
-    fewer = quality.draw(choices, world.denoiser, CELLS[:1], Rules(levels=17), seeds=2, shape=(3, *SHAPE[1:]))
+    fewer = quality.draw(choices, world.denoiser, CELLS[:1], Rules(levels=17), (2, 3, *SHAPE[1:]))
     np.testing.assert_array_equal(fewer[CELLS[0]], drawn[CELLS[0]][:2, :3])
+
+
+def test_cells_share_the_noise_of_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: dict[int, list] = {}
+
+    def record(key, steps, denoiser, choice, shape, rules, **more):  # type: ignore[no-untyped-def]
+        keys.setdefault(steps.K, []).append(jax.random.key_data(key).tolist())
+        return np.zeros(shape)
+
+    monkeypatch.setattr(quality.sampler, "sample", record)
+    choices = ablation.choose(variance.Calibration(SCHEDULE), ("large", "small"), ("even",), (2, 4))
+    quality.draw(choices, lambda x_t, t: None, list(choices.times), Rules(levels=17), (3, *SHAPE))
+    assert len(keys[2]) == 6
+    assert keys[2] == keys[4] == 2 * keys[2][:3]
+    assert len({tuple(key) for key in keys[2]}) == 3
+
+
+def test_differences_to_isotropic_are_paired_by_seed() -> None:
+    draw = np.random.default_rng(1)
+    flat = lambda group: group.reshape(len(group), -1).astype(float)  # noqa: E731
+    cells = [(name, "even", 4) for name in ("isotropic", "large")]
+    images = {cell: draw.integers(0, 17, (3, 50, 2, 2, 1)).astype(np.uint8) for cell in cells}
+    single, means = quality.distances(images, flat, draw.integers(0, 17, (60, 2, 2, 1)).astype(np.uint8))
+    frechet = np.array([row["frechet"] for row in single]).reshape(2, 3)
+    difference = frechet[1] - frechet[0]
+    assert means[1]["minus_isotropic"] == pytest.approx(difference.mean())
+    assert means[1]["minus_isotropic_std"] == pytest.approx(difference.std(ddof=1))
 
 
 def test_distances_are_those_of_each_seed() -> None:

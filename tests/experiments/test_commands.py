@@ -1,45 +1,18 @@
 """The command lines end to end on a tiny network: train, sample, the ablation, and what they refuse."""
 
 import csv
+import importlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from ddpm_jax import unet
-from ddpm_jax.config import command_line
-from experiments import sample, train, variance_ablation
-from tests.test_unet import TINY as TWO_LEVELS
-
-TINY = replace(TWO_LEVELS, multipliers=(1,))
-TRAINING = ["--preset", "tiny", "--T", "30", "--steps", "4", "--batch", "8", "--sample-every", "0"]
-EXPERIMENTS = {
-    "train": (train.Train, train),
-    "sample": (sample.Sample, sample),
-    "variance_ablation": (variance_ablation.Ablation, variance_ablation),
-}
-
-
-@pytest.fixture(autouse=True)
-def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(unet.PRESETS, "tiny", TINY)
-
-
-def run(name: str, *argv: str) -> None:
-    options, module = EXPERIMENTS[name]
-    command_line(options, module.main, module.__doc__, list(argv))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(unet.PRESETS, "tiny", TINY)
-        run("train", *TRAINING, "--workdir", str(folder))
-    return folder
+from ddpm_jax import data, schedule, subject, unet
+from ddpm_jax.eval import study
+from ddpm_jax.sampler import Rules
+from tests.experiments.conftest import EXPERIMENTS, TINY, TRAINING, run
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -56,16 +29,16 @@ def test_help_shows_the_shared_options(name: str, capsys: pytest.CaptureFixture)
 def test_dry_run_prints_the_resolved_config_and_writes_nothing(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    run(
-        name,
-        *TRAINING,
-        "--workdir",
-        str(tmp_path / "new"),
-        "--dry-run",
-        *(("--K", "5", "--sample-K", "5") * (name != "train")),
-    )
+    few = ("--K", "5", "--sample-K", "5") * (name != "train")
+    run(name, *TRAINING, "--workdir", str(tmp_path / "new"), "--dry-run", *few)
     shown = json.loads(capsys.readouterr().out)
     assert shown["network"]["channels"] == TINY.channels
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_dry_run_of_sample_prints_the_times(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run("sample", "--workdir", str(trained), "--K", "3", "--out", str(tmp_path / "new"), "--dry-run")
+    assert json.loads(capsys.readouterr().out)["times"] == [1, 16, 30]
     assert not (tmp_path / "new").exists()
 
 
@@ -101,6 +74,14 @@ def test_the_ablation_leaves_tables_pictures_and_a_page(tmp_path: Path, capsys: 
     assert "no bound" in page
     assert len(list((tmp_path / "figures").glob("*.png"))) >= 8
     assert "report:" in capsys.readouterr().out
+    before = (tmp_path / "results.json").read_bytes()
+    run("variance_ablation", *TRAINING, *few, "--workdir", str(tmp_path))
+    assert (tmp_path / "results.json").read_bytes() == before
+    used = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["cells"]
+    assert sum(kind["computed"] for kind in used.values()) == 0 < sum(kind["reused"] for kind in used.values())
+    moments = ["--moments", str(tmp_path / "moments.npz"), "--variance", "isotropic"]
+    run("sample", "--workdir", str(tmp_path), "--K", "3", "--n", "5", *moments)
+    assert np.load(tmp_path / "samples" / "samples.npz")["images"].shape == (5, 8, 8, 1)
 
 
 def results_size() -> int:
@@ -115,31 +96,48 @@ def test_the_ablation_takes_the_network_of_another_run(trained: Path, tmp_path: 
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "argv", "message"),
-    [
-        ("sample", ["--K", "3", "--variance", "smal"], "unknown variance 'smal'"),
-        ("sample", ["--sampler", "ddmi"], "unknown sampler 'ddmi'"),
-        ("sample", ["--K", "3", "--sampler", "ddim", "--variance", "interpolated"], "defined for the DDPM kernel only"),
-        ("sample", ["--K", "3", "--sampler", "ddim", "--eta", "2"], "eta = 2 is outside [0, 1]"),
-        ("sample", ["--K", "31"], "K = 31 steps: choose 1 to 30"),
-        ("sample", ["--times", "3", "3", "30"], "times 3, 3: they must ascend"),
-        ("sample", ["--n", "0"], "n = 0"),
-        ("variance_ablation", ["--K", "31"], "K = 31 steps: choose 1 to 30"),
-        ("variance_ablation", ["--K", "3", "--sample-K", "3", "--variances", "smal"], "unknown variance 'smal'"),
-        ("variance_ablation", ["--K", "3", "--sample-K", "3", "--seeds", "0"], "seeds = 0: it is at least 1"),
-        ("variance_ablation", ["--K", "3", "--sample-K", "3", "--last-step", "none"], "unknown last_step 'none'"),
-    ],
-)
-def test_wrong_values_are_one_line_and_exit_code_2(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, argv: list[str], message: str
-) -> None:
-    place = {"sample": ["--workdir", str(trained), "--out", str(tmp_path / "new")]}
-    place["variance_ablation"] = ["--checkpoint", str(trained), "--workdir", str(tmp_path / "new")]
-    with pytest.raises(SystemExit) as stop:
-        run(name, *place[name], *argv)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert message in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "new").exists()
+def test_two_training_seeds_show_their_spread(tmp_path: Path) -> None:
+    few = ["--K", "3", "--sample-K", "3", "--images", "4", "--seeds", "1", "--variances", "large", "isotropic", "zero"]
+    argv = [*TRAINING, *few, "--trajectories", "even", "--training-seeds", "2"]
+    run("variance_ablation", *argv, "--workdir", str(tmp_path / "both"))
+    results = json.loads((tmp_path / "both" / "results.json").read_text(encoding="utf-8"))
+    rows = {row["variance"]: row for row in results["spread"]}
+    assert results["training_seeds"] == [0, 1]
+    own = {row["variance"]: row for row in results["likelihood"] if row["split"] == "test"}
+    large = rows["large"]["values"]
+    assert large[0] == own["large"]["bits_per_dim"] != large[1]
+    assert rows["large"]["mean"] == pytest.approx(sum(large) / 2)
+    assert rows["large"]["std"] == pytest.approx(abs(large[0] - large[1]) / 2**0.5)
+    isotropic = rows["isotropic"]["values"]
+    assert rows["large"]["minus_isotropic"] == pytest.approx((sum(large) - sum(isotropic)) / 2)
+    assert rows["zero"]["mean"] is None
+    assert rows["zero"]["frechet_mean"] > 0
+    run(
+        "variance_ablation", "--checkpoint", str(tmp_path / "both" / "seed-1"), *few, "--workdir", str(tmp_path / "one")
+    )
+    alone = json.loads((tmp_path / "one" / "results.json").read_text(encoding="utf-8"))
+    assert alone["network"]["source"] == "checkpoint"
+    assert alone["network"]["fingerprint"] != results["network"]["fingerprint"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["by_hand:eps", "nnx_network:v"])
+def test_the_example_denoisers_give_a_table_by_command_and_in_python(spec: str, tmp_path: Path) -> None:
+    module, _, name = spec.partition(":")
+    few = ["--K", "10", "--sample-K", "10", "--images", "4", "--seeds", "1", "--variances", "large", "isotropic"]
+    argv = ["--denoiser", f"experiments.denoisers.{spec}", "--prediction", name, *few, "--trajectories", "even"]
+    run("variance_ablation", *argv, "--workdir", str(tmp_path))
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert results["network"]["source"] == "denoiser"
+    assert results["training"] is None
+    assert "trained for" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    bits = {row["variance"]: row["bits_per_dim"] for row in results["likelihood"] if row["split"] == "test"}
+    assert bits["isotropic"] < bits["large"] < 8
+
+    function = getattr(importlib.import_module(f"experiments.denoisers.{module}"), name)
+    own = subject.of(function, schedule.linear(), name, data.load("digits"))
+    design = study.Design(Rules(levels=17), ("large", "isotropic"), ("even",), (10,), ())
+    rows = study.compare(own, design)
+    assert {row["variance"]: row["bits_per_dim"] for row in rows} == pytest.approx(bits, rel=1e-6)
+    run("sample", *argv[:4], "--variance", "isotropic", "--K", "10", "--n", "4", "--out", str(tmp_path / "drawn"))
+    assert (tmp_path / "drawn" / "samples.png").exists()

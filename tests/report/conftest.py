@@ -1,10 +1,13 @@
 """Made-up results with plausible numbers: Gaussian data whose error M_t is known, one noisy copy for each split."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from ddpm_jax.report import page
 
 T = 1000
 K = (10, 25, 50, 100, 200, 400, 1000)
@@ -30,8 +33,8 @@ def error(ab: np.ndarray) -> np.ndarray:
     return ab[:, None] * SPECTRUM / (ab[:, None] * SPECTRUM + 1 - ab[:, None])
 
 
-def variances(steps: int, split: str) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """sigma_t^2 and the sum of KL terms, bits/dim, of every choice."""
+def variances(steps: int, split: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """sigma_t^2 and the KL terms, bits/dim, of every choice; a column of an array is a step."""
     c = chain(steps)
     M = error(c["ab"])
     mean = M.mean(1) * (1.002 if split == "test" else 1.0)
@@ -40,8 +43,8 @@ def variances(steps: int, split: str) -> tuple[dict[str, np.ndarray], dict[str, 
     choices = {name: c["tb"] * (1 + c["u"] * h) for name, h in excess.items()}
     choices["interpolated"] = np.sqrt(c["b"] * c["tb"])
     ratio = {name: c["tb"] / value for name, value in choices.items()}
-    kl = {name: 0.5 * np.sum(r * (1 + c["u"] * mean) - 1 - np.log(r)) / np.log(2) for name, r in ratio.items()}
-    kl["spectral"] = 0.5 * np.sum(np.mean(np.log1p(c["u"][:, None] * M), axis=1)) / np.log(2)
+    kl = {name: 0.5 * (r * (1 + c["u"] * mean) - 1 - np.log(r)) / np.log(2) for name, r in ratio.items()}
+    kl["spectral"] = 0.5 * np.mean(np.log1p(c["u"][:, None] * M), axis=1) / np.log(2)
     choices["spectral"] = c["tb"] * (1 + c["u"] * np.exp(np.mean(np.log(M), axis=1)))
     choices["zero"] = 0 * c["tb"]
     return choices, kl
@@ -52,7 +55,7 @@ def likelihood_rows() -> list[dict[str, Any]]:
     rows = []
     for split in ("calibration", "test"):
         for steps in K:
-            kl = variances(steps, split)[1]
+            kl = {name: float(terms.sum()) for name, terms in variances(steps, split)[1].items()}
             for trajectory, share in (("even", 1.0), ("optimal", 1.0 if steps == T else SHARE_OF_OPTIMAL)):
                 for name in VARIANCES:
                     row = dict(variance=name, trajectory=trajectory, K=steps, split=split, prior=PRIOR, decoder=DECODER)
@@ -78,13 +81,61 @@ def sample_rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     samples, cells = [], []
     for trajectory, worse in (("even", 1.0), ("optimal", 1.4)):
         for steps in SAMPLE_K:
-            for i, name in enumerate(VARIANCES):
+            scale = worse * (0.4 + (1 + (np.arange(len(VARIANCES)) - 4) ** 2) * 10 / steps)
+            drawn = scale[:, None] * (1 + 0.05 * rng.standard_normal((len(VARIANCES), 3)))
+            for name, values in zip(VARIANCES, drawn, strict=True):
                 cell = dict(variance=name, trajectory=trajectory, K=steps)
-                values = worse * (0.4 + (1 + (i - 4) ** 2) * 10 / steps) * (1 + 0.05 * rng.standard_normal(3))
                 samples += [cell | dict(seed=seed, frechet=float(value)) for seed, value in enumerate(values)]
-                numbers = dict(mean=float(values.mean()), std=float(values.std(ddof=1)), seeds=3, images=5000)
-                cells.append(cell | numbers)
+                cells.append(cell | sample_numbers(values, values - drawn[VARIANCES.index("isotropic")], name))
     return samples, cells
+
+
+def sample_numbers(values: np.ndarray, above: np.ndarray, name: str) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of distances and of their differences to isotropic."""
+    numbers = dict(mean=float(values.mean()), std=float(values.std(ddof=1)), seeds=len(values), images=5000)
+    if name == "isotropic":
+        return numbers | dict(minus_isotropic=None, minus_isotropic_std=None)
+    return numbers | dict(minus_isotropic=float(above.mean()), minus_isotropic_std=float(above.std(ddof=1)))
+
+
+def terms() -> list[dict[str, Any]]:
+    """The KL term of every step of a short chain and of the longest, bits/dim."""
+    entries = []
+    for steps in (K[0], K[-1]):
+        kl = variances(steps, "test")[1]
+        choices = {name: dict(kl=kl[name], standard_error=0.03 * kl[name]) for name in VARIANCES if name in kl}
+        listed = {name: {key: terms.tolist() for key, terms in choice.items()} for name, choice in choices.items()}
+        entries.append(dict(K=steps, t=chain(steps)["t"].tolist(), choices=listed))
+    return entries
+
+
+def rate_distortion() -> dict[str, Any]:
+    """RMSE of x_0_hat of the Gaussian data, and the bits sent once x_t is known."""
+    c, kl = chain(T), variances(T, "test")[1]
+    rmse = 127.5 * np.sqrt((1 - c["ab"]) / c["ab"] * error(c["ab"]).mean(1))
+    sent = {name: PRIOR + np.cumsum(kl[name][::-1])[::-1] - kl[name] for name in VARIANCES if name in kl}
+    choices = {name: rate.tolist() for name, rate in sent.items()}
+    return dict(K=T, t=c["t"].tolist(), distortion=rmse.tolist(), choices=choices)
+
+
+def spread(likelihood: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The test rows again, over two networks whose bounds are 0.02 bits/dim apart; samples of the even trajectory."""
+    rows = []
+    for row in likelihood:
+        if row["split"] != "test" or row["K"] not in SAMPLE_K:
+            continue
+        cell = {key: row[key] for key in ("variance", "trajectory", "K")}
+        bits, gap, known = row["bits_per_dim"], row["minus_isotropic"], row["bits_per_dim"] is not None
+        values = [bits - 0.01, bits + 0.01] if known else [None, None]
+        cell |= dict(mean=bits, std=0.02 / np.sqrt(2) if known else None, values=values)
+        cell |= dict(minus_isotropic=gap, minus_isotropic_std=0.01 * abs(gap) if known else None)
+        sampled = row["trajectory"] == "even"
+        cell |= dict(
+            frechet_mean=(30.0 + len(rows) % len(VARIANCES)) / row["K"] if sampled else None,
+            frechet_std=0.2 if sampled else None,
+        )
+        rows.append(cell)
+    return rows
 
 
 def per_time() -> dict[str, list[float]]:
@@ -106,23 +157,19 @@ def sigma2() -> dict[str, Any]:
 
 
 def settings() -> dict[str, Any]:
-    """What was run: everything on the page that is not a measurement of a variance."""
-    seconds = dict(train=101.5, moments=20.1, likelihood=3.2, sample=60.7, total=185.5)
-    about = dict(
-        project="ddpm_jax", version="0.1.0", command="python -m experiments.variance_ablation", seconds=seconds
-    )
-    about |= dict(date="2026-01-01", python="3.11.9", jax="0.10.2", device="cpu")
+    """Everything in the results that is not a measurement of a variance."""
     data = dict(name="digits", description="8x8 handwritten digits", shape=[8, 8, 1], levels=17, variance=0.2815)
     data |= dict(train=1000, calibration=400, test=397)
     loss = [[step, 0.08 + 0.9 / (1 + step / 50)] for step in range(1, 3000, 25)]
-    training = dict(steps=3000, parameters=295_123, images_per_second=4321.0, loss=loss, seconds=101.5)
+    training = dict(steps=3000, parameters=295_123, loss=loss)
     classifier = dict(name="logistic", features=64, test_accuracy=0.971, train_accuracy=0.999, bias=0.051)
     classifier |= dict(held_out_frechet=0.42, held_out_images=397)
     memorising = dict(K=1000, train_bits_per_dim=2.011, test_bits_per_dim=2.052, gap=0.041, gap_standard_error=0.012)
     rules = dict(last_step="mean", pixel_clip=None, levels=17, clip_x_0=True, clamp_cov=True)
     config = dict(seed=0, schedule=dict(name="linear", T=T))
     return dict(
-        about=about, data=data, training=training, classifier=classifier, rules=rules, config=config,
+        data=data, training=training, training_seeds=[0, 1], network=dict(source="trained", name="runs/digits"),
+        classifier=classifier, rules=rules, config=config,
         memorising=memorising | dict(train_images=1000),
     )  # fmt: skip
 
@@ -142,6 +189,7 @@ def made_up() -> dict[str, Any]:
         likelihood=likelihood, samples=samples, sample_cells=cells, per_time=per_time(), sigma2=sigma2(),
         trajectories_chosen=times, negative_control=[row | dict(paired_standard_error=0.01) for row in control],
         gap_check=dict(K=T, from_table=gap, from_formula=gap + 1e-5), claims=[],
+        terms=terms(), rate_distortion=rate_distortion(), spread=spread(likelihood),
     )  # fmt: skip
 
 
@@ -152,9 +200,45 @@ def results(made_up: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def run() -> dict[str, Any]:
+    """The machine, the seconds, and what an earlier run had left."""
+    seconds = dict(train=101.5, moments=20.1, likelihood=3.2, sample=60.7, total=185.5)
+    about = dict(project="ddpm_jax", version="0.1.0", command="python -m experiments.variance_ablation")
+    about |= dict(date="2026-01-01", python="3.11.9", jax="0.10.2", device="cpu")
+    cells = dict(moments=dict(computed=3, reused=0), trajectories=dict(computed=0, reused=56))
+    cells |= dict(samples=dict(computed=5, reused=67))
+    return dict(about=about | dict(seconds=seconds, images_per_second=4321.0), cells=cells, forced=False)
+
+
+@pytest.fixture(scope="session")
 def pictures() -> dict[str, np.ndarray]:
     """Grey 8x8 images of noise."""
     rng = np.random.default_rng(2)
     shapes = dict(grid=(len(VARIANCES), 10), grid_real=(10,), strip=(4, 10), neighbours=(8, 2))
     images = {name: rng.integers(0, 256, (*shape, 8, 8, 1), dtype=np.uint8) for name, shape in shapes.items()}
     return images | dict(strip_t=np.linspace(T, 1, 10).round().astype(int), neighbours_distance=np.linspace(1, 2, 8))
+
+
+@pytest.fixture(scope="session")
+def judged(made_up: dict[str, Any]) -> dict[str, Any]:
+    """The results with one claim of each verdict."""
+    sentence = "`large` is <b>exact</b>."
+    return made_up | dict(
+        claims=[dict(claim=sentence, split="test", holds=holds, figures="apart 0.5") for holds in (True, False, None)]
+    )
+
+
+@pytest.fixture(scope="session")
+def written(
+    tmp_path_factory: pytest.TempPathFactory, judged: dict[str, Any], run: dict[str, Any], pictures: dict[str, Any]
+) -> Path:
+    """The folder of their page."""
+    folder = tmp_path_factory.mktemp("page")
+    page.write(folder, judged, run, pictures)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def html(written: Path) -> str:
+    """The text of that page."""
+    return (written / "report.html").read_text(encoding="utf-8")

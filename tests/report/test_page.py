@@ -13,6 +13,7 @@ from ddpm_jax.report import figures, mosaics, page
 Results = dict[str, Any]
 MAX_BYTES = 3_000_000
 BOLD = "*"
+VERDICTS = ("holds", "does not hold", "not measured")
 
 
 class Tables(HTMLParser):
@@ -44,19 +45,6 @@ class Tables(HTMLParser):
             self.rows[self.table][-1][-1] += data
 
 
-VERDICTS = {"holds": True, "does not hold": False, "not measured": None}
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory, made_up: Results, pictures: mosaics.Pictures) -> tuple[Path, str]:
-    """The folder and the HTML of a page with one claim of each verdict."""
-    folder = tmp_path_factory.mktemp("page")
-    sentence = "`large` is <b>exact</b>."
-    judged = [dict(claim=sentence, split="test", holds=holds, figures="apart 0.5") for holds in VERDICTS.values()]
-    page.write(folder, made_up | dict(claims=judged), pictures)
-    return folder, (folder / "report.html").read_text(encoding="utf-8")
-
-
 def table(html: str, name: str) -> list[list[str]]:
     parser = Tables()
     parser.feed(html)
@@ -75,8 +63,8 @@ def by_cell(rows: list[Results]) -> dict[tuple[str, str, int], Results]:
     return {(row["variance"], row["trajectory"], row["K"]): row for row in rows}
 
 
-def test_every_number_of_the_likelihood_table_is_the_result(written: tuple[Path, str], results: Results) -> None:
-    header, *lines = table(written[1], "likelihood-table")
+def test_every_number_of_the_likelihood_table_is_the_result(html: str, results: Results) -> None:
+    header, *lines = table(html, "likelihood-table")
     rows = by_cell([row for row in results["likelihood"] if row["split"] == "test"])
     assert header[1:] == [f"K = {K}" for K in results["K"]]
     assert [line[0].split("\n")[0] for line in lines] == 2 * results["variances"]
@@ -93,21 +81,39 @@ def test_every_number_of_the_likelihood_table_is_the_result(written: tuple[Path,
             assert all(agrees(text, row[key]) for text, key in zip(shown, keys, strict=False)), (label, K, cell)
 
 
-def test_every_number_of_the_frechet_table_is_the_result(written: tuple[Path, str], results: Results) -> None:
-    header, *lines = table(written[1], "frechet-table")
-    rows = by_cell(results["sample_cells"])
-    assert header[1:] == [f"K = {K}" for K in results["sample_K"]]
-    assert len(lines) == 2 * len(results["variances"])
+FRECHET = ("mean", "std", "minus_isotropic", "minus_isotropic_std")
+SPREAD_FRECHET = ("frechet_mean", "frechet_std")
+
+
+@pytest.mark.parametrize(
+    "name, field, keys, columns",
+    [
+        ("frechet", "sample_cells", FRECHET, "sample_K"),
+        ("spread", "spread", FRECHET, "sample_K"),
+        ("spread-frechet", "spread", SPREAD_FRECHET, "sample_K"),
+    ],
+)
+def test_every_number_of_the_other_tables_is_the_result(
+    html: str, results: Results, name: str, field: str, keys: tuple[str, ...], columns: str
+) -> None:
+    header, *lines = table(html, f"{name}-table")
+    rows = {cell: row for cell, row in by_cell(results[field]).items() if row[keys[0]] is not None or len(keys) == 4}
+    assert header[1:] == [f"K = {K}" for K in results[columns]]
+    assert len(lines) == len({cell[:2] for cell in rows})
     for label, *cells in lines:
-        for K, cell in zip(results["sample_K"], cells, strict=True):
-            row = rows[(*label.split("\n"), K)]
-            mean, std = cell.split(" ± ")
-            assert agrees(mean.lstrip(BOLD), row["mean"])
-            assert agrees(std, row["std"])
+        for K, cell in zip(results[columns], cells, strict=True):
+            values = [rows[(*label.split("\n"), K)][key] for key in keys]
+            known = [value for value in values if value is not None]
+            shown = re.findall(r"[+−<]?[\d.]+", cell)
+            if not known:
+                assert cell == "no bound"
+            is_reference = label.startswith("isotropic")
+            assert len(shown) == (len(known) if not is_reference else 2 * bool(known))
+            assert all(agrees(text, value) for text, value in zip(shown, known, strict=False)), (label, K, cell)
 
 
-def test_terms_at_few_steps_add_up_to_the_total(written: tuple[Path, str]) -> None:
-    _, *lines = table(written[1], "decomposition-table")
+def test_terms_at_few_steps_add_up_to_the_total(html: str) -> None:
+    _, *lines = table(html, "decomposition-table")
     for label, *terms, total in lines:
         if total == "no bound":
             assert label.startswith("zero")
@@ -115,9 +121,9 @@ def test_terms_at_few_steps_add_up_to_the_total(written: tuple[Path, str]) -> No
             assert abs(sum(map(float, terms)) - float(total)) < 4 * 0.5e-3
 
 
-@pytest.mark.parametrize("name", ["likelihood-table", "frechet-table"])
-def test_the_best_of_every_column_is_bold(written: tuple[Path, str], name: str) -> None:
-    _, *lines = table(written[1], name)
+@pytest.mark.parametrize("name", ["likelihood-table", "frechet-table", "spread-table", "spread-frechet-table"])
+def test_the_best_of_every_column_is_bold(html: str, name: str) -> None:
+    _, *lines = table(html, name)
     for column in list(zip(*lines, strict=True))[1:]:
         means = {cell: float(cell.lstrip(BOLD).split(" ±")[0]) for cell in column if cell != "no bound"}
         least = min(means.values())
@@ -125,88 +131,124 @@ def test_the_best_of_every_column_is_bold(written: tuple[Path, str], name: str) 
         assert all(value == least for cell, value in means.items() if cell.startswith(BOLD))
 
 
-def test_the_page_is_self_contained_and_small(written: tuple[Path, str]) -> None:
-    _, html = written
+def test_the_page_is_self_contained_and_small(html: str) -> None:
     assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", html)
-    assert "url(" not in html
-    assert "<script" not in html
+    assert set(re.findall(r"url\((.)", html)) == {"#"}
+    assert "@import" not in html
+    assert html.count("<script>") == 1
+    assert re.findall(r"<script[^>]*>", html) == ['<script type="application/json" id="points">', "<script>"]
     assert len(html.encode()) < MAX_BYTES
 
 
 def test_every_figure_is_written_and_embedded(
-    written: tuple[Path, str], results: Results, pictures: mosaics.Pictures
+    written: Path, html: str, results: Results, pictures: mosaics.Pictures
 ) -> None:
-    folder, html = written
-    names = {*figures.draw(results), *mosaics.draw(results, pictures)}
-    assert {path.stem for path in (folder / "figures").iterdir()} == names
-    assert all((folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in names)
-    assert html.count('src="data:image/png;base64,iVBOR') == len(names)
+    charts, images = set(figures.draw(results)), set(mosaics.draw(results, pictures))
+    assert {path.stem for path in (written / "figures").iterdir()} == charts | images
+    assert all((written / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in charts | images)
+    assert html.count('src="data:image/png;base64,iVBOR') == len(images)
+    assert {name for name in charts if f'data-figure="{name}"' in html} == charts
+    assert all(f'id="figure-{name}"' in html for name in charts | images)
 
 
-def test_the_distance_is_never_called_fid(written: tuple[Path, str]) -> None:
-    text = re.sub(r"base64,[^\"]*", "", written[1])
+def test_every_id_is_one_element_and_every_reference_has_its_element(html: str) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', html)) <= set(ids)
+
+
+def test_the_same_results_give_the_same_bytes(
+    written: Path, tmp_path: Path, judged: Results, run: Results, pictures: mosaics.Pictures
+) -> None:
+    page.write(tmp_path, judged, run, pictures)
+    names = sorted(path.relative_to(written) for path in written.rglob("*") if path.is_file())
+    assert len(names) == 2 + len(figures.FIGURES) + 3
+    assert all((tmp_path / name).read_bytes() == (written / name).read_bytes() for name in names)
+
+
+def test_a_caption_says_what_to_see(html: str) -> None:
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", html, re.DOTALL)
+    assert len(captions) == html.count("<figure ")
+    assert all(re.search(r"\b(See|Compare)\b", caption) for caption in captions), captions
+
+
+def test_the_distance_is_never_called_fid(html: str) -> None:
+    text = re.sub(r"base64,[^\"]*", "", html)
     assert re.findall(r"[^.]*\bFID\b[^.]*\.", text)[0].strip().endswith("is not comparable with FID.")
     assert len(re.findall("fid", text, re.IGNORECASE)) == 1
 
 
-def test_what_stands_beside_the_distance(written: tuple[Path, str], results: Results) -> None:
-    html = written[1]
+def test_what_stands_beside_the_distance(html: str, results: Results) -> None:
     classifier = results["classifier"]
     assert "5000 samples" in html
     for key in ("bias", "held_out_frechet", "test_accuracy"):
         assert f"{classifier[key]:.3f}" in html
 
 
-def test_the_answer_names_the_winner_and_its_lead(results: Results) -> None:
-    rows = by_cell([row for row in results["likelihood"] if row["split"] == "test"])
-    bits = {name: rows[name, "even", 10]["bits_per_dim"] for name in ("spectral", "small", "large")}
-    answer = page.answer(results)
-    assert "K = 10" in answer
-    assert "`spectral` gives the best likelihood" in answer
-    for loser in ("small", "large"):
-        assert f"{bits[loser] - bits['spectral']:.3f} less than `{loser}`" in answer
-
-
-def test_a_verdict_is_said_in_words(written: tuple[Path, str]) -> None:
-    _, *lines = table(written[1], "claims-table")
+def test_a_verdict_is_said_in_words(html: str) -> None:
+    _, *lines = table(html, "claims-table")
     assert lines == [["large is <b>exact</b>.", "test", words, "apart 0.5"] for words in VERDICTS]
 
 
-def test_csv_has_every_cell(results: Results) -> None:
-    rows = page.csv_rows(results)
-    likelihood = by_cell([row for row in results["likelihood"] if row["split"] == "test"])
-    samples = by_cell(results["sample_cells"])
-    assert {(row["variance"], row["trajectory"], row["K"]) for row in rows} == set(likelihood)
-    assert len({tuple(row) for row in rows}) == 1
-    for row in rows:
-        cell = (row["variance"], row["trajectory"], row["K"])
-        assert row["bits_per_dim"] == likelihood[cell]["bits_per_dim"]
-        assert row["frechet_mean"] == samples.get(cell, {}).get("mean")
-        assert row["frechet_std"] == samples.get(cell, {}).get("std")
-
-
-@pytest.mark.parametrize(
-    "value, error, sign, text",
-    [
-        (3.14159, 0.012, "", "3.142 ± 0.012"),
-        (-0.5, 0.25, "+", "−0.50 ± 0.25"),
-        (0.25, 0.0, "+", "+0.250"),
-        (61.25, 1.5, "", "61.2 ± 1.5"),
-        (1e-4, 1e-9, "", "0.00010 ± <0.00001"),
-        (None, None, "", "–"),
-    ],
-)
-def test_digits_follow_the_error(value: float | None, error: float | None, sign: str, text: str) -> None:
-    assert page.measured(value, error, sign) == text
+def text(results: Results, run: Results) -> str:
+    """The page without its charts."""
+    return page.render(results, run, {}, dict.fromkeys(("samples", "predictions", "neighbours"), b""))
 
 
 def test_colour_images_are_drawn_and_a_short_run_too(
-    tmp_path: Path, results: Results, pictures: mosaics.Pictures
+    tmp_path: Path, results: Results, run: Results, pictures: mosaics.Pictures
 ) -> None:
-    few = results | dict(K=[10], sample_K=[10], trajectories=["even"])
+    few = results | dict(K=[10], sample_K=[10], trajectories=["even"], terms=results["terms"][:1])
     few["likelihood"] = [row for row in results["likelihood"] if (row["trajectory"], row["K"]) == ("even", 10)]
     few["sample_cells"] = [row for row in results["sample_cells"] if (row["trajectory"], row["K"]) == ("even", 10)]
     few["trajectories_chosen"] = {"10": results["trajectories_chosen"]["10"]}
     colour = {name: np.repeat(value, 3, axis=-1) if value.ndim > 1 else value for name, value in pictures.items()}
-    page.write(tmp_path, few, colour)
+    page.write(tmp_path, few, run, colour)
     assert len(table((tmp_path / "report.html").read_text(encoding="utf-8"), "likelihood-table")[0]) == 2
+
+
+def test_one_network_has_a_sentence_in_place_of_the_tables(results: Results, run: Results) -> None:
+    html = text(results | dict(training_seeds=[0], spread=[]), run)
+    assert "--training-seeds 2" in html
+    assert "spread-table" not in html and "spread-frechet-table" not in html
+
+
+def test_networks_without_samples_have_no_table_of_distances(results: Results, run: Results) -> None:
+    rows = [row | dict(frechet_mean=None, frechet_std=None) for row in results["spread"]]
+    html = text(results | dict(spread=rows), run)
+    assert 'id="spread-table"' in html
+    assert "spread-frechet-table" not in html
+
+
+def test_a_network_of_ones_own_has_no_training(results: Results, run: Results) -> None:
+    own = dict(network=dict(source="denoiser", name="mine:net<1>"), training=None, training_seeds=[], spread=[])
+    machine = run | dict(about=run["about"] | dict(images_per_second=None))
+    html = text(results | own, machine)
+    assert "<code>mine:net&lt;1&gt;</code>" in html
+    assert "parameters and was trained" not in html and "trained once" not in html
+    assert "figure-neighbours" in html
+    assert "training_loss" not in figures.draw(results | own)
+
+
+def test_a_checkpoint_is_named_and_memorising_may_be_missing(results: Results, run: Results) -> None:
+    known = dict(network=dict(source="checkpoint", name="runs/before"), memorising=None)
+    html = text(results | known, run)
+    assert "read from <code>runs/before</code>" in html
+    assert "learned its images by heart" not in html
+
+
+def test_what_was_found_on_disk_is_said(html: str, run: Results) -> None:
+    header, *lines = table(html, "cells-table")
+    assert header == ["part", "computed", "reused"]
+    assert lines == [[name, str(cell["computed"]), str(cell["reused"])] for name, cell in run["cells"].items()]
+    assert "Part of the numbers was found" in html
+
+
+@pytest.mark.parametrize("forced, sentence", [(True, "computed again, as asked"), (False, "Nothing was found")])
+def test_what_was_computed_is_said(results: Results, run: Results, forced: bool, sentence: str) -> None:
+    cells = dict(moments=dict(computed=3, reused=0))
+    assert sentence in text(results, run | dict(cells=cells, forced=forced))
+
+
+def test_the_rate_of_training_comes_from_the_run(html: str) -> None:
+    assert "295,123 parameters and was trained for 3000 steps\n(4321 images/s)." in html

@@ -1,0 +1,195 @@
+"""Results on disk under the hash of all that they depend on.
+
+A cell is a table of arrays that some computation left. Its name is the hash of the inputs, of the source code it went
+through and of the version of JAX, so nothing has to be declared stale: what changed is looked for under another name.
+Writing is atomic; a process that is killed leaves a whole cell or none.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import jax
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+Keep = Callable[[str, dict[str, Any], Callable[[], Arrays]], Arrays]
+
+
+def compute_always(kind: str, inputs: dict[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+    """The Keep that keeps nothing."""
+    return compute()
+
+
+class Store(NamedTuple):
+    """A folder of cells.
+
+    Attributes:
+      folder: one subfolder a kind.
+      common: inputs of every cell, for example the fingerprint of the denoiser.
+      force: compute even what is there.
+      used: how many cells of a (kind, "computed" or "reused") this process has met.
+    """
+
+    folder: Path
+    common: dict[str, Any]
+    force: bool
+    used: Counter[tuple[str, str]]
+
+
+def fetch(store: Store, kind: str, inputs: dict[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+    """The arrays of one cell: read if it is there, else computed and written. With a store bound, a Keep.
+
+    Args:
+      store: where to look.
+      kind: what the cell holds.
+      inputs: all that `compute` depends on beside store.common; plain values, arrays and keys.
+      compute: makes the arrays.
+    """
+    path = store.folder / kind / f"{fingerprint({**store.common, **inputs, 'jax': jax.__version__})}.npz"
+    found = None if store.force else _read(path)
+    store.used[kind, "computed" if found is None else "reused"] += 1
+    if found is None:
+        found = compute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda file: np.savez(file, allow_pickle=False, **found))
+    return found
+
+
+def tally(used: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    """How many cells of each kind were computed and reused, for a report."""
+    kinds = sorted({kind for kind, _ in used})
+    return {kind: {how: used[kind, how] for how in ("computed", "reused")} for kind in kinds}
+
+
+def _read(path: Path) -> Arrays | None:
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        print(f"warning: {path} is unreadable ({error}) and is computed again", file=sys.stderr)
+        return None
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """The file as a whole or not at all: written beside its place, then moved there.
+
+    Args:
+      path: of the file; its folder exists.
+      write: puts the contents into an open file.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            write(file)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """JSON of plain values, written whole."""
+    write_whole(path, lambda file: file.write(json.dumps(values, indent=1).encode()))
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that is not there and cannot be made, or is not writable.
+
+    Raises:
+      ValueError: see above.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        reason = "not writable" if nearest.is_dir() else "a file"
+        raise ValueError(f"cannot write to {folder}: {nearest} is {reason}; choose another folder")
+
+
+def fingerprint(value: Any) -> str:
+    """A hash of nested plain values, arrays and random keys, the same in every process.
+
+    Raises:
+      TypeError: a value is of another kind.
+    """
+    digest = hashlib.sha256()
+    _feed(digest.update, value)
+    return digest.hexdigest()[:32]
+
+
+def _feed(update: Callable[[bytes], None], value: Any) -> None:
+    if isinstance(value, Mapping):
+        update(f"mapping {len(value)};".encode())
+        for name in sorted(value):
+            _feed(update, name)
+            _feed(update, value[name])
+    elif isinstance(value, (tuple, list)):
+        update(f"sequence {len(value)};".encode())
+        for part in value:
+            _feed(update, part)
+    elif isinstance(value, jax.Array) and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
+        _feed(update, np.asarray(jax.random.key_data(value)))
+    elif isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        array = np.asarray(value)
+        update(f"array {array.dtype.str} {array.shape};".encode())
+        update(np.ascontiguousarray(array).tobytes())
+    elif value is None or isinstance(value, (str, bytes, bool, int, float)):
+        update(f"{type(value).__name__} {value!r};".encode())
+    else:
+        raise TypeError(f"no fingerprint of a {type(value).__name__}: give plain values and arrays")
+
+
+@cache
+def code_version(module: str) -> str:
+    """A hash of the code of a module and of all that it imports of its package; comments and docstrings aside."""
+    return fingerprint({name: ast.unparse(_code(name)) for name in modules(module)})
+
+
+def modules(module: str) -> set[str]:
+    """The module and all of its package that it imports, directly or through others, by full name."""
+    seen, waiting = set(), {module}
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        waiting |= set(_imports(_code(name), module.split(".")[0])) - seen
+    return seen
+
+
+@cache
+def _code(module: str) -> ast.Module:
+    """The syntax tree of a module without its docstrings."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, module
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and ast.get_docstring(node, clean=False) is not None:  # type: ignore[arg-type]
+            del node.body[0]  # type: ignore[attr-defined]
+    return tree
+
+
+def _imports(tree: ast.Module, package: str) -> list[str]:
+    """The modules of the package that a module imports, by full name."""
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package:
+            names += [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names if alias.name.split(".")[0] == package]
+    return [name for name in names if name != package and _is_module(name)]
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # a name inside a module, not a module inside a package
+        return False

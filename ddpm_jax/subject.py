@@ -1,0 +1,74 @@
+"""What is judged: a denoiser with its schedule and its images, whether it was trained here or is the user's own."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax import cells, predict
+from ddpm_jax.data import DataSet
+from ddpm_jax.predict import Denoiser
+from ddpm_jax.schedule import Schedule
+
+
+class Subject(NamedTuple):
+    """A denoiser and what it is judged on.
+
+    Attributes:
+      source: "trained", "checkpoint" or "denoiser" (the user's own).
+      name: how to call it in a report.
+      data: the images.
+      schedule: the forward process it was trained for.
+      denoiser: reads x_t.
+      fingerprint: a hash that changes when the denoiser does.
+    """
+
+    source: str
+    name: str
+    data: DataSet
+    schedule: Schedule
+    denoiser: Denoiser
+    fingerprint: str
+
+
+def of(function: Any, schedule: Schedule, prediction: str, images: DataSet, name: str = "own") -> Subject:
+    """The user's own denoiser, after a look at what it does.
+
+    It is known by what it returns for a few fixed inputs. A network whose large parameters should not be compiled in is
+    better given as network(params, x_t, t) to `predict.make_denoiser`.
+
+    Args:
+      function: (x_t (b, H, W, C) float32 on [-1, 1]'s scale, t (b,) in 1..T) -> what it predicts, of x_t's shape.
+      schedule: the forward process it was trained for.
+      prediction: what it predicts, a name of PREDICTIONS.
+      images: the data set it is judged on.
+      name: how to call it.
+
+    Raises:
+      ValueError: it is not callable, fails, or returns another shape, dtype or numbers that are not finite.
+    """
+    outputs = _probe(function, schedule.T, images.shape, name)
+    denoiser = predict.make_denoiser(lambda params, x_t, t: function(x_t, t), None, schedule, prediction)
+    parts = dict(outputs=outputs, prediction=prediction, schedule=schedule)
+    return Subject("denoiser", name, images, schedule, denoiser, cells.fingerprint(parts))
+
+
+def _probe(function: Any, T: int, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """What it returns for noise at times spread over 1..T."""
+    if not callable(function):
+        raise ValueError(f"denoiser {name} is a {type(function).__name__}: give a callable (x_t, t)")
+    t = jnp.asarray(np.unique(np.round(np.geomspace(1, T, 16))), jnp.int32)
+    x_t = jax.random.normal(jax.random.key(0), (len(t), *shape))
+    try:
+        output = jax.jit(lambda x_t, t: function(x_t, t))(x_t, t)
+    except (TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"denoiser {name} fails on x_t {x_t.shape} float32, t {t.shape} int32: {reason}") from error
+    got = f"{getattr(output, 'dtype', type(output).__name__)} {getattr(output, 'shape', '')}".strip()
+    if got != f"float32 {x_t.shape}":
+        raise ValueError(f"denoiser {name} returns {got} for x_t {x_t.shape}: it must return float32 of x_t's shape")
+    bad = ~np.isfinite(np.asarray(output)).reshape(len(t), -1).all(axis=1)
+    if bad.any():
+        raise ValueError(f"denoiser {name} returns numbers that are not finite at t = {t[bad.argmax()]}: mend it there")
+    return np.asarray(output)

@@ -1,0 +1,1 @@
+"""Networks from outside, for --denoiser: each is a callable (x_t, t) -> what it predicts."""

@@ -1,0 +1,52 @@
+"""A denoiser written by hand in plain JAX, for --denoiser: a perceptron that predicts eps.
+
+It learns the digits when it is imported, in seconds on two CPU cores; a network of your own would read its parameters.
+Command: python -m experiments.variance_ablation --denoiser experiments.denoisers.by_hand:eps --workdir runs/by_hand
+"""
+
+from functools import partial
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ddpm_jax import data, objective, schedule, train
+from ddpm_jax.train import Recipe
+
+WIDTHS = (64 + 33, 256, 256, 64)  # 8 x 8 pixels and 33 features of the time
+STEPS, BATCH = 1000, 256
+DIGITS = data.digits()
+
+
+def network(params, x_t, t, keys=None):
+    """eps_hat from flat pixels and sinusoids of t."""
+    angles = t[:, None] / 1000 * 2.0 ** jnp.arange(-1, 10, dtype=jnp.float32) * jnp.pi
+    features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles), jnp.sin(2.5 * angles)], axis=1)
+    h = jnp.concatenate([x_t.reshape(len(x_t), -1), features], axis=1)
+    for weights, bias in params[:-1]:
+        h = jax.nn.swish(h @ weights + bias)
+    weights, bias = params[-1]
+    return (h @ weights + bias).reshape(x_t.shape)
+
+
+def learn():
+    """Averaged parameters after a short training, by the project's own step."""
+    shapes = list(pairwise(WIDTHS))
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    params = [
+        (jax.random.normal(key, shape) / np.sqrt(shape[0]), jnp.zeros(shape[1]))
+        for key, shape in zip(keys, shapes, strict=True)
+    ]
+    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, STEPS))
+    recipe = Recipe(schedule.linear(), network, "eps", objective.simple("eps"), optimizer, 0.99, DIGITS.levels, False)
+    state = train.init(jax.random.key(1), params, optimizer)
+    step = jax.jit(partial(train.train_step, recipe))
+    images, draw = DIGITS.train.images, np.random.default_rng(0)
+    for _ in range(STEPS):
+        state, _ = step(state, images[draw.integers(0, len(images), BATCH)])
+    return state.ema
+
+
+eps = partial(network, learn())

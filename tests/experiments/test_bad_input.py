@@ -1,0 +1,250 @@
+"""Bad input: one line that names the value and the cure, exit code 2, and nothing written."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax import checkpoint, data, unet
+from tests.experiments.conftest import TINY, TRAINING, run
+
+FEW = ["--K", "3", "--sample-K", "3", "--images", "4", "--seeds", "1", "--variances", "large", "isotropic"]
+HERE = "tests.experiments.test_bad_input"
+
+
+def cropped(x_t, t):
+    return x_t[:, :4]
+
+
+def integers(x_t, t):
+    return jnp.zeros(x_t.shape, int)
+
+
+def infinite(x_t, t):
+    return x_t / (t - 1)[:, None, None, None]
+
+
+def whole(x_t, t):
+    return x_t
+
+
+@pytest.fixture(scope="session")
+def places(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders and files that the cases name."""
+    root = tmp_path_factory.mktemp("places")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(unet.PRESETS, "tiny", TINY)
+        run("variance_ablation", *TRAINING, "--seed", "1", *FEW, "--workdir", str(root / "ablated"))
+        own = ["--denoiser", f"{HERE}:whole", "--T", "30"]
+        run("variance_ablation", *own, *FEW, "--workdir", str(root / "own"))
+    (root / "file").write_text("a file\n")
+    (root / "foreign").mkdir()
+    (root / "foreign" / "results.json").write_text("[1, 2]\n")
+    names = ("ablated", "own", "file", "foreign", "new")
+    return {"trained": trained, **{name: root / name for name in names}, "root": root}
+
+
+def loud() -> data.DataSet:
+    return data.digits()._replace(levels=16)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(unet.PRESETS, "deep", replace(TINY, multipliers=(1, 1, 1, 1, 1)))
+    monkeypatch.setitem(unet.PRESETS, "heads", replace(TINY, heads=1))
+    monkeypatch.setitem(data.DATASETS, "loud", loud)
+
+
+TRAIN = [
+    ("--data digit", "unknown data set 'digit': choose one of digits"),
+    ("--data loud", "grey level 16, outside [-1, 1] with 16 levels: give it 17"),
+    ("--preset huge", "unknown preset 'huge': choose one of cifar10, celebahq256, digits"),
+    ("--preset deep", "8"),
+    ("--preset cifar10", "preset 'cifar10' is for 3-channel images and digits has 1: choose another preset"),
+    ("--schedule lin", "unknown schedule 'lin': choose one of linear, cosine"),
+    ("--prediction score", "unknown prediction 'score': choose one of eps, x_0, v"),
+    ("--objective vlb", "unknown objective 'vlb': choose one of simple"),
+    ("--parallel pjit", "unknown parallel 'pjit': choose one of pmap, shard_map"),
+    ("--T 10", "outside (0, 1): lower it"),
+    ("--T 0", "T = 0: a schedule has at least one time"),
+    ("--schedule jsd", "alpha_bar_T = 0"),
+    ("--schedule jsd --prediction x_0", "alpha_bar_T = 0"),
+    ("--steps 0", "steps = 0: it is at least 1"),
+    ("--batch 0", "batch = 0: it is at least 1"),
+    ("--batch 9", "batch 9 does not split over 8 devices: choose a multiple of that"),
+    ("--workdir {file}/deep", "{file} is a file; choose another folder"),
+    ("--workdir {trained} --seed 1", "holds a run with seed = 0, not 1: choose another --workdir"),
+    ("--workdir {trained} --schedule cosine", "holds a run with schedule = linear, not cosine"),
+    ("--workdir {trained} --preset heads", "not {'channels'"),
+    ("--workdir {trained} --steps 3", "holds a run of 4 steps, more than steps = 3"),
+]
+SAMPLE = [
+    ("--variance smal", "unknown variance 'smal': choose one of small, large"),
+    ("--sampler ddmi", "unknown sampler 'ddmi': choose one of ddpm, ddim"),
+    ("--trajectory evn", "unknown trajectory 'evn': choose one of even, quadratic"),
+    ("--K 31", "K = 31 steps: choose 1 to 30"),
+    ("--K 0", "K = 0 steps: choose 1 to 30"),
+    ("--times 3 3 30", "times 3, 3: they must ascend without repeats"),
+    ("--times 1 9 3 30", "times 9, 3: they must ascend"),
+    ("--times 1 20", "times 1..20: they must lie in 1..30 and end at 30"),
+    ("--n 0", "n = 0: it is at least 1"),
+    ("--K 3 --sampler ddim --eta 2", "eta = 2 is outside [0, 1]"),
+    ("--K 3 --sampler ddim --variance interpolated", "defined for the DDPM kernel only"),
+    ("--K 3 --variance interpolated --frac 2", "frac = 2 is outside [0, 1]"),
+    ("--K 3 --variance family --c -1", "c = -1: a variance of the data is at least 0"),
+    ("--K 3 --last-step none", "unknown last_step 'none': choose mean or noise"),
+    ("--K 3 --pixel-clip 0", "pixel_clip = 0"),
+    ("--workdir {new}", "no checkpoint in {new}/checkpoints: train first"),
+    ("--out {file}/deep", "{file} is a file"),
+    ("--K 3 --variance isotropic --moments {ablated}/moments.npz", "is of another denoiser"),
+    ("--K 3 --variance isotropic --moments {file}", "holds no moments: give the moments.npz"),
+    ("--K 3 --variance isotropic --moments {new}", "holds no moments: give the moments.npz"),
+]
+ABLATION = [
+    ("--checkpoint {trained} --K 31", "K = 31 steps: choose 1 to 30"),
+    ("--checkpoint {trained} --K 0", "K = 0 steps: choose 1 to 30"),
+    ("--checkpoint {trained} --variances smal", "unknown variance 'smal': choose one of"),
+    ("--checkpoint {trained} --trajectories evn", "unknown trajectory 'evn': choose one of"),
+    ("--checkpoint {trained} --seeds 0", "seeds = 0: it is at least 1"),
+    ("--checkpoint {trained} --images 1", "images = 1: it is at least 2"),
+    ("--checkpoint {trained} --last-step none", "unknown last_step 'none'"),
+    ("--checkpoint {trained} --variances interpolated --frac 2", "frac = 2 is outside [0, 1]"),
+    ("--checkpoint {trained} --training-seeds 2", "training_seeds = 2"),
+    ("--checkpoint {trained} --schedule cosine", "schedule = cosine does not apply, checkpoint"),
+    ("--checkpoint {new}", "no checkpoint in {new}/checkpoints: train first"),
+    ("--checkpoint {trained} --workdir {file}", "{file} is a file"),
+    ("--checkpoint {trained} --workdir {foreign}", "not of this experiment: choose another --workdir"),
+    ("--checkpoint {trained} --workdir {ablated}", "holds a training run: choose another --workdir"),
+    ("--checkpoint {trained} --workdir {own}", "holds results of another network, tests."),
+    ("--preset tiny --T 30 --workdir {own}", "holds results of the network tests."),
+    ("--training-seeds 0", "training_seeds = 0"),
+    ("--denoiser math:sqrt --checkpoint {trained}", "give one of them"),
+    ("--denoiser nowhere:f", "--denoiser nowhere:f: No module named 'nowhere'; give module:function"),
+    ("--denoiser math:nothing", "has no attribute 'nothing'; give module:function"),
+    ("--denoiser math", "--denoiser math: "),
+    ("--denoiser math:pi", "denoiser math:pi is a float: give a callable"),
+    ("--denoiser math:sqrt", "denoiser math:sqrt fails on x_t"),
+    (f"--denoiser {HERE}:whole --steps 7", "steps = 7 does not apply"),
+    (f"--denoiser {HERE}:whole --T 10", "outside (0, 1): lower it"),
+    (f"--denoiser {HERE}:whole --schedule jsd", "prediction 'eps' needs alpha_bar_T > 0"),
+    (f"--denoiser {HERE}:cropped", "returns float32"),
+    (f"--denoiser {HERE}:integers", "returns int32"),
+    (f"--denoiser {HERE}:infinite", "not finite at t = 1"),
+]
+TABLES = {"train": TRAIN, "sample": SAMPLE, "variance_ablation": ABLATION}
+CASES = [(name, *case) for name, cases in TABLES.items() for case in cases]
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def refused(name: str, argv: list[str], capsys: pytest.CaptureFixture) -> str:
+    """What the command says before it exits with 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(name, *argv)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2, error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize(("name", "options", "message"), CASES, ids=[f"{name} {options}" for name, options, _ in CASES])
+def test_it_is_refused_in_one_line_and_nothing_is_written(
+    places: dict[str, Path], capsys: pytest.CaptureFixture, name: str, options: str, message: str
+) -> None:
+    fill = lambda text: text.replace("{'", "{{'").format(**places)  # noqa: E731
+    argv = fill(options).split()
+    defaults = {"train": {"--workdir": places["new"]}, "sample": {"--workdir": places["trained"]}}
+    defaults["variance_ablation"] = {"--workdir": places["new"]}
+    if name == "train":
+        argv = [*(word for word in TRAINING if word), *argv]
+    if name == "sample" and "--out" not in argv:
+        argv += ["--out", str(places["new"])]
+    if name == "variance_ablation":
+        argv = [*([] if "--K" in argv else ["--K", "3"]), "--sample-K", "3", *argv]
+    for option, value in defaults[name].items():
+        argv = argv if option in argv else [*argv, option, str(value)]
+    before = snapshot(places["root"]), snapshot(places["trained"])
+    assert fill(message) in refused(name, argv, capsys)
+    assert (snapshot(places["root"]), snapshot(places["trained"])) == before
+
+
+def test_a_data_set_that_has_changed_is_refused(
+    trained: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = data.digits()
+    monkeypatch.setitem(data.DATASETS, "digits", lambda: digits._replace(levels=33))
+    for name, argv in (("sample", ["--K", "3"]), ("train", TRAINING)):
+        error = refused(name, [*argv, "--workdir", str(trained)], capsys)
+        assert "was trained on digits with levels 17 and it now has 33" in error
+
+
+def damage(folder: Path, step: int) -> None:
+    """Zeros in the place of every array of a checkpoint."""
+    files = [path for path in (folder / "checkpoints" / str(step) / "state").rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        path.write_bytes(b"\0" * path.stat().st_size)
+
+
+def steps_of(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "checkpoints").iterdir()}
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        shutil.copytree(trained, folder)
+    damage(broken, 4)
+    run("sample", "--workdir", str(broken), "--K", "3", "--n", "2")
+    warning = capsys.readouterr().err
+    assert f"warning: checkpoint {broken}/checkpoints/4 cannot be read" in warning
+    run("train", *TRAINING, "--workdir", str(broken))
+    assert steps_of(broken) >= {"2", "4", "4.damaged"}
+    for folder in (whole, broken):
+        run("sample", "--workdir", str(folder), "--K", "3", "--n", "2", "--out", str(tmp_path / "out" / folder.name))
+    drawn = [np.load(tmp_path / "out" / name / "samples.npz")["images"] for name in ("whole", "broken")]
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_a_run_without_a_readable_checkpoint_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(trained, tmp_path / "broken")
+    for step in (2, 4):
+        damage(tmp_path / "broken", step)
+    with pytest.raises(SystemExit) as stop:
+        run("sample", "--workdir", str(tmp_path / "broken"), "--K", "3")
+    error = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert [line.partition(":")[0] for line in error] == ["warning", "warning", "error"]
+    assert error[-1].endswith("can be read: train again in another --workdir")
+
+
+@pytest.mark.parametrize("where", ["checkpoint", "cell"])
+def test_a_full_disk_is_one_line_and_what_was_finished_is_kept(
+    where: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full: Callable = lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device", str(tmp_path)))  # noqa: E731
+    shutil.copytree(trained, tmp_path / "run")
+    if where == "checkpoint":
+        monkeypatch.setattr(checkpoint, "save", full)
+        argv = ["train", *TRAINING, "--steps", "6"]
+    else:
+        monkeypatch.setattr(np, "savez", full)
+        argv = ["variance_ablation", *TRAINING, *FEW]
+    with pytest.raises(SystemExit) as stop:
+        run(argv[0], *argv[1:], "--workdir", str(tmp_path / "run"))
+    assert stop.value.code == 2
+    assert "No space left on device; what was finished is kept" in capsys.readouterr().err.splitlines()[-1]
+    assert steps_of(tmp_path / "run") >= {"2", "4"}
+    assert not list((tmp_path / "run").rglob("*.npz*"))

@@ -1,0 +1,100 @@
+"""What the charts share: colours that can be told from the page, ticks that can be read, curves with one id."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ddpm_jax.report import chart
+from ddpm_jax.report.chart import Curve
+
+PAPER = ("#ffffff", "#14171a")
+LEAST_CONTRAST = 3.0  # of graphics, WCAG 2.2, criterion 1.4.11
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, WCAG 2.2."""
+    values = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("name", sorted(chart.PALETTE.keys() - {"grid", "area"}))
+def test_every_curve_can_be_told_from_the_page(name: str) -> None:
+    assert all(
+        contrast(colour, paper) >= LEAST_CONTRAST for colour, paper in zip(chart.PALETTE[name], PAPER, strict=True)
+    )
+
+
+def test_no_two_variances_look_alike(results: dict[str, Any]) -> None:
+    looks = [(style["color"], style["marker"]) for _, style in chart.styles(results)]
+    assert len(looks) == len({colour for colour, _ in looks}) == len({marker for _, marker in looks})
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(0, "0"), (200, "200"), (1000.0, "1000"), (0.001, "0.001"), (-0.01, "−0.01"), (1e-4, "10⁻⁴"), (1e5, "10⁵"),
+     (2e-6, "2·10⁻⁶"), (-1e-5, "−1·10⁻⁵")],
+)  # fmt: skip
+def test_a_tick_is_written_plainly(value: float, text: str) -> None:
+    assert chart.tick_text(value) == text
+
+
+@pytest.mark.parametrize("low, high", [(0.9, 4.0), (3.0, 260.0), (0.02, 15.0), (1e-5, 2.0), (1e-12, 3.0)])
+def test_a_logarithmic_axis_has_a_few_ticks_inside_its_view(low: float, high: float) -> None:
+    axis = Figure().subplots()
+    axis.set(yscale="log", ylim=(low, high))
+    chart.log_ticks(axis.yaxis)
+    ticks = axis.get_yticks()
+    assert 3 <= len(ticks) <= 10
+    assert all(low <= tick <= high for tick in ticks)
+    assert axis.get_ylim() == (low, high)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 199, 200, 201, 1000])
+def test_thinned_keeps_the_ends(count: int) -> None:
+    kept = chart.thinned(count).tolist()
+    assert len(kept) == len(set(kept)) == min(count, 200)
+    assert kept == sorted(kept)
+    assert count == 0 or (kept[0], kept[-1]) == (0, count - 1)
+
+
+def drawn(kind: str, count: int = 5) -> tuple[Curve, Axes]:
+    figure = chart.panels(["", "one"], 3.0)
+    x = np.arange(1.0, count + 1)
+    style = dict(kind=kind, color="#000000")
+    curve = Curve("a & b", 1, x, x**2, 0.1 * x, [""] * count, style)
+    chart.draw(figure, [curve])
+    return curve, figure.axes[1]
+
+
+@pytest.mark.parametrize("kind, least", [("bars", 4), ("band", 2), ("area", 1), ("rule", 1), ("events", 1)])
+def test_every_artist_of_a_curve_has_its_id(kind: str, least: int) -> None:
+    curve, axis = drawn(kind)
+    artists = [*axis.lines, *axis.collections]
+    assert len(artists) >= least
+    assert {artist.get_gid() for artist in artists} == {"1|a & b"} == {curve.gid}
+
+
+def test_a_band_is_two_errors_to_both_sides() -> None:
+    curve, axis = drawn("band")
+    (band,) = axis.collections
+    corners = band.get_paths()[0].vertices
+    assert curve.error is not None
+    for x, y, error in zip(curve.x, curve.y, curve.error, strict=True):
+        at = corners[np.isclose(corners[:, 0], x), 1]
+        np.testing.assert_allclose([at.min(), at.max()], [y - 2 * error, y + 2 * error])
+
+
+def test_a_curve_without_a_number_is_left_out() -> None:
+    figure = chart.panels([""], 3.0)
+    x = np.arange(3.0)
+    curves = [Curve(name, 0, x, y, None, [""] * 3, dict(kind="bars")) for name, y in (("a", x), ("b", x * np.nan))]
+    assert [curve.name for curve in chart.draw(figure, curves).curves] == ["a"]

@@ -18,10 +18,10 @@ EXTRAS := dev$(addprefix $(comma),$(JAX_EXTRA))
 STAMP := $(VENV)/.installed$(addprefix -,$(JAX_EXTRA))$(addprefix -jax-,$(JAX_VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation test test-all check clean
+.PHONY: help ablation test test-all test-browser mutants check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: PYTHON=$(PYTHON), JAX_EXTRA=cuda|cuda12|tpu, JAX_VERSION=0.10.2"
 
 ablation: $(STAMP)  ## train on digits and compare the reverse variances; the report goes to runs/digits
@@ -30,8 +30,14 @@ ablation: $(STAMP)  ## train on digits and compare the reverse variances; the re
 test: $(STAMP)  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-test-all: $(STAMP)  ## all the tests
+test-all: $(STAMP)  ## all the tests; those of the page need Chromium and its driver
 	$(BIN)/python -m pytest -n auto --dist loadfile -m ""
+
+test-browser: $(STAMP)  ## the tests of the page in headless Chromium
+	$(BIN)/python -m pytest -m browser
+
+mutants: $(STAMP)  ## seed mistakes one at a time and see that the tests catch each; minutes
+	$(BIN)/python -m tests.mutants
 
 check: $(STAMP)  ## lint, format and types
 	$(BIN)/ruff check

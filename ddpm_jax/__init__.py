@@ -16,12 +16,15 @@ and these put it to work:
     worlds      data whose best denoiser is known
     unet        the network
     train       one training step
-    parallel    one step on many devices
+    parallel    one device's work on many devices
     data        images as a function of the step
+    cells       results on disk, under the hash of what they depend on
     checkpoint  save and restore
+    subject     a denoiser with its schedule and images, the user's own too
     config      plain values, JSON both ways
-    loop        the wiring
-    eval        moments, likelihood, Frechet distance
+    run         a config's names become things
+    loop        the training loop
+    eval        moments, likelihood, Frechet distance; a whole study
     report      the page an ablation leaves behind
 
 Import the modules; the package itself exports nothing.

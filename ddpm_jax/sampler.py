@@ -56,7 +56,9 @@ class Path(NamedTuple):
 
 
 def log_var_cap(rules: Rules, steps: Steps) -> np.ndarray:
-    """The largest log variance that the rules let each step add, (K,): -inf for none, +inf for any.
+    """The largest log variance, nats, that the rules let each step add, (K,): -inf for none, +inf for any.
+
+    The step into tau_1 has sigma^2 <= (2 y/(levels - 1))^2 pi/2. Bao et al. 2022, section 4.
 
     Raises:
       ValueError: the rules name no known last step, y <= 0, or fewer than 2 levels.
@@ -101,7 +103,8 @@ def sample(
       x_0, (n, *x), not clipped.
 
     Raises:
-      ValueError: the variance does not fit the kernel, the rules are unknown, or keys or x_T do not fit the shape.
+      ValueError: the variance does not fit the kernel or the network, the rules are unknown, or keys or x_T do not fit
+        the shape.
     """
     return _chain(key, steps, denoiser, reverse_variance, shape, rules, x_T, layout, record=False).x_0
 
@@ -116,7 +119,7 @@ def sample_path(
     x_T: Images | None = None,
     layout: Layout = Layout(),
 ) -> Path:
-    """As `sample`, with x_0_hat of every step: predict, then correct."""
+    """As `sample`, with x_0_hat of every step: the article's predict, then correct."""
     return _chain(key, steps, denoiser, reverse_variance, shape, rules, x_T, layout, record=True)
 
 
@@ -138,6 +141,7 @@ def _chain(
     if x_T is not None and x_T.shape != shape:
         raise ValueError(f"x_T has shape {x_T.shape}, the samples {shape}")
     keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(shape[0]))
+    _check_heads(choice, denoiser, shape)
     table = variance.table(choice, steps) if choice.headless else None
     x_0, x_0_hat = parallel.over_examples(
         _scan,
@@ -151,6 +155,18 @@ def _chain(
         record=record,
     )
     return Path(x_0, None if x_0_hat is None else jnp.moveaxis(x_0_hat, 1, 0)[::-1])
+
+
+def _check_heads(choice: ReverseVariance, denoiser: Denoiser, shape: tuple[int, ...]) -> None:
+    """Refuse a network without the extra channels that the variance reads."""
+    if choice.heads:
+        x_t, t = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+        heads = jax.eval_shape(denoiser, x_t, t).heads
+        there, wanted = 0 if heads is None else heads.shape[-1], choice.heads * shape[-1]
+        if there != wanted:
+            raise ValueError(
+                f"this variance reads {wanted} extra channels and the network has {there}: use another one"
+            )
 
 
 def _noise(keys: Key[Array, " n"], t: Array | int, shape: tuple[int, ...]) -> Images:

@@ -431,3 +431,23 @@ def test_sampling_uses_full_precision_products_whatever_the_default(short, defau
     assert products
     for line in products:
         assert "HIGHEST" in line and "DEFAULT" not in line
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_variance_that_reads_heads_needs_a_network_that_has_them(short, channels):
+    """The head is log sigma^2 itself; the chain's one step draws with it."""
+    shape, steps = (6, 2, 2, channels), process.steps(short, [4])
+    learned = variance.ReverseVariance(lambda step, x_t, prediction: prediction.heads, heads=1, headless=False)
+    plain = predict.make_denoiser(lambda params, x_t, t: x_t, None, short, "x_0")
+    with pytest.raises(ValueError, match=f"reads {channels} extra channels and the network has 0"):
+        sampler.sample(jax.random.key(0), steps, plain, learned, shape, FREE)
+
+    def with_heads(params, x_t, t):
+        return jnp.concatenate([0 * x_t, jnp.full_like(x_t, params)], axis=-1)
+
+    drawn = []
+    for log_var in (0.0, 2.0):
+        denoiser = predict.make_denoiser(with_heads, jnp.float32(log_var), short, "x_0")
+        drawn.append(sampler.sample(jax.random.key(0), steps, denoiser, learned, shape, FREE, x_T=jnp.zeros(shape)))
+    np.testing.assert_allclose(drawn[1], np.e * drawn[0], rtol=1e-5)
+    assert np.abs(drawn[0]).max() > 0.1

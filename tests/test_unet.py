@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from ddpm_jax import unet
 from ddpm_jax.loop import FAST_TO_COMPILE
@@ -83,6 +85,69 @@ def test_the_network_listens_to_time() -> None:
     params, x = randomised(TINY), jax.random.normal(jax.random.key(1), (1, 8, 8, 1))
     first, last = (jax.jit(unet.network(TINY))(params, x, jnp.array([t])) for t in (1, 900))
     assert np.abs(first - last).max() > 1e-2
+
+
+def random_params(layer: nn.Module, *inputs: jax.Array | None) -> dict:
+    """Parameters of one layer, none of them near zero, by name."""
+    shapes = jax.eval_shape(lambda key: layer.init(key, *inputs), jax.random.key(0))["params"]
+    draw = np.random.default_rng(4)
+    return jax.tree.map(lambda leaf: 0.5 * draw.standard_normal(leaf.shape).astype(np.float32), shapes)
+
+
+def group_norm(x: np.ndarray, groups: int, p: dict) -> np.ndarray:
+    split = np.asarray(x).reshape(len(x), -1, groups, x.shape[-1] // groups)
+    centred = split - split.mean((1, 3), keepdims=True)
+    return (centred / np.sqrt(split.var((1, 3), keepdims=True) + 1e-6)).reshape(x.shape) * p["scale"] + p["bias"]
+
+
+def dense(x: np.ndarray, p: dict) -> np.ndarray:
+    return np.asarray(x) @ p["kernel"] + p["bias"]
+
+
+def convolve(x: np.ndarray, p: dict) -> np.ndarray:
+    """Every output pixel looks at its 3 x 3 neighbours, zeros outside."""
+    height, width = x.shape[1:3]
+    wide = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [(wide[:, i : i + height, j : j + width], p["kernel"][i, j]) for i in range(3) for j in range(3)]
+    return sum(part @ kernel for part, kernel in shifted) + p["bias"]
+
+
+def swish(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x) / (1 + np.exp(-np.asarray(x)))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_is_a_softmax_over_the_pixels_added_to_its_input(heads: int) -> None:
+    config = replace(TINY, attention_heads=heads)
+    x, layer = jax.random.normal(jax.random.key(1), (2, 3, 3, 8)), unet.Attention(config)
+    p = random_params(layer, x)
+    h = group_norm(x, 4, p["GroupNorm_0"]).reshape(2, 9, 8)
+    q, k, v = (dense(h, p[name]).reshape(2, 9, heads, 8 // heads) for name in "qkv")
+    weights = softmax(np.einsum("bihd,bjhd->bhij", q, k) / np.sqrt(8 // heads), axis=-1)
+    mixed = dense(np.einsum("bhij,bjhd->bihd", weights, v).reshape(2, 9, 8), p["out"])
+    np.testing.assert_allclose(layer.apply({"params": p}, x), x + mixed.reshape(x.shape), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale_shift", [False, True])
+def test_a_residual_block_is_two_convolutions_with_time_between_and_a_shortcut(scale_shift: bool) -> None:
+    config = replace(TINY, scale_shift=scale_shift)
+    x, time = jax.random.normal(jax.random.key(1), (2, 4, 4, 8)), jax.random.normal(jax.random.key(2), (2, 12))
+    layer = unet.ResidualBlock(config, 16, 0)
+    p = random_params(layer, x, time, None)
+    h = convolve(swish(group_norm(x, 4, p["GroupNorm_0"])), p["Convolution_0"])
+    told = dense(swish(time), p["Dense_0"])[:, None, None]
+    if scale_shift:
+        h = group_norm(h, 4, p["GroupNorm_1"]) * (1 + told[..., :16]) + told[..., 16:]
+    else:
+        h = group_norm(h + told, 4, p["GroupNorm_1"])
+    h = convolve(swish(h), p["Convolution_1"])
+    shortcut = np.asarray(x) @ p["Conv_0"]["kernel"][0, 0] + p["Conv_0"]["bias"]
+    np.testing.assert_allclose(layer.apply({"params": p}, x, time, None), shortcut + h, rtol=1e-3, atol=1e-3)
+
+
+def test_upsampling_repeats_every_pixel() -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    np.testing.assert_array_equal(unet._double(x), np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
 
 
 def test_dropout_drops_its_rate_and_depends_on_the_example_alone() -> None:

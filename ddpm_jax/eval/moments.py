@@ -50,17 +50,17 @@ class Moments(NamedTuple):
 
 
 def mean_error(moments: Moments) -> Float64[np.ndarray, " times"]:
-    """M_t; row 0 is NaN."""
+    """M_t = E||eps - eps_hat||^2 / D; row 0 is NaN."""
     return moments.error.mean(axis=0)
 
 
 def mean_excess(moments: Moments) -> Float64[np.ndarray, " times"]:
-    """1 - Gamma_t; row 0 is NaN."""
+    """1 - Gamma_t, Gamma_t = E||eps_hat||^2 / D: Bao et al. 2022, theorem 1; row 0 is NaN."""
     return moments.excess.mean(axis=0)
 
 
 def standard_error(per_image: Float64[np.ndarray, "n ..."]) -> Any:
-    """Standard error of the mean over images, axis 0; NaN for a single image."""
+    """Standard error of the mean over images, axis 0: s.e. = deviation / sqrt(n); NaN for a single image."""
     n = per_image.shape[0]
     return per_image.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(per_image.shape[1:], np.nan)
 
@@ -118,6 +118,8 @@ def measure(
     keep: Keep = cells.compute_always,
 ) -> Moments:
     """The pass: every image at every time, images x times network evaluations.
+
+    x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps; the terms are those of Ho et al. 2020, equation 5.
 
     Args:
       key: image i at time t takes its noise from fold_in(fold_in(key, i), t).

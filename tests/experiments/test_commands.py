@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from ddpm_jax import data, schedule, subject, unet
 from ddpm_jax.eval import study
 from ddpm_jax.sampler import Rules
+from ddpm_jax.variance import VARIANCES
 from tests.experiments.conftest import EXPERIMENTS, TINY, TRAINING, run
 
 
@@ -141,3 +143,13 @@ def test_the_example_denoisers_give_a_table_by_command_and_in_python(spec: str, 
     assert {row["variance"]: row["bits_per_dim"] for row in rows} == pytest.approx(bits, rel=1e-6)
     run("sample", *argv[:4], "--variance", "isotropic", "--K", "10", "--n", "4", "--out", str(tmp_path / "drawn"))
     assert (tmp_path / "drawn" / "samples.png").exists()
+
+
+@pytest.mark.slow
+def test_the_readmes_lines_for_a_notebook_give_a_table() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "my_network" in block]
+    assert len([line for line in lines.splitlines() if line]) == 5
+    names: dict = {"my_network": lambda x_t, t: x_t / 2}
+    exec(lines, names)
+    assert {row["variance"] for row in names["rows"]} == set(VARIANCES)

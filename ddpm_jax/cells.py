@@ -88,12 +88,17 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Args:
       path: of the file; its folder exists.
       write: puts the contents into an open file.
+
+    Raises:
+      OSError: it cannot be written; names the file.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with unfinished.open("wb") as file:
             write(file)
         unfinished.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
 

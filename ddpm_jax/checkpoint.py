@@ -4,6 +4,8 @@ A state is stored as a flat table of named arrays, with the run's description be
 compared before anything is restored: orbax would cast a dtype silently.
 """
 
+import errno
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +47,13 @@ def save(folder: Path, state: TrainState, description: Description, keep: int = 
       folder: of this run's checkpoints.
       state: one copy, without a device axis.
       description: the whole config and whatever else a reader needs to rebuild the run; plain values.
+      keep: how many remain.
+
+    Raises:
+      OSError: the disk has no room for it; nothing is written.
     """
     named = _named(_plain(state))
+    _check_room(folder, sum(leaf.nbytes for leaf in named.values()))
     with _manager(folder, keep) as manager:
         manager.save(
             int(state.step),
@@ -56,6 +63,14 @@ def save(folder: Path, state: TrainState, description: Description, keep: int = 
             ),
             force=True,
         )
+
+
+def _check_room(folder: Path, arrays: int) -> None:
+    """Room for the arrays, a fifth more and a MiB for what orbax writes beside them; its own words fill screens."""
+    free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+    if free < 1.2 * arrays + 2**20:
+        room = f"No space left for a checkpoint of {arrays / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free"
+        raise OSError(errno.ENOSPC, room, str(folder))
 
 
 def latest(folder: Path) -> int | None:

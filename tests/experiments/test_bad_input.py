@@ -1,15 +1,16 @@
 """Bad input: one line that names the value and the cure, exit code 2, and nothing written."""
 
+import errno
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import checkpoint, data, unet
+from ddpm_jax import data, unet
 from tests.experiments.conftest import TINY, TRAINING, run
 
 FEW = ["--K", "3", "--sample-K", "3", "--images", "4", "--seeds", "1", "--variances", "large", "isotropic"]
@@ -234,17 +235,23 @@ def test_a_run_without_a_readable_checkpoint_is_refused(
 def test_a_full_disk_is_one_line_and_what_was_finished_is_kept(
     where: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full: Callable = lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device", str(tmp_path)))  # noqa: E731
-    shutil.copytree(trained, tmp_path / "run")
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
     if where == "checkpoint":
-        monkeypatch.setattr(checkpoint, "save", full)
-        argv = ["train", *TRAINING, "--steps", "6"]
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
+        argv, place = ["train", *TRAINING, "--steps", "6"], "checkpoints: No space left for a checkpoint of"
     else:
         monkeypatch.setattr(np, "savez", full)
-        argv = ["variance_ablation", *TRAINING, *FEW]
+        argv, place = ["variance_ablation", *TRAINING, *FEW], ".npz: No space left on device"
     with pytest.raises(SystemExit) as stop:
-        run(argv[0], *argv[1:], "--workdir", str(tmp_path / "run"))
+        run(argv[0], *argv[1:], "--workdir", str(folder))
+    error = capsys.readouterr().err.splitlines()[-1]
     assert stop.value.code == 2
-    assert "No space left on device; what was finished is kept" in capsys.readouterr().err.splitlines()[-1]
-    assert steps_of(tmp_path / "run") >= {"2", "4"}
-    assert not list((tmp_path / "run").rglob("*.npz*"))
+    assert error.startswith(f"error: {folder}")
+    assert place in error
+    assert error.endswith("what was finished is kept, run again when mended")
+    assert steps_of(folder) >= {"2", "4"}
+    assert not list(folder.rglob("*.npz*"))

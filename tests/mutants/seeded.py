@@ -1156,7 +1156,7 @@ CHECKPOINT = (
         "ddpm_jax/checkpoint.py",
         "[list(leaf.shape), str(leaf.dtype)]",
         "[list(leaf.shape), 0]",
-        ("tests/test_checkpoint.py::test_another_layout_is_refused",),
+        ("tests/test_checkpoint.py::test_another_layout_is_refused[dtype]",),
     ),
     Mutant(
         "adam_forgotten",

@@ -1,6 +1,7 @@
 """A config's names become things, and checkpoints become denoisers; refuses what cannot work before work is done."""
 
 import importlib
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,7 +150,7 @@ def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
       workdir: of both.
 
     Raises:
-      ValueError: names what differs, or that the stored run is longer.
+      ValueError: names what differs.
     """
     wanted = {**to_dict(run.config), "network": to_dict(run.network)}
     there = {**stored["config"], "network": stored["network"]}
@@ -205,6 +206,8 @@ def subject(trained: Trained, source: str, name: str) -> Subject:
 def own(spec: str, config: Config) -> Subject:
     """A user's denoiser, with the schedule, prediction and data that the config names.
 
+    It is known by what it does, see `subject.of`, and by the text of its module.
+
     Args:
       spec: module:function, a callable (x_t, t) -> what it predicts.
       config: data, schedule, T and prediction are read.
@@ -221,4 +224,7 @@ def own(spec: str, config: Config) -> Subject:
         function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"--denoiser {spec}: {error}; give module:function, importable from here") from error
-    return subjects.of(function, schedule, config.prediction, images, name=spec)
+    found = subjects.of(function, schedule, config.prediction, images, name=spec)
+    file = getattr(sys.modules[module], "__file__", None)
+    text = Path(file).read_bytes() if file else b""
+    return found._replace(fingerprint=cells.fingerprint([found.fingerprint, text]))

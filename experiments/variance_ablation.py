@@ -23,18 +23,17 @@ from ddpm_jax import cells, loop, run
 from ddpm_jax.cells import Store
 from ddpm_jax.config import Config, Flat, command_line, to_dict
 from ddpm_jax.eval import ablation, moments, study
-from ddpm_jax.eval.ablation import OPTIMAL
 from ddpm_jax.eval.study import Design, Means
 from ddpm_jax.parallel import Layout
 from ddpm_jax.report import claims, page, provenance
 from ddpm_jax.run import Trained
 from ddpm_jax.sampler import Rules
 from ddpm_jax.subject import Subject
-from ddpm_jax.variance import VARIANCES
 
 R = TypeVar("R")
 Seconds = dict[str, float]
 RESULTS = "results.json"
+DEFAULT = Design(Rules(pixel_clip=1.0))
 OF_A_USE = {"workdir", "dry_run", "force"}  # options that leave no trace in the numbers
 FREE_OF_A_DENOISER = {"data", "schedule", "T", "prediction", "parallel", "seed"}  # training options that concern it
 
@@ -70,18 +69,18 @@ class Ablation:
     checkpoint: Path | None = None
     denoiser: str | None = None
     training_seeds: int = 1
-    variances: tuple[str, ...] = tuple(VARIANCES)
-    trajectories: tuple[str, ...] = ("even", OPTIMAL)
-    K: tuple[int, ...] = (10, 25, 50, 100, 200, 400, 1000)
-    sample_K: tuple[int, ...] = (10, 25, 50)
-    images: int = 300
-    seeds: int = 3
-    frac: float = 0.5
-    c: float | None = None
-    last_step: str = "mean"
-    pixel_clip: float | None = 1.0
-    clip_x_0: bool = True
-    clamp_cov: bool = True
+    variances: tuple[str, ...] = DEFAULT.variances
+    trajectories: tuple[str, ...] = DEFAULT.trajectories
+    K: tuple[int, ...] = DEFAULT.K
+    sample_K: tuple[int, ...] = DEFAULT.sample_K
+    images: int = DEFAULT.images
+    seeds: int = DEFAULT.seeds
+    frac: float = DEFAULT.frac
+    c: float | None = DEFAULT.c
+    last_step: str = DEFAULT.rules.last_step
+    pixel_clip: float | None = DEFAULT.rules.pixel_clip
+    clip_x_0: bool = DEFAULT.rules.clip_x_0
+    clamp_cov: bool = DEFAULT.rules.clamp_cov
     force: bool = False
     dry_run: bool = False
 
@@ -113,19 +112,18 @@ def main(options: Ablation) -> None:
     options.workdir.mkdir(parents=True, exist_ok=True)
     seconds, used = dict.fromkeys(("train", "moments", "likelihood", "sample"), 0.0), Counter[tuple[str, str]]()
     seeds = [options.training.seed + i for i in range(options.training_seeds)]
-    judged = []
+    networks, judged = [], []
     for seed in seeds:
-        network = there or timed(seconds, "train", partial(train, options, seed))
-        store = Store(options.workdir / "cells", {"denoiser": network.subject.fingerprint}, options.force, used)
-        judged.append(judge(options, network, design, store, seconds))
-        if seed == seeds[0]:
-            first = network
+        networks.append(there or timed(seconds, "train", partial(train, options, seed)))
+        common = {"denoiser": networks[-1].subject.fingerprint}
+        store = Store(options.workdir / "cells", common, options.force, used)
+        judged.append(judge(options, networks[-1], design, store, seconds))
     results = {**judged[0].results, "config": config, "rules": design.rules._asdict(), "training_seeds": seeds}
     tables, samples = ([one.results[name] for one in judged] for name in ("likelihood", "sample_cells"))
     results["spread"] = ablation.spread(tables, samples) if len(judged) > 1 else []
     results["claims"] = claims.judge(results)
-    about = {"about": provenance.about(seconds, first.images_per_second), "forced": options.force}
-    moments.save(options.workdir / "moments.npz", judged[0].calibration, first.subject.fingerprint, design.rules)
+    about = {"about": provenance.about(seconds, networks[0].images_per_second), "forced": options.force}
+    moments.save(options.workdir / "moments.npz", judged[0].calibration, networks[0].subject.fingerprint, design.rules)
     write(options.workdir, results, {**about, "cells": cells.tally(used)}, judged[0].shown)
     print("\n".join(claims.lines(results["claims"])))
     print(f"report: {options.workdir / 'report.html'}")

@@ -8,6 +8,7 @@ import errno
 import shutil
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,7 +118,7 @@ def restore(folder: Path, template: TrainState, step: int | None = None) -> Trai
 
 
 def set_aside(folder: Path, after: int) -> None:
-    """Rename the checkpoints of later steps to STEP.damaged, so that a run that goes on from `after` can store its own.
+    """Rename the checkpoints of later steps to STEP.damaged-1 (or -2, ...): a run from `after` stores its own there.
 
     Args:
       folder: of the checkpoints.
@@ -125,7 +126,8 @@ def set_aside(folder: Path, after: int) -> None:
     """
     for step in _steps(folder):
         if step > after:
-            (folder / str(step)).rename(folder / f"{step}.damaged")
+            free = next(i for i in count(1) if not (folder / f"{step}.damaged-{i}").exists())
+            (folder / str(step)).rename(folder / f"{step}.damaged-{free}")
 
 
 class Misfit(ValueError):

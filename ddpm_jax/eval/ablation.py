@@ -55,7 +55,8 @@ def choose(
     Args:
       calibration: see `calibrate`.
       names: of VARIANCES.
-      trajectories: of TRAJECTORIES, or "optimal", chosen for each variance on the calibration moments.
+      trajectories: of TRAJECTORIES, or "optimal", chosen for each variance on the calibration moments; for K > 1, as
+        chains end at t = 1.
       Ks: numbers of steps.
       keep: remembers the optimal trajectories.
 
@@ -70,7 +71,9 @@ def choose(
             if path != OPTIMAL:
                 times |= {(name, path, K): trajectory.named(path, T, K) for K in Ks}
             elif choice.bound:
-                times |= {(name, path, K): found for K, found in _optimal(calibration, name, choice, Ks, keep).items()}
+                several = [K for K in Ks if K > 1]
+                found = _optimal(calibration, name, choice, several, keep)
+                times |= {(name, path, K): found[K] for K in several}
     return Choices(calibration.schedule, variances, times)
 
 

@@ -75,8 +75,8 @@ def _chain(choices: Choices, cell: Cell) -> tuple[Steps, ReverseVariance]:
 
 
 def _inputs(steps: Steps, choice: ReverseVariance, rules: Rules) -> dict[str, Any]:
-    table, code = variance.table(choice, steps), cells.code_version(sampler.__name__)
-    return dict(steps=steps, log_var=table, rules=rules._asdict(), code=code)
+    drawn_by = dict(log_var=variance.table(choice, steps), basis=choice.basis.name, code=cells.code_version(__name__))
+    return dict(steps=steps, rules=rules._asdict(), **drawn_by)
 
 
 def _images(

@@ -114,6 +114,8 @@ def answer(results: Results) -> str:
     rows = table.likelihood(results)
     even = {name: rows[name, "even", K] for name in results["variances"] if (name, "even", K) in rows}
     bits = {name: row["bits_per_dim"] for name, row in even.items() if row["bits_per_dim"] is not None}
+    if not bits:
+        return "None of the variances that were compared has a likelihood bound."
     winner = min(bits, key=lambda name: bits[name])
     losses = [
         f"{number(bits[name] - bits[winner])} less than `{name}`"

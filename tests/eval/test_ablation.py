@@ -62,3 +62,10 @@ def test_unknown_names_are_refused(calibration: variance.Calibration) -> None:
         ablation.choose(calibration, ["smal"], ["even"], [5])
     with pytest.raises(ValueError, match="unknown trajectory 'evn'"):
         ablation.choose(calibration, ["small"], ["evn"], [5])
+
+
+def test_a_chain_of_one_step_has_no_optimal_trajectory(calibration: variance.Calibration) -> None:
+    """It goes from T to the data, and an optimal chain ends at t = 1."""
+    found = ablation.choose(calibration, ["small", "large"], ["even", "optimal"], [1, 5])
+    assert {cell[1:] for cell in found.times} == {("even", 1), ("even", 5), ("optimal", 5)}
+    assert ablation.choose(calibration, ["small"], ["optimal"], [1]).times == {}

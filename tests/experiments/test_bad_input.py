@@ -205,12 +205,13 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         shutil.copytree(trained, folder)
-    damage(broken, 4)
-    run("sample", "--workdir", str(broken), "--K", "3", "--n", "2")
-    warning = capsys.readouterr().err
-    assert f"warning: checkpoint {broken}/checkpoints/4 cannot be read" in warning
-    run("train", *TRAINING, "--workdir", str(broken))
-    assert steps_of(broken) >= {"2", "4", "4.damaged"}
+    for time in (1, 2):
+        damage(broken, 4)
+        run("sample", "--workdir", str(broken), "--K", "3", "--n", "2")
+        warning = capsys.readouterr().err
+        assert f"warning: checkpoint {broken}/checkpoints/4 cannot be read" in warning
+        run("train", *TRAINING, "--workdir", str(broken))
+        assert steps_of(broken) >= {"2", "4", f"4.damaged-{time}"}
     for folder in (whole, broken):
         run("sample", "--workdir", str(folder), "--K", "3", "--n", "2", "--out", str(tmp_path / "out" / folder.name))
     drawn = [np.load(tmp_path / "out" / name / "samples.npz")["images"] for name in ("whole", "broken")]

@@ -98,6 +98,12 @@ def test_the_ablation_takes_the_network_of_another_run(trained: Path, tmp_path: 
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_the_least_ablation_one_step_and_no_bound(trained: Path, tmp_path: Path) -> None:
+    least = ["--K", "1", "--sample-K", "1", "--images", "2", "--seeds", "1", "--variances", "zero"]
+    run("variance_ablation", "--checkpoint", str(trained), *least, "--workdir", str(tmp_path))
+    assert "has a likelihood bound" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_two_training_seeds_show_their_spread(tmp_path: Path) -> None:
     few = ["--K", "3", "--sample-K", "3", "--images", "4", "--seeds", "1", "--variances", "large", "isotropic", "zero"]
     argv = [*TRAINING, *few, "--trajectories", "even", "--training-seeds", "2"]

@@ -45,3 +45,8 @@ def test_one_seed_has_a_difference_without_its_deviation(results: Results) -> No
     cells = [cell for line in printed.frechet(results)["lines"] for cell in line["cells"]]
     assert all("±" not in cell["text"] + cell["below"] for cell in cells)
     assert sum(bool(cell["below"]) for cell in cells) == len(cells) * 7 // 8
+
+
+def test_without_a_bound_there_is_no_winner(results: Results) -> None:
+    results["likelihood"] = [row for row in results["likelihood"] if row["variance"] == "zero"]
+    assert printed.answer(results) == "None of the variances that were compared has a likelihood bound."

@@ -9,12 +9,15 @@ import ast
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import sys
+import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -55,7 +58,7 @@ def fetch(store: Store, kind: str, inputs: dict[str, Any], compute: Callable[[],
       inputs: all that `compute` depends on beside store.common; plain values, arrays and keys.
       compute: makes the arrays.
     """
-    path = store.folder / kind / f"{fingerprint({**store.common, **inputs, 'jax': jax.__version__})}.npz"
+    path = store.folder / kind / f"{fingerprint({**store.common, **inputs, **_environment()})}.npz"
     found = None if store.force else _read(path)
     store.used[kind, "computed" if found is None else "reused"] += 1
     if found is None:
@@ -63,6 +66,13 @@ def fetch(store: Store, kind: str, inputs: dict[str, Any], compute: Callable[[],
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda file: np.savez(file, allow_pickle=False, **found))
     return found
+
+
+def _environment() -> dict[str, str]:
+    """What the same code may compute other numbers with."""
+    random = str(jax.random.key_impl(jax.random.key(0)))
+    versions = {name: version(name) for name in ("jaxlib", "flax", "numpy")}
+    return {**versions, "jax": jax.__version__, "backend": jax.default_backend(), "random": random}
 
 
 def tally(used: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
@@ -92,7 +102,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Raises:
       OSError: it cannot be written; names the file.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with unfinished.open("wb") as file:
             write(file)
@@ -104,8 +114,17 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """JSON of plain values, written whole."""
-    write_whole(path, lambda file: file.write(json.dumps(values, indent=1).encode()))
+    """JSON of plain values, written whole; a number that is not finite becomes null, as JSON has none."""
+    text = json.dumps(_finite(values), indent=1, allow_nan=False)
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_writable(folder: Path) -> None:

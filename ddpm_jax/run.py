@@ -1,7 +1,7 @@
 """A config's names become things, and checkpoints become denoisers; refuses what cannot work before work is done."""
 
 import importlib
-import sys
+import importlib.util
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from ddpm_jax.subject import Subject
 from ddpm_jax.train import Recipe, TrainState
 from ddpm_jax.unet import UNetConfig
 
+CODE = cells.code_version(unet.__name__)
 CHECKPOINTS = "checkpoints"
 PROLONGING = {"steps", "log_every", "save_every", "sample_every", "parallel"}  # may differ when a run goes on
 
@@ -74,6 +75,8 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
     for name in ("steps", "batch", "log_every", "save_every"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} = {getattr(config, name)}: it is at least 1")
+    if config.seed < 0:
+        raise ValueError(f"seed = {config.seed}: it is at least 0")
     images = data.load(config.data)
     network = shape(config) if network is None else network
     forward = _named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
@@ -163,6 +166,8 @@ def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
 
 
 def _check_data(run: Run, stored: dict[str, Any], workdir: Path) -> None:
+    if "data" not in stored:
+        raise ValueError(f"{workdir} holds checkpoints of an earlier version: train again in another --workdir")
     there, here = stored["data"], describe(run)["data"]
     for name in here:
         if there[name] != here[name]:
@@ -187,7 +192,7 @@ def check_given(given: Config, actual: Config, free: set[str], why: str) -> None
     for name, default in vars(Config()).items():
         value = getattr(given, name)
         if name not in free and value not in (default, getattr(actual, name)):
-            raise ValueError(f"{name} = {value} does not apply, {why} has {getattr(actual, name)}: leave it out")
+            raise ValueError(f"{name} = {value} has no effect, {why}: leave it out")
 
 
 def subject(trained: Trained, source: str, name: str) -> Subject:
@@ -198,7 +203,7 @@ def subject(trained: Trained, source: str, name: str) -> Subject:
         network=to_dict(run.network),
         prediction=run.config.prediction,
         schedule=run.schedule,
-        code=cells.code_version(unet.__name__),
+        code=CODE,
     )
     return Subject(source, name, run.data, run.schedule, trained.denoiser, cells.fingerprint(parts))
 
@@ -206,7 +211,7 @@ def subject(trained: Trained, source: str, name: str) -> Subject:
 def own(spec: str, config: Config) -> Subject:
     """A user's denoiser, with the schedule, prediction and data that the config names.
 
-    It is known by what it does, see `subject.of`, and by the text of its module.
+    It is known by what it does, see `subject.of`, and by the code of its module and what that imports of its package.
 
     Args:
       spec: module:function, a callable (x_t, t) -> what it predicts.
@@ -221,10 +226,11 @@ def own(spec: str, config: Config) -> Subject:
     images = data.load(config.data)
     module, _, attribute = spec.partition(":")
     try:
+        origin = getattr(importlib.util.find_spec(module), "origin", None) or ""
+        code = cells.code_version(module) if origin.endswith(".py") else origin
         function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"--denoiser {spec}: {error}; give module:function, importable from here") from error
+    except Exception as error:  # it is the user's code
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"--denoiser {spec}: {reason}; give module:function, importable from here") from error
     found = subjects.of(function, schedule, config.prediction, images, name=spec)
-    file = getattr(sys.modules[module], "__file__", None)
-    text = Path(file).read_bytes() if file else b""
-    return found._replace(fingerprint=cells.fingerprint([found.fingerprint, text]))
+    return found._replace(fingerprint=cells.fingerprint([found.fingerprint, code]))

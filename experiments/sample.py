@@ -5,7 +5,7 @@ Command: python -m experiments.sample --workdir runs/digits --variance isotropic
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import jax
@@ -19,6 +19,9 @@ from ddpm_jax.sampler import SAMPLERS, Rules
 from ddpm_jax.subject import Subject
 from ddpm_jax.train import to_levels
 from ddpm_jax.variance import Calibration, ReverseVariance
+
+OF_THE_NETWORK = ("data", "schedule", "T", "prediction")
+TRAINED = {field.name for field in fields(Config)} - {*OF_THE_NETWORK}
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,9 @@ def main(options: Sample) -> None:
     rules = Rules(options.last_step, options.pixel_clip, images.levels, options.clip_x_0, options.clamp_cov)
     sampler.log_var_cap(rules, steps)
     resolved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    if not options.denoiser:  # what was given agrees with the run or is the default
+        config = vars(run.load(options.workdir).run.config)
+        resolved |= {name: config[name] for name in OF_THE_NETWORK}
     if options.dry_run:
         print(json.dumps({**resolved, "times": times.tolist()}, indent=2))
         return
@@ -112,10 +118,12 @@ def main(options: Sample) -> None:
 
 def network(options: Sample) -> Subject:
     """The denoiser of --denoiser, or that of the run in workdir."""
+    named = {name: getattr(options, name) for name in OF_THE_NETWORK}
     if options.denoiser:
-        named = {name: getattr(options, name) for name in ("data", "schedule", "T", "prediction")}
         return run.own(options.denoiser, Config(**named))
-    return run.subject(run.load(options.workdir), "checkpoint", str(options.workdir))
+    trained = run.load(options.workdir)
+    run.check_given(Config(**named), trained.run.config, TRAINED, f"the network of {options.workdir} is taken as it is")
+    return run.subject(trained, "checkpoint", str(options.workdir))
 
 
 def build(options: Sample, subject: Subject, rules: Rules, times: np.ndarray) -> ReverseVariance:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from ddpm_jax import cells, loop, run
+from ddpm_jax import cells, loop, parallel, run
 from ddpm_jax.cells import Store
 from ddpm_jax.config import Config, Flat, command_line, to_dict
 from ddpm_jax.eval import ablation, moments, study
@@ -109,14 +109,12 @@ def main(options: Ablation) -> None:
     if options.dry_run:
         print(json.dumps(config, indent=2))
         return
-    options.workdir.mkdir(parents=True, exist_ok=True)
     seconds, used = dict.fromkeys(("train", "moments", "likelihood", "sample"), 0.0), Counter[tuple[str, str]]()
     seeds = [options.training.seed + i for i in range(options.training_seeds)]
     networks, judged = [], []
     for seed in seeds:
         networks.append(there or timed(seconds, "train", partial(train, options, seed)))
-        common = {"denoiser": networks[-1].subject.fingerprint}
-        store = Store(options.workdir / "cells", common, options.force, used)
+        store = Store(options.workdir / "cells", {"denoiser": networks[-1].subject.fingerprint}, options.force, used)
         judged.append(judge(options, networks[-1], design, store, seconds))
     results = {**judged[0].results, "config": config, "rules": design.rules._asdict(), "training_seeds": seeds}
     tables, samples = ([one.results[name] for one in judged] for name in ("likelihood", "sample_cells"))
@@ -138,17 +136,18 @@ def resolve(options: Ablation) -> tuple[Ablation, Network | None, Design]:
     there, training = existing(options), options.training
     if options.checkpoint:
         training = replace(run.load(options.checkpoint).run.config, parallel=training.parallel)
-        run.check_given(options.training, training, {"parallel"}, f"checkpoint {options.checkpoint}")
+        run.check_given(
+            options.training, training, {"parallel"}, f"the network of {options.checkpoint} is taken as it is"
+        )
     options = replace(options, training=training)
     found = there.subject if there else run.resolve(training)
     if options.training_seeds < 1 or (there and options.training_seeds > 1):
-        raise ValueError(
-            f"training_seeds = {options.training_seeds}: at least 1, and more only of networks trained here"
-        )
+        raise ValueError(f"training_seeds = {options.training_seeds}: at least 1, more only of networks trained here")
     rules = Rules(options.last_step, options.pixel_clip, found.data.levels, options.clip_x_0, options.clamp_cov)
     shared = {name: getattr(options, name) for name in Design._fields if name != "rules"}
     design = Design(rules, **shared)
     study.check(design, found.schedule)
+    parallel.check(training.parallel)
     check_workdir(options, there)
     return options, there, design
 
@@ -162,7 +161,7 @@ def existing(options: Ablation) -> Network | None:
     if options.checkpoint and options.denoiser:
         raise ValueError(f"--checkpoint {options.checkpoint} and --denoiser {options.denoiser}: give one of them")
     if options.denoiser:
-        run.check_given(options.training, Config(), FREE_OF_A_DENOISER, f"--denoiser {options.denoiser}")
+        run.check_given(options.training, Config(), FREE_OF_A_DENOISER, "a --denoiser is not trained")
         return Network(run.own(options.denoiser, options.training))
     if options.checkpoint:
         return of_training(run.load(options.checkpoint), "checkpoint", options.checkpoint)
@@ -209,7 +208,10 @@ def plain(options: Ablation, shape: dict[str, Any] | None) -> dict[str, Any]:
     """The options that the numbers depend on, and the network's shape, as plain values."""
     values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     kept = {name: value for name, value in values.items() if name not in OF_A_USE}
-    return {**kept, "training": to_dict(options.training), "network": shape}
+    training = to_dict(options.training)
+    if options.denoiser:
+        training = {name: training[name] for name in sorted(FREE_OF_A_DENOISER)}
+    return {**kept, "training": training, "network": shape}
 
 
 def judge(options: Ablation, network: Network, design: Design, store: Store, seconds: Seconds) -> Judged:

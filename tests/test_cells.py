@@ -1,5 +1,6 @@
 """Cells: found again when nothing they depend on changed, computed anew when anything did, whole or not there."""
 
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -166,3 +167,19 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="file is a file; choose another folder"):
         cells.check_writable(tmp_path / "file" / "deep")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_has_no_number_that_is_not_finite(tmp_path: Path, value: float) -> None:
+    cells.write_json(tmp_path / "a.json", {"a": [1.5, value, {"b": value}], "c": "nan"})
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail) == {
+        "a": [1.5, None, {"b": None}],
+        "c": "nan",
+    }
+
+
+def test_another_kind_of_device_is_another_cell(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells.fetch(store, "sums", {}, numbers)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    cells.fetch(store, "sums", {}, numbers)
+    assert store.used["sums", "computed"] == 2

@@ -19,6 +19,7 @@ from ddpm_jax.variance import Calibration, ReverseVariance
 
 Row = dict[str, Any]
 Cell = tuple[str, str, int]
+CODE = cells.code_version(__name__)
 OPTIMAL = "optimal"
 REFERENCE = "isotropic"  # what differences are taken to
 
@@ -83,7 +84,7 @@ def _optimal(
     """The cheapest path of every K under one variance; one dynamic programme finds all that are not remembered."""
     error = variance.measured(calibration.error, "M_t", calibration.schedule)
     paths = cache(lambda: trajectory.cheapest_paths(elbo.cost(calibration.schedule, choice, error), Ks))
-    inputs = dict(calibration=calibration._asdict(), variance=name, code=cells.code_version(__name__))
+    inputs = dict(calibration=calibration._asdict(), variance=name, code=CODE)
     return {K: keep("trajectories", {**inputs, "K": K}, partial(_times, paths, K))["times"] for K in Ks}
 
 
@@ -102,7 +103,7 @@ def likelihoods(
       keep: remembers the bounds.
     """
     found: dict[Cell, elbo.Likelihood | None] = {}
-    known = dict(moments=cells.fingerprint(moments), schedule=choices.schedule, code=cells.code_version(elbo.__name__))
+    known = dict(moments=cells.fingerprint(moments), schedule=choices.schedule, code=CODE)
     for cell, times in choices.times.items():
         choice = choices.variances[cell[0]]
         if not choice.bound:

@@ -13,6 +13,7 @@ from sklearn.neural_network import MLPClassifier
 from ddpm_jax import cells
 from ddpm_jax.cells import Keep
 
+CODE = cells.code_version(__name__)
 Images = UInt8[np.ndarray, "n h w c"]
 
 
@@ -53,7 +54,7 @@ def fit(
         return {**named, "classes": network.classes_}
 
     inputs = dict(images=images_uint8, labels=labels, levels=levels, seed=seed, sklearn=sklearn.__version__)
-    found = keep("classifiers", {**inputs, "code": cells.code_version(__name__)}, compute)
+    found = keep("classifiers", {**inputs, "code": CODE}, compute)
     depth = len(found) // 2
     weights, biases = ([found[f"{name}_{i}"] for i in range(depth)] for name in "wb")
     return Classifier(weights, biases, found["classes"], levels)

@@ -34,11 +34,12 @@ def per_time(schedule: Schedule, moments: Moments, clamp_cov: bool) -> Row:
 
 
 def chosen(choices: Choices) -> dict[str, dict[str, list[int]]]:
-    """The optimal trajectories, by K and variance."""
+    """The optimal trajectories, by K and variance, with the even one under "even"."""
     found: dict[str, dict[str, list[int]]] = {}
     for (name, path, K), times in choices.times.items():
         if path == OPTIMAL:
-            found.setdefault(str(K), {})[name] = times.tolist()
+            even = trajectory.even(choices.schedule.T, K).tolist()
+            found.setdefault(str(K), {"even": even})[name] = times.tolist()
     return found
 
 

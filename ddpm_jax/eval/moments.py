@@ -26,6 +26,7 @@ from ddpm_jax.sampler import Rules
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.train import to_unit
 
+CODE = cells.code_version(__name__)  # of this process, even if the files change while it runs
 EVALUATIONS_PER_CALL = 15_000  # about: between two moves of the progress bar, and what an interruption loses
 
 PerTime = Float64[np.ndarray, "n times"]
@@ -143,7 +144,7 @@ def measure(
     columns = np.full((n, 3, schedule.T + 1), np.nan)
     block = _Block(key, schedule, predict.as_argument(denoiser), images_uint8, rules, layout)
     inputs = dict(key=key, schedule=schedule, images=images_uint8, levels=rules.levels, clip_x_0=rules.clip_x_0)
-    inputs["code"] = cells.code_version(__name__)
+    inputs["code"] = CODE
     for some in tqdm(_equal_parts(times, n), desc=f"moments of {n} images", unit="call", mininterval=1):
         values = keep("moments", {**inputs, "times": some}, partial(_visit, block, some))
         columns[:, :, some] = values["columns"]

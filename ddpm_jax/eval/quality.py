@@ -24,6 +24,7 @@ from ddpm_jax.sampler import Rules
 from ddpm_jax.train import to_levels
 from ddpm_jax.variance import ReverseVariance
 
+CODE = cells.code_version(__name__)
 Row = dict[str, Any]
 
 
@@ -75,7 +76,7 @@ def _chain(choices: Choices, cell: Cell) -> tuple[Steps, ReverseVariance]:
 
 
 def _inputs(steps: Steps, choice: ReverseVariance, rules: Rules) -> dict[str, Any]:
-    drawn_by = dict(log_var=variance.table(choice, steps), basis=choice.basis.name, code=cells.code_version(__name__))
+    drawn_by = dict(log_var=variance.table(choice, steps), basis=choice.basis.name, code=CODE)
     return dict(steps=steps, rules=rules._asdict(), **drawn_by)
 
 

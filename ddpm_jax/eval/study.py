@@ -73,12 +73,15 @@ def check(design: Design, schedule: Schedule) -> None:
       ValueError: an unknown name, K outside 1..T, another number out of range, or fewer than 2 images or 1 seed.
     """
     for name in ("variances", "K", "sample_K"):
-        if not getattr(design, name):
+        values = getattr(design, name)
+        if not values:
             raise ValueError(f"{name} is empty: give at least one")
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name} = {' '.join(map(str, values))} repeats one: give each once")
     for name, value, least in (("images", design.images, 2), ("seeds", design.seeds, 1)):
         if value < least:
             raise ValueError(f"{name} = {value}: it is at least {least}")
-    for path in design.trajectories:
+    for path in paths(design):
         for K in every_K(design):
             trajectory.named("even" if path == OPTIMAL else path, schedule.T, K)
     nothing = np.zeros(schedule.T + 1)
@@ -99,7 +102,12 @@ def compare(subject: Subject, design: Design, key: Key[Array, ""] | None = None,
 
     Returns:
       Rows by (variance, trajectory, K), likelihoods in bits/dim.
+
+    Raises:
+      ValueError: see `check` and `measure`.
     """
+    design = design._replace(sample_K=design.K)
+    check(design, subject.schedule)
     key = jax.random.key(0) if key is None else key
     calibration, test = (measure(subject, design, key, split, means) for split in SPLITS[:2])
     choices = choose(subject, design, calibration, means.keep)
@@ -107,7 +115,13 @@ def compare(subject: Subject, design: Design, key: Key[Array, ""] | None = None,
 
 
 def measure(subject: Subject, design: Design, key: Key[Array, ""], split: str, means: Means = Means()) -> Moments:
-    """The one pass over a split of SPLITS: at every time, over training images on a short chain only."""
+    """The one pass over a split of SPLITS: at every time, over training images on a short chain only.
+
+    Raises:
+      ValueError: the rules are for another number of grey levels than the data have.
+    """
+    if design.rules.levels != subject.data.levels:
+        raise ValueError(f"levels = {design.rules.levels} in the rules: {subject.data.name} has {subject.data.levels}")
     chain = trajectory.even(subject.schedule.T, min(GAP_K, subject.schedule.T))
     return moments.measure(
         jax.random.fold_in(key, SPLITS.index(split)),

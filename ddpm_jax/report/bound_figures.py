@@ -44,8 +44,13 @@ def likelihood(results: Results) -> Chart:
     return drawn
 
 
-def likelihood_difference(results: Results) -> Chart:
-    """bits/dim above `isotropic`, with the paired standard error: what the other figure cannot resolve."""
+def likelihood_difference(results: Results) -> Chart | None:
+    """bits/dim above `isotropic`, with the paired standard error: what the other figure cannot resolve.
+
+    None where no variance was compared with it.
+    """
+    if all(row["minus_isotropic"] is None for row in table.likelihood(results).values()):
+        return None
     scale = dict(value="symlog", linthresh=SYMLOG_THRESHOLD, linscale=0.5)
     drawn = _against_steps(results, "minus_isotropic", "paired_standard_error", scale)
     first = drawn.figure.axes[0]

@@ -97,7 +97,7 @@ def _isotropic_on_test(results: Results) -> Row:
     margins = [
         _statistical(row["minus_isotropic"], row["paired_standard_error"], f"K = {K}")
         for K, row in analytic.items()
-        if row
+        if row and row["minus_isotropic"] is not None
     ]
     sentence = "With few steps `analytic` is not better than `isotropic` by more than two paired standard errors."
     return _claim(sentence, "test", analytic_minus_isotropic=margins)

@@ -100,7 +100,7 @@ def frechet(results: Results) -> Chart:
 
 def training_loss(results: Results) -> Chart | None:
     """The loss against the training step; None for a network that was trained elsewhere."""
-    if not results["training"]:
+    if not results["training"] or not results["training"]["loss"]:
         return None
     step, loss = np.array(results["training"]["loss"], dtype=np.float64).T
     figure = chart.panels([""], 3.2)
@@ -112,11 +112,10 @@ def training_loss(results: Results) -> Chart | None:
     return drawn
 
 
-def _visits(results: Results, times: dict[str, list[Number]], K: int, panel: int) -> list[Curve]:
+def _visits(results: Results, times: dict[str, list[Number]], panel: int) -> list[Curve]:
     """The times of every trajectory of one K, each in a row of its own, the even one first."""
-    even = np.linspace(1, max(results["per_time"]["t"]), K)
     look = {name: dict(kind="events", color=style["color"]) for name, style in chart.styles(results)}
-    visited = {"even": even} | {name: chart.numbers(times[name]) for name in look if name in times}
+    visited = {name: chart.numbers(times[name]) for name in ("even", *look) if name in times}
     look["even"] = dict(kind="events", color=LIGHT["grey"])
     return [
         Curve(name, panel, t, np.full(len(t), float(row)), None, _times(t), look[name])
@@ -130,7 +129,7 @@ def trajectories(results: Results) -> Chart | None:
     if not chosen:
         return None
     shown = [K for K in sorted(chosen) if K in results["sample_K"]] or [min(chosen)]
-    rows = [_visits(results, chosen[K], K, panel) for panel, K in enumerate(shown)]
+    rows = [_visits(results, chosen[K], panel) for panel, K in enumerate(shown)]
     height = 0.6 + sum(0.45 + 0.23 * len(curves) for curves in rows)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.subplots(len(shown), 1, sharex=True)

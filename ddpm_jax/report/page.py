@@ -100,6 +100,8 @@ def write(folder: Path, results: Results, run: Results, pictures: Pictures) -> N
     """
     drawings, files, images = _draw(results, pictures)
     (folder / "figures").mkdir(exist_ok=True)
+    for stale in (folder / "figures").glob("*.png"):
+        stale.unlink()
     for name, png in (files | images).items():
         (folder / "figures" / f"{name}.png").write_bytes(png)
     (folder / "report.html").write_text(render(results, run, drawings, images), encoding="utf-8")

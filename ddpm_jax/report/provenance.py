@@ -23,13 +23,15 @@ def images(data: DataSet, variance: float) -> dict[str, Any]:
 
 
 def _lines(log: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl."""
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    """The records of a metrics.jsonl, without a last one that was cut short."""
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def training_rate(log: Path) -> float:
-    """Images per second of training, as the last record of a metrics.jsonl has it."""
-    return _lines(log)[-1]["images_per_second"]
+def training_rate(log: Path) -> float | None:
+    """Images per second of training, as the last record of a metrics.jsonl has it; None where there is none."""
+    lines = _lines(log)
+    return lines[-1]["images_per_second"] if lines else None
 
 
 def training(log: Path, state: TrainState) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def training(log: Path, state: TrainState) -> dict[str, Any]:
     return {
         "steps": int(state.step),
         "parameters": unet.parameter_count(state.params),
-        "loss": [[line["step"], line["loss"]] for line in _lines(log)],
+        "loss": [[line["step"], line["loss"]] for line in _lines(log) if line["step"] <= int(state.step)],
     }
 
 

@@ -25,6 +25,10 @@ def integers(x_t, t):
     return jnp.zeros(x_t.shape, int)
 
 
+def fails(x_t, t):
+    raise AttributeError
+
+
 def infinite(x_t, t):
     return x_t / (t - 1)[:, None, None, None]
 
@@ -76,6 +80,7 @@ TRAIN = [
     ("--schedule jsd --prediction x_0", "alpha_bar_T = 0"),
     ("--steps 0", "steps = 0: it is at least 1"),
     ("--batch 0", "batch = 0: it is at least 1"),
+    ("--seed -1", "seed = -1: it is at least 0"),
     ("--batch 9", "batch 9 does not split over 8 devices: choose a multiple of that"),
     ("--workdir {file}/deep", "{file} is a file; choose another folder"),
     ("--workdir {trained} --seed 1", "holds a run with seed = 0, not 1: choose another --workdir"),
@@ -93,6 +98,8 @@ SAMPLE = [
     ("--times 1 9 3 30", "times 9, 3: they must ascend"),
     ("--times 1 20", "times 1..20: they must lie in 1..30 and end at 30"),
     ("--n 0", "n = 0: it is at least 1"),
+    ("--K 3 --schedule cosine", "schedule = cosine has no effect, the network of {trained} is taken as it is"),
+    ("--K 3 --T 200", "T = 200 has no effect"),
     ("--K 3 --sampler ddim --eta 2", "eta = 2 is outside [0, 1]"),
     ("--K 3 --sampler ddim --variance interpolated", "defined for the DDPM kernel only"),
     ("--K 3 --variance interpolated --frac 2", "frac = 2 is outside [0, 1]"),
@@ -110,12 +117,20 @@ ABLATION = [
     ("--checkpoint {trained} --K 0", "K = 0 steps: choose 1 to 30"),
     ("--checkpoint {trained} --variances smal", "unknown variance 'smal': choose one of"),
     ("--checkpoint {trained} --trajectories evn", "unknown trajectory 'evn': choose one of"),
+    ("--checkpoint {trained} --K 3 3", "K = 3 3 repeats one: give each once"),
+    ("--checkpoint {trained} --variances large large", "variances = large large repeats one"),
+    ("--checkpoint {trained} --K 31 --trajectories", "K = 31 steps: choose 1 to 30"),
+    ("--checkpoint {trained} --parallel pjit", "unknown parallel 'pjit'"),
+    ("--batch 9 --preset tiny --T 30", "batch 9 does not split over 8 devices"),
     ("--checkpoint {trained} --seeds 0", "seeds = 0: it is at least 1"),
     ("--checkpoint {trained} --images 1", "images = 1: it is at least 2"),
     ("--checkpoint {trained} --last-step none", "unknown last_step 'none'"),
     ("--checkpoint {trained} --variances interpolated --frac 2", "frac = 2 is outside [0, 1]"),
     ("--checkpoint {trained} --training-seeds 2", "training_seeds = 2"),
-    ("--checkpoint {trained} --schedule cosine", "schedule = cosine does not apply, checkpoint"),
+    (
+        "--checkpoint {trained} --schedule cosine",
+        "schedule = cosine has no effect, the network of {trained} is taken as it is",
+    ),
     ("--checkpoint {new}", "no checkpoint in {new}/checkpoints: train first"),
     ("--checkpoint {trained} --workdir {file}", "{file} is a file"),
     ("--checkpoint {trained} --workdir {foreign}", "not of this experiment: choose another --workdir"),
@@ -127,9 +142,12 @@ ABLATION = [
     ("--denoiser nowhere:f", "--denoiser nowhere:f: No module named 'nowhere'; give module:function"),
     ("--denoiser math:nothing", "has no attribute 'nothing'; give module:function"),
     ("--denoiser math", "--denoiser math: "),
+    ("--denoiser ./mine.py:eps", "--denoiser ./mine.py:eps: "),
+    (f"--denoiser {HERE}:fails", "fails on x_t ("),
+    (f"--denoiser {HERE}:whole --parallel pjit", "unknown parallel 'pjit'"),
     ("--denoiser math:pi", "denoiser math:pi is a float: give a callable"),
     ("--denoiser math:sqrt", "denoiser math:sqrt fails on x_t"),
-    (f"--denoiser {HERE}:whole --steps 7", "steps = 7 does not apply"),
+    (f"--denoiser {HERE}:whole --steps 7", "steps = 7 has no effect, a --denoiser is not trained: leave it out"),
     (f"--denoiser {HERE}:whole --T 10", "outside (0, 1): lower it"),
     (f"--denoiser {HERE}:whole --schedule jsd", "prediction 'eps' needs alpha_bar_T > 0"),
     (f"--denoiser {HERE}:cropped", "returns float32"),

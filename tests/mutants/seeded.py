@@ -1238,8 +1238,8 @@ CELLS = (
         "result_of_another_denoiser",
         "a result on disk is known by all that it depends on",
         "ddpm_jax/cells.py",
-        "{**store.common, **inputs, 'jax': jax.__version__}",
-        "{**inputs, 'jax': jax.__version__}",
+        "{**store.common, **inputs, **_environment()}",
+        "{**inputs, **_environment()}",
         ("tests/test_cells.py::test_another_input_is_another_cell",),
     ),
     Mutant(

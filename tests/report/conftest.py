@@ -181,7 +181,8 @@ def made_up() -> dict[str, Any]:
     bits = {(row["variance"], row["K"]): row["bits_per_dim"] for row in likelihood
             if (row["split"], row["trajectory"]) == ("test", "even")}  # fmt: skip
     samples, cells = sample_rows()
-    times = {str(k): dict.fromkeys(VARIANCES[:-1], np.geomspace(1, T, k).tolist()) for k in K}
+    even = {k: np.round(np.linspace(1, T, k)).astype(int).tolist() for k in K}
+    times = {str(k): {"even": even[k]} | dict.fromkeys(VARIANCES[:-1], np.geomspace(1, T, k).tolist()) for k in K}
     control = [dict(K=k, large=bits["large", k], scaled=bits["large", k] + 0.2, difference=0.2) for k in K]
     gap = bits["large", T] - bits["isotropic", T]
     return settings() | dict(

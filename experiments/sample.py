@@ -88,7 +88,7 @@ def main(options: Sample) -> None:
     variance.check_name(options.variance)
     out = options.out or options.workdir / "samples"
     cells.check_writable(out)
-    subject = network(options)
+    subject, config = network(options)
     schedule, images = subject.schedule, subject.data
     times = (
         trajectory.explicit(schedule.T, options.times)
@@ -99,9 +99,7 @@ def main(options: Sample) -> None:
     rules = Rules(options.last_step, options.pixel_clip, images.levels, options.clip_x_0, options.clamp_cov)
     sampler.log_var_cap(rules, steps)
     resolved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    if not options.denoiser:  # what was given agrees with the run or is the default
-        config = vars(run.load(options.workdir).run.config)
-        resolved |= {name: config[name] for name in OF_THE_NETWORK}
+    resolved |= {name: getattr(config, name) for name in OF_THE_NETWORK}
     if options.dry_run:
         print(json.dumps({**resolved, "times": times.tolist()}, indent=2))
         return
@@ -116,14 +114,18 @@ def main(options: Sample) -> None:
     print(out / "samples.png")
 
 
-def network(options: Sample) -> Subject:
-    """The denoiser of --denoiser, or that of the run in workdir."""
-    named = {name: getattr(options, name) for name in OF_THE_NETWORK}
+def network(options: Sample) -> tuple[Subject, Config]:
+    """The denoiser of --denoiser, or that of the run in workdir, and the config that holds for it.
+
+    Raises:
+      ValueError: it does not fit, or an option disagrees with the run.
+    """
+    given = Config(**{name: getattr(options, name) for name in OF_THE_NETWORK})
     if options.denoiser:
-        return run.own(options.denoiser, Config(**named))
+        return run.own(options.denoiser, given), given
     trained = run.load(options.workdir)
-    run.check_given(Config(**named), trained.run.config, TRAINED, f"the network of {options.workdir} is taken as it is")
-    return run.subject(trained, "checkpoint", str(options.workdir))
+    run.check_given(given, trained.run.config, TRAINED, f"the network of {options.workdir} is taken as it is")
+    return run.subject(trained, "checkpoint", str(options.workdir)), trained.run.config
 
 
 def build(options: Sample, subject: Subject, rules: Rules, times: np.ndarray) -> ReverseVariance:

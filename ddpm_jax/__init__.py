@@ -1,20 +1,25 @@
 """DDPM in JAX, with every choice of the reverse-process variance.
 
-Read in this order. These seven have the article:
+Read in this order. These nine have the article:
 
     schedule    how much noise at each time
     gaussian    normal distributions: sample, divergence, likelihood
-    predict     what a denoiser says: eps, x_0 or v
+    predict     what a denoiser says: eps, x_0, v or mu
     process     the article's identities for any s < t, and the steps of a chain
-    variance    every choice of the reverse variance
+    reverse     what a choice of the reverse variance consists of
+    heads       the choices that are trained and look at x_t
+    variance    all choices by name, those that are fixed before sampling among them
     objective   the losses
     sampler     one step per method, one loop
 
 and these put it to work:
 
     trajectory  which times a short chain visits
-    worlds      data whose best denoiser is known
+    basis       pixels, and frequencies along colour axes
+    worlds      data whose best denoiser is known; mixture and finite_set hold their mathematics
     unet        the network
+    frozen      heads of their own on a denoiser that stays as it is
+    time_sampler  how training draws its times
     train       one training step
     parallel    one device's work on many devices
     data        images as a function of the step
@@ -23,8 +28,10 @@ and these put it to work:
     subject     a denoiser with its schedule and images, the user's own too
     config      plain values, JSON both ways
     run         a config's names become things
+    sources     trained networks and the user's own as subjects
     loop        the training loop
-    eval        moments, likelihood, Frechet distance; a whole study
+    head_run    the training of heads
+    eval        moments, likelihood, Frechet distance; a whole study; exact chains
     report      the page an ablation leaves behind
 
 Import the modules; the package itself exports nothing.

@@ -53,7 +53,8 @@ def save(folder: Path, state: TrainState, description: Description, keep: int = 
     Raises:
       OSError: the disk has no room for it; nothing is written.
     """
-    named = _named(_plain(state))
+    # On the host: of arrays on several devices orbax would save slices, and compile one program for each.
+    named = jax.device_get(_named(_plain(state)))
     _check_room(folder, sum(leaf.nbytes for leaf in named.values()))
     with _manager(folder, keep) as manager:
         manager.save(

@@ -24,8 +24,11 @@ class Config:
       preset: a name of unet.PRESETS.
       schedule: a name of schedule.SCHEDULES.
       T: number of noise levels.
-      prediction: what the network predicts: eps, x_0 or v.
-      objective: a name of objective.OBJECTIVES.
+      prediction: what the network predicts: eps, x_0, v or mu.
+      objective: simple, mu_mse, vlb or hybrid.
+      variance: the one in the loss of vlb and hybrid; learned and learned_range become outputs of the network.
+      weighting: of the error over times: uniform, min_snr or truncated_snr.
+      time_sampler: how training draws times: uniform, antithetic or loss_second_moment.
       steps: training steps.
       batch: images a step, over all devices.
       learning_rate: Adam's, after warm-up.
@@ -45,6 +48,9 @@ class Config:
     T: int = 1000
     prediction: str = "eps"
     objective: str = "simple"
+    variance: str = "large"
+    weighting: str = "uniform"
+    time_sampler: str = "uniform"
     steps: int = 2600
     batch: int = 128
     learning_rate: float = 2e-3
@@ -58,7 +64,34 @@ class Config:
     sample_every: int = 1000
 
 
+@dataclass(frozen=True)
+class Heads:
+    """The training of heads on a frozen denoiser.
+
+    Attributes:
+      heads: which: npr, sn, ocm, learned, learned_range; default all.
+      size: of their network: narrow or wide.
+      chain: number of steps of the even chain whose times are drawn; default all of 1..T. `learned` is then defined on
+        that chain alone.
+      fit_clip_x_0: fit the error of predicted data clipped to [-1, 1], as sampling clips them.
+      head_steps: training steps.
+      head_batch: images a step, over all devices.
+      head_learning_rate: Adam's, after warm-up.
+      head_ema_decay: of the average of the parameters that is used afterwards.
+    """
+
+    heads: tuple[str, ...] = ()
+    size: str = "narrow"
+    chain: int | None = None
+    fit_clip_x_0: bool = True
+    head_steps: int = 1000
+    head_batch: int = 128
+    head_learning_rate: float = 2e-3
+    head_ema_decay: float = 0.998
+
+
 Flat = Annotated[Config, tyro.conf.OmitArgPrefixes]
+FlatHeads = Annotated[Heads, tyro.conf.OmitArgPrefixes]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -89,13 +89,14 @@ def replicate(state: S, layout: Layout = Layout()) -> S:
     return jax.device_put(state, NamedSharding(Mesh(np.asarray(local(layout)), (AXIS,)), WHOLE))
 
 
-def parallelise(step: Callable, batch: int, layout: Layout = Layout()) -> Step:
+def parallelise(step: Callable, batch: int, layout: Layout = Layout(), frozen: Any = None) -> Step:
     """`step` on all devices: the batch split, the state whole.
 
     Args:
-      step: (state, batch, axis) -> (state, metrics).
+      step: (state, batch, axis, frozen) -> (state, metrics).
       batch: size of the global batch.
       layout: see Layout; its `batch` plays no part.
+      frozen: tree of arrays that the step reads and does not change; whole on every device.
 
     Raises:
       ValueError: the layout's name is unknown, or the batch does not split evenly.
@@ -104,7 +105,9 @@ def parallelise(step: Callable, batch: int, layout: Layout = Layout()) -> Step:
     check(layout.how)
     if batch % len(devices):
         raise ValueError(f"batch {batch} does not split over {len(devices)} devices: choose a multiple of that")
-    return PARALLEL[layout.how](partial(step, axis=AXIS), devices, True)
+    still = replicate(frozen, layout)
+    run = PARALLEL[layout.how](lambda whole, split: step(whole[0], split, axis=AXIS, frozen=whole[1]), devices, True)
+    return lambda state, images: run((state, still), images)
 
 
 def over_examples(function: Callable, shared: Any, examples: Any, layout: Layout = Layout(), **fixed: Any) -> Any:

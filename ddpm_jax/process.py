@@ -81,9 +81,11 @@ class Steps(NamedTuple):
 
     The reverse mean is mean_x_0 * x_0_hat + mean_x_t * x_t; a unit of uncertainty about eps adds `gain` to the variance
     and none leaves `base`. For the DDPM kernel base = tb and gain = v = b^2 / (a (1 - alpha_bar_t)).
+    Where alpha_bar_t = 0, x_t says all of eps and nothing of x_0: there uncertainty is counted in x_0, and gain is
+    mean_x_0^2.
 
     Attributes:
-      s: the earlier times; s[0] = 0.
+      s: the earlier times; s[0] = 0. In `between` -1, as they lie between times.
       t: the later times.
       a: alpha_bar_t / alpha_bar_s.
       b: 1 - a, the variance of q(x_t | x_s).
@@ -99,7 +101,7 @@ class Steps(NamedTuple):
       mean_x_t: coefficient of x_t.
       signal: sqrt(alpha_bar_t).
       noise: sqrt(1 - alpha_bar_t).
-      excess_max: alpha_bar_t / (1 - alpha_bar_t), the largest Cov[eps | x_t] of data in [-1, 1].
+      excess_max: alpha_bar_t / (1 - alpha_bar_t), the largest Cov[eps | x_t] of data in [-1, 1]; 1 at alpha_bar_t = 0.
     """
 
     s: Column
@@ -143,6 +145,11 @@ def steps(schedule: Schedule, times: np.ndarray | list[int], kernel: Kernel = DD
     return pairs(schedule, np.concatenate([[0], t[:-1]]), t, kernel)
 
 
+def every_step(schedule: Schedule) -> Steps:
+    """The whole chain, s = t - 1 for t = 1..T. Ho et al. 2020, algorithm 2's steps."""
+    return steps(schedule, np.arange(1, schedule.T + 1))
+
+
 def pairs(schedule: Schedule, s: np.ndarray, t: np.ndarray, kernel: Kernel = DDPM) -> Steps:
     """The coefficients of any pairs of times, all in float64: a = alpha_bar_t / alpha_bar_s and what `Steps` lists.
 
@@ -153,28 +160,49 @@ def pairs(schedule: Schedule, s: np.ndarray, t: np.ndarray, kernel: Kernel = DDP
       kernel: DDPM, or a DDIM-type kernel.
 
     Raises:
-      ValueError: a pair is out of order or range, or alpha_bar_t = 0.
+      ValueError: a pair is out of order or range.
     """
     bad = ~((0 <= s) & (s < t) & (t <= schedule.T))
     if bad.any():
         i = int(np.argmax(bad))
         raise ValueError(f"step {t[i]} -> {s[i]}: times must ascend within 1..{schedule.T}")
-    ab_s, ab_t = np.asarray(schedule.alpha_bar)[np.stack([s, t])]
-    noise_s, noise_t = np.asarray(schedule.one_minus_alpha_bar)[np.stack([s, t])]
-    if not (ab_t > 0).all():
-        raise ValueError("alpha_bar_T = 0: reverse steps and their KL terms need some data left at T")
+    signal, noise = np.asarray(schedule.alpha_bar), np.asarray(schedule.one_minus_alpha_bar)
+    return _coefficients(schedule, np.stack([s, t]), (signal[s], noise[s]), (signal[t], noise[t]), kernel)
+
+
+def between(schedule: Schedule, t: np.ndarray, u: np.ndarray) -> Steps:
+    """DDPM steps from times t to wherever SNR(s) = (1 + u) SNR(t), between times of the schedule as well.
+
+    At a fixed t the KL of a step depends on s through u alone; this is where it is tabulated.
+
+    Args:
+      schedule: the forward process, on the host.
+      t: the later times, (K,).
+      u: (K,), positive; where alpha_bar_t = 0, SNR(s) itself.
+    """
+    signal, noise = np.asarray(schedule.alpha_bar)[t], np.asarray(schedule.one_minus_alpha_bar)[t]
+    snr = np.where(signal > 0, (1 + u) * signal / noise, u)
+    earlier = (snr / (1 + snr), 1 / (1 + snr))
+    return _coefficients(schedule, np.stack([np.full_like(t, -1), t]), earlier, (signal, noise), DDPM)
+
+
+def _coefficients(
+    schedule: Schedule, times: np.ndarray, at_s: tuple[np.ndarray, ...], at_t: tuple[np.ndarray, ...], kernel: Kernel
+) -> Steps:
+    """Steps from alpha_bar and 1 - alpha_bar at both ends."""
+    (s, t), (ab_s, noise_s), (ab_t, noise_t) = times.astype(np.int32), at_s, at_t
     a = ab_t / ab_s
     b = 1 - a
     tb = b * noise_s / noise_t
     base = kernel.noise(tb)
     kept = np.sqrt(noise_s - base)
-    gain = ((b / a + base) / (np.sqrt(noise_t / a) + kept)) ** 2
     mean_x_t = kept / np.sqrt(noise_t)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = np.where(ab_t > 0, ((b / a + base) / (np.sqrt(noise_t / a) + kept)) ** 2, ab_s)
         log_tb = np.log(tb)
         return Steps(
-            s=s.astype(np.int32),
-            t=t.astype(np.int32),
+            s=s,
+            t=t,
             a=a,
             b=b,
             tb=tb,
@@ -189,7 +217,7 @@ def pairs(schedule: Schedule, s: np.ndarray, t: np.ndarray, kernel: Kernel = DDP
             mean_x_t=mean_x_t,
             signal=np.sqrt(ab_t),
             noise=np.sqrt(noise_t),
-            excess_max=ab_t / noise_t,
+            excess_max=np.where(ab_t > 0, ab_t / noise_t, 1),
         )
 
 

@@ -1,23 +1,34 @@
 """A config's names become things, and checkpoints become denoisers; refuses what cannot work before work is done."""
 
-import importlib
-import importlib.util
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from ddpm_jax import cells, checkpoint, data, objective, parallel, predict, process, train, unet
+from ddpm_jax import (
+    cells,
+    checkpoint,
+    data,
+    objective,
+    parallel,
+    predict,
+    process,
+    time_sampler,
+    train,
+    unet,
+    variance,
+)
 from ddpm_jax import schedule as schedules
-from ddpm_jax import subject as subjects
 from ddpm_jax.config import Config, from_dict, to_dict
 from ddpm_jax.data import DataSet
 from ddpm_jax.predict import Denoiser
+from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.schedule import Schedule
-from ddpm_jax.subject import Subject
 from ddpm_jax.train import Recipe, TrainState
 from ddpm_jax.unet import UNetConfig
+from ddpm_jax.variance import Calibration
 
 CODE = cells.code_version(unet.__name__)
 CHECKPOINTS = "checkpoints"
@@ -56,7 +67,12 @@ class Trained(NamedTuple):
     denoiser: Denoiser
 
 
-def _named(table: dict[str, Any], name: str, kind: str) -> Any:
+def named(table: dict[str, Any], name: str, kind: str) -> Any:
+    """The entry of a registry.
+
+    Raises:
+      ValueError: there is none of this name.
+    """
     if name not in table:
         raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(table)}")
     return table[name]
@@ -79,8 +95,7 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
         raise ValueError(f"seed = {config.seed}: it is at least 0")
     images = data.load(config.data)
     network = shape(config) if network is None else network
-    forward = _named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
-    process.steps(forward, [forward.T])  # refuses a schedule that leaves no data at T
+    forward = named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
     predict.check_prediction(config.prediction, forward)
     parallel.check(config.parallel)
     unet.check(network, images.shape[0])
@@ -89,11 +104,15 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
             f"preset {config.preset!r} is for {network.image_channels}-channel images and {config.data} has "
             f"{images.shape[2]}: choose another preset"
         )
+    chain = process.every_step(forward)
+    choice = in_loss(config, forward)
+    parts = objective.Parts(config.prediction, config.weighting, choice, chain)
     recipe = Recipe(
         schedule=forward,
-        network=unet.network(network),
-        prediction=config.prediction,
-        objective=objective.build(config.objective, config.prediction),
+        chain=chain,
+        denoiser=train.in_training(unet.network(network), forward, config.prediction, choice.heads),
+        objective=objective.build(config.objective, parts),
+        time_sampler=time_sampler.build(config.time_sampler),
         optimizer=train.adam(config.learning_rate, config.warmup, config.clip_norm),
         ema_decay=config.ema_decay,
         levels=images.levels,
@@ -102,20 +121,34 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
     return Run(config, images, network, forward, recipe)
 
 
+def in_loss(config: Config, schedule: Schedule) -> ReverseVariance:
+    """The variance that the loss names; its heads are outputs of the network.
+
+    Raises:
+      ValueError: it needs the moments of a trained network.
+    """
+    try:
+        everywhere = tuple(range(1, schedule.T + 1))
+        return variance.build(config.variance, Calibration(schedule, learned_times=everywhere))
+    except variance.Unmeasured as error:
+        raise ValueError(f"variance {config.variance!r} is fixed after training: leave it out of the loss") from error
+
+
 def shape(config: Config) -> UNetConfig:
-    """The network that a config's preset names.
+    """The network that a config's preset names, with the outputs that the variance in the loss reads.
 
     Raises:
       ValueError: no preset has this name.
     """
-    return _named(unet.PRESETS, config.preset, "preset")
+    heads = in_loss(config, named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)).heads
+    return replace(named(unet.PRESETS, config.preset, "preset"), heads=len(heads))
 
 
 def fresh(run: Run) -> TrainState:
     """The state before the first step."""
     params_key, key = jax.random.split(jax.random.key(run.config.seed))
     params = unet.init(params_key, run.network, run.data.shape[0])
-    return train.init(key, params, run.recipe.optimizer)
+    return train.init(key, params, run.recipe)
 
 
 def describe(run: Run) -> dict[str, Any]:
@@ -140,8 +173,8 @@ def load(workdir: Path) -> Trained:
 
 def trained(run: Run, state: TrainState) -> Trained:
     """The denoiser of a state's averaged parameters, beside them."""
-    denoiser = predict.make_denoiser(run.recipe.network, state.ema, run.schedule, run.config.prediction)
-    return Trained(run, state, denoiser)
+    kind, heads = run.config.prediction, in_loss(run.config, run.schedule).heads
+    return Trained(run, state, predict.make_denoiser(unet.network(run.network), state.ema, run.schedule, kind, heads))
 
 
 def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
@@ -193,44 +226,3 @@ def check_given(given: Config, actual: Config, free: set[str], why: str) -> None
         value = getattr(given, name)
         if name not in free and value not in (default, getattr(actual, name)):
             raise ValueError(f"{name} = {value} has no effect, {why}: leave it out")
-
-
-def subject(trained: Trained, source: str, name: str) -> Subject:
-    """What is judged: the network of a run, known by its parameters, not by where it lies."""
-    run = trained.run
-    parts = dict(
-        parameters=jax.tree.leaves(jax.device_get(trained.state.ema)),
-        network=to_dict(run.network),
-        prediction=run.config.prediction,
-        schedule=run.schedule,
-        code=CODE,
-    )
-    return Subject(source, name, run.data, run.schedule, trained.denoiser, cells.fingerprint(parts))
-
-
-def own(spec: str, config: Config) -> Subject:
-    """A user's denoiser, with the schedule, prediction and data that the config names.
-
-    It is known by what it does, see `subject.of`, and by the code of its module and what that imports of its package.
-
-    Args:
-      spec: module:function, a callable (x_t, t) -> what it predicts.
-      config: data, schedule, T and prediction are read.
-
-    Raises:
-      ValueError: it cannot be imported, or does not do what a denoiser does; see `subject.of`.
-    """
-    schedule = _named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
-    predict.check_prediction(config.prediction, schedule)
-    process.steps(schedule, [schedule.T])
-    images = data.load(config.data)
-    module, _, attribute = spec.partition(":")
-    try:
-        origin = getattr(importlib.util.find_spec(module), "origin", None) or ""
-        code = cells.code_version(module) if origin.endswith(".py") else origin
-        function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # it is the user's code
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(f"--denoiser {spec}: {reason}; give module:function, importable from here") from error
-    found = subjects.of(function, schedule, config.prediction, images, name=spec)
-    return found._replace(fingerprint=cells.fingerprint([found.fingerprint, code]))

@@ -6,7 +6,7 @@ variances enter as an array: one compilation serves all of them at a given K.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
-from ddpm_jax import gaussian, parallel, predict, variance
+from ddpm_jax import gaussian, heads, parallel, predict, reverse
 from ddpm_jax.basis import Basis
 from ddpm_jax.parallel import Layout
 from ddpm_jax.predict import Column, Denoiser, Images
 from ddpm_jax.process import DDPM, Kernel, Steps, ddim
-from ddpm_jax.variance import ReverseVariance
+from ddpm_jax.reverse import ReverseVariance
 
 SAMPLERS: dict[str, Callable[[float], Kernel]] = {"ddpm": lambda eta: DDPM, "ddim": ddim}
 
@@ -41,6 +41,35 @@ class Rules(NamedTuple):
     levels: int = 256
     clip_x_0: bool = True
     clamp_cov: bool = True
+
+
+PROTOCOLS: dict[str, Rules] = {
+    "ddpm": Rules(),
+    "analytic-dpm": Rules(pixel_clip=1.0),
+    "iddpm": Rules(),
+}
+"""The papers' conventions by name. All take x_0_hat clipped, no noise in the last step, and the decoder variance
+tb(1, 2).
+
+ddpm: Ho et al. 2020, released code. analytic-dpm: Bao et al. 2022, section 4 and appendix F, y = 1 (their linear
+CIFAR-10 row takes y = 2). iddpm: Nichol & Dhariwal 2021, released code."""
+
+
+def protocol(name: str, levels: int, **alone: Any) -> Rules:
+    """The rules of a protocol for data of so many grey levels; Ho et al. 2020, Bao et al. 2022, table 1's settings.
+
+    Args:
+      name: of PROTOCOLS.
+      levels: of the data.
+      alone: rules that are set by themselves; None leaves the protocol's, a pixel_clip of 0 takes none.
+
+    Raises:
+      ValueError: no protocol has this name.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
+    rules = PROTOCOLS[name]._replace(levels=levels, **{key: value for key, value in alone.items() if value is not None})
+    return rules._replace(pixel_clip=None) if rules.pixel_clip == 0 else rules
 
 
 class Path(NamedTuple):
@@ -135,14 +164,14 @@ def _chain(
     record: bool,
 ) -> Path:
     """The host's part: fixed variances and the rules become arrays, then one compiled scan."""
-    variance.check_kernel(choice, steps)
+    reverse.check_steps(choice, steps)
     if key.ndim and len(key) != shape[0]:
         raise ValueError(f"{len(key)} keys for {shape[0]} samples: give one key, or one per sample")
     if x_T is not None and x_T.shape != shape:
         raise ValueError(f"x_T has shape {x_T.shape}, the samples {shape}")
     keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(shape[0]))
     _check_heads(choice, denoiser, shape)
-    table = variance.table(choice, steps) if choice.headless else None
+    table = reverse.table(choice, steps) if choice.headless else None
     x_0, x_0_hat = parallel.over_examples(
         _scan,
         (steps, predict.as_argument(denoiser), table, log_var_cap(rules, steps)),
@@ -158,15 +187,12 @@ def _chain(
 
 
 def _check_heads(choice: ReverseVariance, denoiser: Denoiser, shape: tuple[int, ...]) -> None:
-    """Refuse a network without the extra channels that the variance reads."""
+    """Refuse a denoiser without the heads that the variance reads."""
     if choice.heads:
         x_t, t = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
-        heads = jax.eval_shape(denoiser, x_t, t).heads
-        there, wanted = 0 if heads is None else heads.shape[-1], choice.heads * shape[-1]
-        if there != wanted:
-            raise ValueError(
-                f"this variance reads {wanted} extra channels and the network has {there}: use another one"
-            )
+        said = jax.eval_shape(denoiser, x_t, t)
+        for name in choice.heads:
+            heads.read(said, name)
 
 
 def _noise(keys: Key[Array, " n"], t: Array | int, shape: tuple[int, ...]) -> Images:

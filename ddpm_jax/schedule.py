@@ -130,6 +130,29 @@ def cosine(T: int = 1000) -> Schedule:
     return from_betas(np.minimum(1 - f[1:] / f[:-1], 0.999))
 
 
+def zero_terminal(schedule: Schedule) -> Schedule:
+    """sqrt(alpha_bar_t) shifted and stretched so that it is 0 at T and stays as it is at t = 1.
+
+    Source: Lin et al. 2024 (Common diffusion noise schedules and sample steps are flawed), algorithm 1.
+    Numerics: with q_t = sqrt(alpha_bar_t) - sqrt(alpha_bar_T), a sum of positive terms, beta_t = 1 - (q_t/q_(t-1))^2 is
+    formed without a difference of near numbers.
+
+    Args:
+      schedule: with T >= 2; one that has no data left at T already stays as it is.
+
+    Raises:
+      ValueError: T = 1, where alpha_bar_1 cannot both stay and be 0.
+    """
+    if schedule.alpha_bar[-1] == 0:
+        return schedule
+    if schedule.T < 2:
+        raise ValueError("T = 1: a zero terminal schedule keeps alpha_bar_1 and needs T = 2 or more")
+    beta = np.asarray(schedule.beta)
+    drop = np.sqrt(schedule.alpha_bar[1:-1]) * beta[2:] / (1 + np.sqrt(1 - beta[2:]))
+    q = np.append(np.cumsum(drop[::-1])[::-1], 0.0)
+    return from_betas(np.append(beta[1], drop * (q[:-1] + q[1:]) / q[:-1] ** 2))
+
+
 SCHEDULES: dict[str, Callable[[int], Schedule]] = {
     "linear": linear,
     "cosine": cosine,
@@ -137,4 +160,6 @@ SCHEDULES: dict[str, Callable[[int], Schedule]] = {
     "sigmoid": sigmoid,
     "constant": constant,
     "jsd": jsd,
+    "linear_zero_terminal": lambda T: zero_terminal(linear(T)),
+    "cosine_zero_terminal": lambda T: zero_terminal(cosine(T)),
 }

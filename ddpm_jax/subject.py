@@ -22,6 +22,8 @@ class Subject(NamedTuple):
       schedule: the forward process it was trained for.
       denoiser: reads x_t.
       fingerprint: a hash that changes when the denoiser does.
+      heads: names of what it says beside the mean.
+      learned_times: of the chain that `learned` was trained on, see `heads.learned`.
     """
 
     source: str
@@ -30,6 +32,8 @@ class Subject(NamedTuple):
     schedule: Schedule
     denoiser: Denoiser
     fingerprint: str
+    heads: tuple[str, ...] = ()
+    learned_times: tuple[int, ...] | None = None
 
 
 def of(function: Any, schedule: Schedule, prediction: str, images: DataSet, name: str = "own") -> Subject:

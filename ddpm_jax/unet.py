@@ -59,7 +59,30 @@ PRESETS: dict[str, UNetConfig] = {
         dropout=0.0,
         image_channels=1,
     ),
+    "mnist": UNetConfig(
+        channels=16,
+        multipliers=(1, 2, 4),
+        blocks=1,
+        attention_resolutions=(7,),
+        groups=8,
+        dropout=0.0,
+        image_channels=1,
+    ),
+    "cifar10_16": UNetConfig(
+        channels=32,
+        multipliers=(1, 2, 2),
+        blocks=1,
+        attention_resolutions=(8,),
+        groups=8,
+        dropout=0.0,
+    ),
 }
+
+HEAD_SIZES: dict[str, UNetConfig] = {
+    "narrow": UNetConfig(channels=16, multipliers=(1, 2), blocks=1, attention_resolutions=(), groups=8, dropout=0.0),
+    "wide": UNetConfig(channels=32, multipliers=(1, 2, 2), blocks=1, attention_resolutions=(), groups=8, dropout=0.0),
+}
+"""Networks of their own for heads on a frozen denoiser, by size."""
 
 fan_average = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 almost_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")

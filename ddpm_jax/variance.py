@@ -1,66 +1,25 @@
-"""Every choice of the reverse variance.
+"""Every choice of the reverse variance, by name.
 
-A reverse step is Gaussian; its mean is the kernel's, its variance is a choice. Most choices have the form
-
-    sigma^2 = base + gain h,
-
-where h >= 0 estimates Cov[eps | x_t] per dimension and the kernel supplies base and gain (`process.Steps`; for DDPM
-base = tb and gain = v). The article ends on two of them: h = 0 when the data are one point (`small`), and
-h = alpha_bar_t when they are standard normal (`large`).
+The article ends on two of them: h = 0 when the data are one point (`small`), and h = alpha_bar_t when they are standard
+normal (`large`); see `reverse` for h. Those of this file are fixed before sampling starts; those that are trained and
+look at x_t are in `heads`.
 
 To add one: write a function that returns a ReverseVariance, and name it in VARIANCES.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax import Array
 from jaxtyping import Float
 
-from ddpm_jax.basis import PIXEL, Basis
+from ddpm_jax import basis, heads
+from ddpm_jax.basis import Axes
 from ddpm_jax.predict import Prediction
 from ddpm_jax.process import Steps
+from ddpm_jax.reverse import LogVar, ReverseVariance, estimated, from_excess
 from ddpm_jax.schedule import Schedule, Table
-
-LogVar = Float[Array, "..."] | Float[np.ndarray, "..."]
-
-
-class ReverseVariance(NamedTuple):
-    """One choice of the variance of p(x_s | x_t).
-
-    Attributes:
-      log_var: (step, x_t, prediction) -> log sigma^2 in nats, broadcastable to x_t; -inf adds no noise. `step` holds
-        one step's coefficients, or arrays of many for a headless choice.
-      heads: extra outputs it needs from the network, per channel.
-      basis: where the covariance is diagonal.
-      headless: it depends on neither x_t nor the prediction, and is evaluated once, before the loop.
-      has_excess: it is base + gain h, and so defined for every kernel.
-      bound: it has a likelihood bound.
-    """
-
-    log_var: Callable[[Steps, Any, Prediction | None], LogVar]
-    heads: int = 0
-    basis: Basis = PIXEL
-    headless: bool = True
-    has_excess: bool = False
-    bound: bool = True
-
-
-def from_excess(h: Callable[[Steps, Any, Prediction | None], Any], **properties: Any) -> ReverseVariance:
-    """sigma^2 = base + gain h.
-
-    Args:
-      h: (step, x_t, prediction) -> estimate of Cov[eps | x_t] per dimension.
-      properties: other fields of ReverseVariance.
-    """
-
-    def log_var(step: Steps, x_t: Any, prediction: Prediction | None) -> LogVar:
-        variance = step.base + step.gain * h(step, x_t, prediction)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return variance.__array_namespace__().log(variance)
-
-    return ReverseVariance(log_var, has_excess=True, **properties)
 
 
 def small() -> ReverseVariance:
@@ -81,14 +40,16 @@ def family(c: float, schedule: Schedule) -> ReverseVariance:
     """sigma^2 = b V_s / V_t, V_t = alpha_bar_t c + 1 - alpha_bar_t: exact when the data are N(m, c).
 
     The article's two answers are c = 0 and c = 1; c to infinity is the upper bound b/a of Bao et al. 2022, theorem 2.
-    h = alpha_bar_t c / V_t.
+    h = alpha_bar_t c / V_t, and c where alpha_bar_t = 0 (see `process.Steps`).
 
     Raises:
       ValueError: c < 0.
     """
     if not c >= 0:
         raise ValueError(f"c = {c:g}: a variance of the data is at least 0")
-    excess = schedule.alpha_bar * c / (schedule.alpha_bar * c + schedule.one_minus_alpha_bar + (c == 0))
+    alpha_bar = np.asarray(schedule.alpha_bar)
+    total = alpha_bar * c + schedule.one_minus_alpha_bar + (c == 0)
+    excess = np.where(alpha_bar > 0, alpha_bar, 1) * c / total
     return from_excess(lambda step, x_t, prediction: excess[step.t])
 
 
@@ -101,10 +62,11 @@ def analytic(excess: Table, clamp_cov: bool = True) -> ReverseVariance:
         [-1, 1]. Never for unbounded data.
     """
 
-    def h(step: Steps, x_t: Any, prediction: Prediction | None) -> Any:
-        return np.clip(excess[step.t], 0, step.excess_max) if clamp_cov else excess[step.t]
+    return estimated(partial(_row, excess), clamp_cov)
 
-    return from_excess(h)
+
+def _row(table: Any, step: Steps, x_t: Any, prediction: Prediction | None) -> LogVar:
+    return table[step.t]
 
 
 def isotropic(error: Table) -> ReverseVariance:
@@ -115,7 +77,20 @@ def isotropic(error: Table) -> ReverseVariance:
     Args:
       error: M_t, row t for time t (row 0 unused), from `eval.moments`.
     """
-    return from_excess(lambda step, x_t, prediction: error[step.t])
+    return from_excess(partial(_row, error))
+
+
+def spectral(spectrum: Float[np.ndarray, "m h w c"], colours: Axes) -> ReverseVariance:
+    """`isotropic` for every frequency and colour: h_j = M_{t,j} = E (u_j . (eps - eps_hat))^2, u_j the DCT basis.
+
+    The least KL of all choices that are diagonal in this basis and do not look at x_t: 1/2 mean_j log(1 + u M_{t,j}),
+    never more than `isotropic` on the images that fixed both (Jensen's inequality). This project's own.
+
+    Args:
+      spectrum: M_{t,j}, row t for time t (row 0 unused), from `eval.moments`; averaged over bins or not.
+      colours: axes of the basis, see `basis.dct`.
+    """
+    return from_excess(partial(_row, spectrum), basis=basis.dct(colours))
 
 
 def interpolated(frac: float) -> ReverseVariance:
@@ -137,21 +112,6 @@ def zero() -> ReverseVariance:
     return ReverseVariance(lambda step, x_t, prediction: step.log_b - np.inf, has_excess=True, bound=False)
 
 
-def scaled(variance: ReverseVariance, factor: float) -> ReverseVariance:
-    """sigma^2 = factor times that of `variance`: a control that should lose where `variance` is right.
-
-    Raises:
-      ValueError: factor <= 0.
-    """
-    if not factor > 0:
-        raise ValueError(f"factor = {factor:g}: it must be positive")
-
-    def log_var(step: Steps, x_t: Any, prediction: Prediction | None) -> LogVar:
-        return variance.log_var(step, x_t, prediction) + np.log(factor)
-
-    return variance._replace(log_var=log_var)
-
-
 class Calibration(NamedTuple):
     """What the choices of VARIANCES are fixed by.
 
@@ -161,7 +121,11 @@ class Calibration(NamedTuple):
       c: of `family`, the variance of the data.
       excess: 1 - Gamma_t (T + 1,), of `analytic`.
       error: M_t (T + 1,), of `isotropic`.
-      clamp_cov: see `analytic`.
+      spectrum: M_{t,j} (T + 1, H, W, C), of `spectral`.
+      colours: axes of that basis.
+      clamp_cov: see `reverse.from_bounded_excess`.
+      clamp_head: see `heads.learned_range`.
+      learned_times: see `heads.learned`.
     """
 
     schedule: Schedule
@@ -169,7 +133,11 @@ class Calibration(NamedTuple):
     c: float = 1.0
     excess: np.ndarray | None = None
     error: np.ndarray | None = None
+    spectrum: np.ndarray | None = None
+    colours: Axes = ()
     clamp_cov: bool = True
+    clamp_head: bool = False
+    learned_times: tuple[int, ...] | None = None
 
 
 class Unmeasured(ValueError):
@@ -190,6 +158,12 @@ def measured(table: np.ndarray | None, name: str, schedule: Schedule) -> np.ndar
     return table
 
 
+def _spectral(known: Calibration, binned: bool) -> ReverseVariance:
+    table = measured(known.spectrum, "M_{t,j}", known.schedule)
+    values = basis.averaged(table, basis.radial_bins(table.shape[1:])) if binned else table
+    return spectral(values, known.colours)
+
+
 VARIANCES: dict[str, Callable[[Calibration], ReverseVariance]] = {
     "small": lambda known: small(),
     "large": lambda known: large(known.schedule),
@@ -197,6 +171,13 @@ VARIANCES: dict[str, Callable[[Calibration], ReverseVariance]] = {
     "family": lambda known: family(known.c, known.schedule),
     "analytic": lambda known: analytic(measured(known.excess, "1 - Gamma_t", known.schedule), known.clamp_cov),
     "isotropic": lambda known: isotropic(measured(known.error, "M_t", known.schedule)),
+    "spectral": lambda known: _spectral(known, binned=False),
+    "spectral_radial": lambda known: _spectral(known, binned=True),
+    "npr": lambda known: heads.npr(known.clamp_cov),
+    "sn": lambda known: heads.sn(known.clamp_cov),
+    "ocm": lambda known: heads.ocm(known.clamp_cov),
+    "learned": lambda known: heads.learned(known.learned_times),
+    "learned_range": lambda known: heads.learned_range(known.clamp_head),
     "zero": lambda known: zero(),
 }
 
@@ -220,30 +201,3 @@ def build(name: str, calibration: Calibration) -> ReverseVariance:
     """
     check_name(name)
     return VARIANCES[name](calibration)
-
-
-def check_kernel(variance: ReverseVariance, steps: Steps) -> None:
-    """Refuse a choice that is not base + gain h with a kernel whose base is not tb.
-
-    Raises:
-      ValueError: see above.
-    """
-    if not variance.has_excess and not np.array_equal(steps.base, steps.tb):
-        raise ValueError("this variance is defined for the DDPM kernel only: a DDIM-type kernel needs base + gain h")
-
-
-def table(variance: ReverseVariance, steps: Steps) -> np.ndarray:
-    """log sigma^2 of a headless choice at every step, (K,) or (K, *x), in nats, float64.
-
-    Raises:
-      ValueError: the choice depends on x_t, does not fit the kernel, or gives a negative variance (an estimate of h
-        that noise has made too small: measure more images, or clamp it).
-    """
-    if not variance.headless:
-        raise ValueError("this variance depends on x_t: it has no table")
-    check_kernel(variance, steps)
-    log_var = np.asarray(variance.log_var(steps, None, None), np.float64)
-    if np.isnan(log_var).any():
-        t = steps.t[np.argmax(np.isnan(log_var).reshape(steps.K, -1).any(1))]
-        raise ValueError(f"the variance at t = {t} is negative: measure more images, or clamp the covariance")
-    return log_var

@@ -12,13 +12,14 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from ddpm_jax import cells, process, run, sampler, trajectory, variance
+from ddpm_jax import basis, cells, head_run, process, run, sampler, sources, trajectory, variance
 from ddpm_jax.config import Config, command_line
 from ddpm_jax.eval import ablation, moments
+from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.sampler import SAMPLERS, Rules
 from ddpm_jax.subject import Subject
 from ddpm_jax.train import to_levels
-from ddpm_jax.variance import Calibration, ReverseVariance
+from ddpm_jax.variance import Calibration
 
 OF_THE_NETWORK = ("data", "schedule", "T", "prediction")
 TRAINED = {field.name for field in fields(Config)} - {*OF_THE_NETWORK}
@@ -34,7 +35,8 @@ class Sample:
       data: its data set.
       schedule: the noise schedule it was trained for.
       T: number of noise levels.
-      prediction: what it predicts: eps, x_0 or v.
+      prediction: what it predicts: eps, x_0, v or mu.
+      head_checkpoint: workdir of experiments.train_heads for this network; default those of an ablation in workdir.
       moments: moments.npz of an ablation of the same network; default: measured for this chain.
       variance: a name of variance.VARIANCES.
       sampler: ddpm or ddim.
@@ -46,10 +48,12 @@ class Sample:
       seed: of the noise.
       frac: of `interpolated`.
       c: of `family`.
-      last_step: noise of the last step: mean (none) or noise.
-      pixel_clip: bound on the noise of the step into tau_1, in grey levels; None for none.
-      clip_x_0: clip predicted data to [-1, 1].
-      clamp_cov: hold estimated covariances of the data within [0, 1].
+      clamp_head: hold the head of `learned_range` within [-1, 1].
+      protocol: the conventions of a paper: ddpm, analytic-dpm or iddpm; each can be set alone.
+      last_step: noise of the last step: mean (none) or noise; default the protocol's.
+      pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
+      clip_x_0: clip predicted data to [-1, 1]; default the protocol's.
+      clamp_cov: hold estimated covariances of the data within [0, 1]; default the protocol's.
       out: folder for the images; default workdir/samples.
       dry_run: print the resolved options and stop.
     """
@@ -60,6 +64,7 @@ class Sample:
     schedule: str = "linear"
     T: int = 1000
     prediction: str = "eps"
+    head_checkpoint: Path | None = None
     moments: Path | None = None
     variance: str = "large"
     sampler: str = "ddpm"
@@ -71,10 +76,12 @@ class Sample:
     seed: int = 0
     frac: float = 0.5
     c: float = 1.0
-    last_step: str = "mean"
+    clamp_head: bool = False
+    protocol: str = "ddpm"
+    last_step: str | None = None
     pixel_clip: float | None = None
-    clip_x_0: bool = True
-    clamp_cov: bool = True
+    clip_x_0: bool | None = None
+    clamp_cov: bool | None = None
     out: Path | None = None
     dry_run: bool = False
 
@@ -96,7 +103,8 @@ def main(options: Sample) -> None:
         else trajectory.named(options.trajectory, schedule.T, options.K)
     )
     steps = process.steps(schedule, times, SAMPLERS[options.sampler](options.eta))
-    rules = Rules(options.last_step, options.pixel_clip, images.levels, options.clip_x_0, options.clamp_cov)
+    alone = {name: getattr(options, name) for name in ("last_step", "pixel_clip", "clip_x_0", "clamp_cov")}
+    rules = sampler.protocol(options.protocol, images.levels, **alone)
     sampler.log_var_cap(rules, steps)
     resolved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     resolved |= {name: getattr(config, name) for name in OF_THE_NETWORK}
@@ -122,15 +130,31 @@ def network(options: Sample) -> tuple[Subject, Config]:
     """
     given = Config(**{name: getattr(options, name) for name in OF_THE_NETWORK})
     if options.denoiser:
-        return run.own(options.denoiser, given), given
+        return _headed(options, sources.own(options.denoiser, given)), given
     trained = run.load(options.workdir)
     run.check_given(given, trained.run.config, TRAINED, f"the network of {options.workdir} is taken as it is")
-    return run.subject(trained, "checkpoint", str(options.workdir)), trained.run.config
+    return _headed(options, sources.subject(trained, "checkpoint", str(options.workdir))), trained.run.config
+
+
+def _headed(options: Sample, subject: Subject) -> Subject:
+    """With the heads of --head-checkpoint, or those that an ablation left beside the network."""
+    beside = options.workdir / head_run.HEADS
+    if options.head_checkpoint is None and (options.denoiser or not beside.exists()):
+        return subject
+    return head_run.load(options.head_checkpoint or beside, subject)
 
 
 def build(options: Sample, subject: Subject, rules: Rules, times: np.ndarray) -> ReverseVariance:
     """The variance; one that needs moments takes them from --moments, or calibration images at the chain's times."""
-    known = Calibration(subject.schedule, options.frac, options.c, clamp_cov=options.clamp_cov)
+    known = Calibration(
+        subject.schedule,
+        options.frac,
+        options.c,
+        colours=basis.colour_axes(subject.data.train.images),
+        clamp_cov=rules.clamp_cov,
+        clamp_head=options.clamp_head,
+        learned_times=subject.learned_times,
+    )
     if options.moments:
         measured = moments.load(options.moments, subject.fingerprint, rules)
     else:
@@ -139,9 +163,8 @@ def build(options: Sample, subject: Subject, rules: Rules, times: np.ndarray) ->
         except variance.Unmeasured:
             images = subject.data.calibration.images
             key = jax.random.fold_in(jax.random.key(options.seed), 1)
-            measured = moments.measure(key, subject.schedule, subject.denoiser, images, rules, times)
-    fixed = ablation.calibrate(subject.schedule, measured, options.frac, options.c, options.clamp_cov)
-    return variance.build(options.variance, fixed)
+            measured = moments.measure(key, subject.schedule, subject.denoiser, images, rules, times, known=known)
+    return variance.build(options.variance, ablation.calibrate(known, measured, options.c))
 
 
 def draw_grid(levels: np.ndarray, count: int, path: Path) -> None:

@@ -157,7 +157,8 @@ def test_the_code_version_follows_imports_and_not_comments(package: Path, file: 
 
 def test_the_version_of_the_pass_knows_the_mathematics_and_not_the_report() -> None:
     names = cells.modules("ddpm_jax.eval.moments")
-    assert {"ddpm_jax.schedule", "ddpm_jax.gaussian", "ddpm_jax.process", "ddpm_jax.predict"} <= names
+    assert {"ddpm_jax.schedule", "ddpm_jax.gaussian", "ddpm_jax.process", "ddpm_jax.predict", "ddpm_jax.basis"} <= names
+    assert {"ddpm_jax.eval.costs", "ddpm_jax.eval.visit", "ddpm_jax.reverse"} <= names
     assert not any(name.startswith("ddpm_jax.report") for name in names)
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from ddpm_jax import loop, objective, run, unet
 from ddpm_jax.config import Config
+from ddpm_jax.objective import Noised
+from ddpm_jax.predict import Denoiser
 from tests.test_unet import TINY
 
 CONFIG = Config(preset="tiny", T=50, steps=6, batch=8, log_every=2, save_every=3, sample_every=0)
@@ -64,10 +66,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 ) -> None:
     real = objective.simple("eps")
 
-    def breaks_at_17(schedule, denoiser, x_0, t, eps):  # type: ignore[no-untyped-def]
-        return jnp.where(t == 17, jnp.nan, real(schedule, denoiser, x_0, t, eps))
+    def breaks_at_17(drawn: Noised, denoiser: Denoiser) -> jax.Array:
+        return jnp.where(drawn.step.t == 17, jnp.nan, real(drawn, denoiser))
 
-    monkeypatch.setitem(objective.OBJECTIVES, "simple", lambda regress: breaks_at_17)
+    monkeypatch.setitem(objective.OBJECTIVES, "simple", lambda parts: breaks_at_17)
     with pytest.raises(FloatingPointError, match=r"loss nan at step \d+, t = 17: ") as stop:
         loop.fit(replace(CONFIG, steps=200, log_every=200, save_every=1), tmp_path)
     broken = int(re.findall(r"step (\d+)", str(stop.value))[0])
@@ -79,10 +81,46 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 def test_a_loss_that_is_not_finite_is_seen_between_two_lines_of_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nan = lambda schedule, denoiser, x_0, t, eps: jnp.full(len(t), jnp.nan)  # noqa: E731
-    monkeypatch.setitem(objective.OBJECTIVES, "simple", lambda regress: nan)
+    nan = lambda drawn, denoiser: jnp.full(len(drawn.x_0), jnp.nan)  # noqa: E731
+    monkeypatch.setitem(objective.OBJECTIVES, "simple", lambda parts: nan)
     with pytest.raises(FloatingPointError, match="loss nan at step 1, t = "):
         loop.fit(replace(CONFIG, log_every=6, save_every=6), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"objective": "hybrid", "variance": "learned_range", "time_sampler": "loss_second_moment"},
+        pytest.param(
+            {"objective": "vlb", "variance": "learned", "time_sampler": "antithetic", "prediction": "mu"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"objective": "vlb", "variance": "small"}, marks=pytest.mark.slow),
+        pytest.param({"objective": "mu_mse", "prediction": "x_0"}, marks=pytest.mark.slow),
+        pytest.param({"weighting": "min_snr", "prediction": "v", "schedule": "jsd"}, marks=pytest.mark.slow),
+        {"objective": "vlb", "variance": "large", "prediction": "x_0", "schedule": "cosine_zero_terminal"},
+    ],
+    ids=lambda change: "-".join(change.values()),
+)
+def test_every_kind_of_run_trains_stops_and_goes_on(tmp_path: Path, change: dict) -> None:
+    """Six steps at once and three and three: the same parameters and the same history, with finite losses."""
+    config = replace(CONFIG, log_every=1, **change)
+    whole = loop.fit(config, tmp_path / "whole")
+    loop.fit(replace(config, steps=3), tmp_path / "halves")
+    halves = loop.fit(config, tmp_path / "halves")
+    for part in ("params", "opt_state", "history"):
+        for a, b in zip(*(jax.tree.leaves(getattr(one.state, part)) for one in (whole, halves)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    lines = (tmp_path / "whole" / loop.METRICS).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 6 and all(np.isfinite(json.loads(line)["loss"]) for line in lines)
+    drawn = int(whole.state.history.counts.sum())
+    assert drawn == (48 if config.time_sampler == "loss_second_moment" else 0)
+    said = run.load(tmp_path / "halves").denoiser(
+        jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
+    )
+    wanted = run.in_loss(config, whole.run.schedule).heads
+    assert tuple(said.heads or ()) == wanted
+    assert np.isfinite(said.x_0).all()
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -98,9 +136,18 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         ({"preset": "huge"}, "unknown preset 'huge': choose one of cifar10"),
         ({"preset": "cifar10"}, "preset 'cifar10' is for 3-channel images and digits has 1"),
         ({"schedule": "lin"}, "unknown schedule 'lin': choose one of linear"),
-        ({"schedule": "jsd", "prediction": "v"}, "alpha_bar_T = 0: reverse steps"),
+        ({"schedule": "jsd"}, "prediction 'eps' needs alpha_bar_T > 0"),
+        ({"variance": "learn"}, "unknown variance 'learn': choose one of small"),
+        ({"variance": "analytic"}, "variance 'analytic' is fixed after training: leave it out of the loss"),
+        ({"variance": "spectral", "objective": "vlb"}, "variance 'spectral' is fixed after training"),
+        ({"variance": "learned_range"}, "objective 'simple' does not train the head of the variance"),
+        ({"objective": "hybrid"}, "objective 'hybrid' trains the head of a variance and this one has none"),
+        ({"objective": "vlb", "variance": "zero"}, "no likelihood bound"),
+        ({"objective": "vlb", "weighting": "min_snr"}, "weighting 'min_snr' has no effect"),
+        ({"weighting": "p2"}, "unknown weighting 'p2': choose one of uniform"),
+        ({"time_sampler": "importance"}, "unknown time sampler 'importance': choose one of uniform"),
         ({"prediction": "score"}, "unknown prediction 'score': choose one of eps"),
-        ({"objective": "vlb"}, "unknown objective 'vlb': choose one of simple"),
+        ({"objective": "elbo"}, "unknown objective 'elbo': choose one of simple"),
         ({"parallel": "pjit"}, "unknown parallel 'pjit': choose one of pmap"),
         ({"T": 0}, "T = 0"),
         ({"steps": 0}, "steps = 0: it is at least 1"),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.seeded import MUTANTS, Mutant
+from tests.mutants.every import MUTANTS
+from tests.mutants.seeded import Mutant
 
 ROOT = Path(__file__).parents[1]
 EACH = pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

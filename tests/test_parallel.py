@@ -1,5 +1,6 @@
 """Devices: pmap and shard_map on many devices make the steps, samples and moments of one device."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,20 @@ import numpy as np
 import optax
 import pytest
 
-from ddpm_jax import checkpoint, objective, parallel, predict, process, sampler, schedule, train, unet, variance
+from ddpm_jax import (
+    checkpoint,
+    objective,
+    parallel,
+    predict,
+    process,
+    sampler,
+    schedule,
+    time_sampler,
+    train,
+    trajectory,
+    unet,
+    variance,
+)
 from ddpm_jax.eval import moments
 from ddpm_jax.parallel import PARALLEL, Layout
 from ddpm_jax.sampler import Rules
@@ -23,7 +37,18 @@ IMAGES = np.random.default_rng(0).integers(0, 17, (3, 16, 8, 8, 1)).astype(np.ui
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    return Recipe(schedule.linear(), unet.network(SMALL), "eps", objective.simple("eps"), optax.sgd(0.5), 0.9, 17, True)
+    linear = schedule.linear()
+    return Recipe(
+        schedule=linear,
+        chain=process.every_step(linear),
+        denoiser=train.in_training(unet.network(SMALL), linear, "eps"),
+        objective=objective.simple("eps"),
+        time_sampler=time_sampler.build("uniform"),
+        optimizer=optax.sgd(0.5),
+        ema_decay=0.9,
+        levels=17,
+        flip=True,
+    )
 
 
 def on(how: str, devices: int) -> Layout:
@@ -31,10 +56,10 @@ def on(how: str, devices: int) -> Layout:
 
 
 def begin(recipe: Recipe) -> TrainState:
-    return train.init(jax.random.key(1), fresh(SMALL), recipe.optimizer)
+    return train.init(jax.random.key(1), fresh(SMALL), recipe)
 
 
-def after_steps(recipe: Recipe, state: TrainState, batches: np.ndarray, layout: Layout | None) -> TrainState:
+def after_steps(recipe: Recipe, state: TrainState, batches: Iterable, layout: Layout | None) -> TrainState:
     step = partial(train.train_step, recipe)
     if layout is None:
         run = jax.jit(step)
@@ -72,6 +97,117 @@ def test_a_run_stored_on_some_devices_goes_on_on_others(
     checkpoint.save(tmp_path, stored, {})
     restored = checkpoint.restore(tmp_path, begin(recipe))
     assert_same_parameters(after_steps(recipe, restored, IMAGES[2:], on("pmap", after)), alone)
+
+
+# ---------------------------------------------------------------- time samplers
+
+
+def linear_network(params: jax.Array, x_t: jax.Array, t: jax.Array, keys: jax.Array) -> jax.Array:
+    return params * x_t
+
+
+SEVEN_TIMES = process.steps(schedule.linear(), trajectory.even(1000, 7))
+
+
+def on_seven_times(sampler_name: str) -> Recipe:
+    """A cheap recipe whose chain has so few times that every one has its ten losses after some steps."""
+    linear = schedule.linear()
+    return Recipe(
+        schedule=linear,
+        chain=SEVEN_TIMES,
+        denoiser=train.in_training(linear_network, linear, "eps"),
+        objective=objective.simple("eps"),
+        time_sampler=time_sampler.build(sampler_name),
+        optimizer=optax.sgd(0.01),
+        ema_decay=0.9,
+        levels=17,
+        flip=False,
+    )
+
+
+def many_steps(name: str, layout: Layout | None, steps: int = 20) -> TrainState:
+    recipe = on_seven_times(name)
+    state = train.init(jax.random.key(1), jnp.float32(0.3), recipe)
+    return after_steps(recipe, state, [IMAGES[i % 3] for i in range(steps)], layout)
+
+
+@pytest.fixture(scope="module")
+def histories() -> dict[str, TrainState]:
+    return {name: many_steps(name, None) for name in time_sampler.TIME_SAMPLERS}
+
+
+@pytest.mark.parametrize("how", PARALLEL)
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("name", sorted(time_sampler.TIME_SAMPLERS))
+def test_every_time_sampler_draws_and_remembers_the_same_on_any_devices(
+    histories: dict[str, TrainState], name: str, devices: int, how: str
+) -> None:
+    """20 steps of 16: past the first 10 losses of every time, so that the draws depend on the history."""
+    got, wanted = many_steps(name, on(how, devices)), histories[name]
+    np.testing.assert_array_equal(got.history.counts, wanted.history.counts)
+    np.testing.assert_allclose(got.history.losses, wanted.history.losses, rtol=1e-5)
+    np.testing.assert_allclose(got.params, wanted.params, rtol=1e-5)
+    if name == "loss_second_moment":
+        counts = np.asarray(got.history.counts)
+        assert (counts >= time_sampler.KEPT).all()
+        p = np.asarray(time_sampler.shares(got.history), float)
+        assert p.max() > 1.5 * p.min()
+    else:
+        assert not np.asarray(got.history.losses).any()
+
+
+@pytest.mark.parametrize("how", PARALLEL)
+@pytest.mark.parametrize("devices", [1, 8])
+def test_antithetic_times_are_spread_over_the_whole_batch(how: str, devices: int) -> None:
+    """Each device holds two examples; all sixteen together hold every one of eight times twice."""
+    tables = schedule.from_betas(np.full(8, 0.1))
+    recipe = on_seven_times("antithetic")._replace(
+        schedule=tables,
+        chain=process.every_step(tables),
+        objective=lambda drawn, denoiser: 10.0**drawn.k + 0 * denoiser(drawn.x_t, drawn.step.t).eps.mean((1, 2, 3)),
+        denoiser=train.in_training(linear_network, tables, "eps"),
+    )
+    layout = on(how, devices)
+    state = parallel.replicate(train.init(jax.random.key(1), jnp.float32(0.3), recipe), layout)
+    run = parallel.parallelise(partial(train.train_step, recipe), 16, layout)
+    for images in IMAGES:
+        state, metrics = run(state, jnp.asarray(images))
+        np.testing.assert_allclose(metrics.loss, 11111111 / 8, rtol=1e-6)
+
+
+def test_the_history_goes_on_after_a_restore(histories: dict[str, TrainState], tmp_path: Path) -> None:
+    """Twelve steps on eight devices, stored, and eight on one: bit for bit what was stored, then the same draws."""
+    name = "loss_second_moment"
+    stored = many_steps(name, on("pmap", 8), steps=12)
+    checkpoint.save(tmp_path, stored, {})
+    recipe = on_seven_times(name)
+    restored = checkpoint.restore(tmp_path, train.init(jax.random.key(1), jnp.float32(0.3), recipe))
+    for got, wanted in zip(restored.history, stored.history, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        assert got.dtype == wanted.dtype
+    last = after_steps(recipe, restored, [IMAGES[i % 3] for i in range(12, 20)], on("shard_map", 1))
+    np.testing.assert_array_equal(last.history.counts, histories[name].history.counts)
+    np.testing.assert_allclose(last.history.losses, histories[name].history.losses, rtol=1e-5)
+
+
+# ---------------------------------------------------------------- what is frozen
+
+
+@pytest.mark.parametrize("how", PARALLEL)
+@pytest.mark.parametrize("devices", [1, 8])
+def test_what_is_frozen_is_whole_on_every_device_and_no_parameter(how: str, devices: int) -> None:
+    def step(
+        state: jax.Array, batch: jax.Array, axis: str | None = None, frozen: dict | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        assert frozen is not None and frozen["weights"].shape == (5,)
+        total = jax.lax.pmean(batch.mean() * frozen["weights"].sum(), axis)
+        return state + total, total
+
+    layout = on(how, devices)
+    frozen = {"weights": jnp.arange(5.0)}
+    run = parallel.parallelise(step, 8, layout, frozen)
+    state, _ = run(parallel.replicate(jnp.float32(0), layout), jnp.full((8, 1), 2.0))
+    assert float(state) == 20.0
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +273,7 @@ def test_blocks_lose_no_example_and_are_compiled_once(batch: int) -> None:
 def test_the_step_is_compiled_once() -> None:
     traces = 0
 
-    def step(state: jax.Array, batch: jax.Array, axis: str) -> tuple[jax.Array, jax.Array]:
+    def step(state: jax.Array, batch: jax.Array, axis: str, frozen: None) -> tuple[jax.Array, jax.Array]:
         nonlocal traces
         traces += 1
         total = jax.lax.pmean(batch.sum(), axis)

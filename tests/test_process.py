@@ -236,3 +236,81 @@ def test_golden_bounds_of_the_first_step(linear, K, lower, upper):
     top = steps.tb[0] + steps.gain[0] * steps.excess_max[0]
     others = {"b/a": steps.b[0] / steps.a[0], "data in [-1, 1]": top}
     assert min(others.values()) == pytest.approx(upper, abs=0.005 * 10 ** np.floor(np.log10(upper)))
+
+
+# ---------------------------------------------------------------- no data left at T, and pairs between times
+
+ENDED = {"jsd": schedules.jsd(20), "linear_zero_terminal": schedules.zero_terminal(schedules.linear(20, 0.005, 0.5))}
+
+
+@pytest.mark.parametrize("times", [[20], [1, 20], [1, 5, 12, 20], list(range(1, 21))], ids=str)
+@pytest.mark.parametrize("of", ENDED)
+def test_a_chain_from_where_no_data_are_left_is_finite_and_counts_in_x_0(of, times):
+    betas = [*ENDED[of][:-1], 1.0]
+    steps = process.steps(schedule.from_betas(betas), times)
+    p = pairs.chain(betas, times)[-1]
+    on_x_0, on_x_t = pairs.posterior_coefficients(p)
+    assert p.ab_t == 0 and (on_x_0, on_x_t) == (pytest.approx(np.sqrt(p.ab_s)), 0)
+    last = {name: float(getattr(steps, name)[-1]) for name in steps._fields}
+    wanted = {"a": 0, "b": 1, "tb": p.noise_s, "base": p.noise_s, "gain": p.ab_s, "signal": 0, "noise": 1}
+    wanted |= {"mean_x_0": on_x_0, "mean_x_t": 0, "excess_max": 1, "log_b": 0}
+    for name, value in wanted.items():
+        assert last[name] == pytest.approx(value, rel=1e-9, abs=1e-15), name
+    if len(times) > 1:
+        assert last["u"] == pytest.approx(p.ab_s / p.noise_s, rel=1e-9)
+        assert last["log_tb"] == last["log_tb_floored"] == pytest.approx(np.log(p.noise_s), rel=1e-9)
+    for name in set(steps._fields) - {"u", "log_tb", "log_base"}:
+        assert np.isfinite(getattr(steps, name)).all(), name
+    assert not np.isnan(np.array([steps.u, steps.log_tb, steps.log_base])).any()
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_a_ddim_step_from_there_keeps_its_share_of_the_noise(eta):
+    """x_s = sqrt(ab_s) x_0_hat + sqrt(1 - ab_s - lambda^2) eps_hat, and x_T is eps."""
+    betas = ENDED["jsd"]
+    steps = process.steps(schedule.from_betas(betas), [10, 20], process.ddim(eta))
+    p = pairs.pair(betas, 10, 20)
+    base = eta**2 * p.noise_s
+    assert steps.base[1] == pytest.approx(base, abs=1e-15)
+    assert steps.mean_x_0[1] == pytest.approx(np.sqrt(p.ab_s), rel=1e-12)
+    assert steps.mean_x_t[1] == pytest.approx(np.sqrt(p.noise_s - base), rel=1e-12)
+    assert steps.gain[1] == pytest.approx(p.ab_s, rel=1e-12)
+
+
+@pytest.mark.parametrize("of", ["linear", "cosine", "jsd"])
+def test_every_step_is_the_adjacent_chain(of):
+    tables = schedule.SCHEDULES[of](50)
+    steps, wanted = process.every_step(tables), process.steps(tables, list(range(1, 51)))
+    assert steps.K == 50 and steps.s[0] == 0 and steps.t[-1] == 50
+    for name in steps._fields:
+        np.testing.assert_array_equal(getattr(steps, name), getattr(wanted, name))
+
+
+@pytest.mark.parametrize("of", ["linear", "cosine", "jsd"])
+def test_between_finds_the_pairs_of_the_schedule_at_their_own_u(of):
+    """u = SNR(s)/SNR(t) - 1, or SNR(s) where no data are left: the same coefficients as of the pair itself."""
+    tables = schedule.SCHEDULES[of](100)
+    rng = np.random.default_rng(0)
+    t = np.append(rng.integers(2, 101, 30), 100)
+    s = rng.integers(1, t)
+    there = process.pairs(tables, s, t)
+    ratio = tables.alpha_bar[s] / tables.one_minus_alpha_bar[s]
+    with np.errstate(divide="ignore"):
+        snr = tables.alpha_bar[t] / tables.one_minus_alpha_bar[t]
+        u = np.where(snr > 0, ratio / snr - 1, ratio)
+    found = process.between(tables, t, u)
+    for name in set(found._fields) - {"s"}:
+        np.testing.assert_allclose(getattr(found, name), getattr(there, name), rtol=1e-7, atol=1e-12, err_msg=name)
+    assert (found.s == -1).all()
+    np.testing.assert_allclose(found.u, u, rtol=1e-7)
+
+
+def test_a_step_to_between_two_times_lies_between_theirs(linear):
+    """Halfway between two times of the schedule the coefficients lie between theirs."""
+    t = np.array([500, 500, 500])
+    snr_399, snr_400, snr_500 = (linear.alpha_bar / (1 - linear.alpha_bar + (linear.alpha_bar == 1)))[[399, 400, 500]]
+    u = np.array([snr_400, np.sqrt(snr_400 * snr_399), snr_399]) / snr_500 - 1
+    found = process.between(linear, t, u)
+    for name in ("a", "b", "tb", "gain", "mean_x_0", "mean_x_t"):
+        low, middle, high = getattr(found, name)
+        assert min(low, high) < middle < max(low, high), name

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
+from scipy.fft import dctn, idctn
 
-from ddpm_jax import predict, process, sampler, schedule, trajectory, variance, worlds
+from ddpm_jax import predict, process, reverse, sampler, schedule, trajectory, variance, worlds
 from tests.oracle import gaussian_world, pairs, schedules, variances
 
 BETAS = schedules.linear(1000)
@@ -17,6 +19,7 @@ MEAN = 0.3
 SHAPE = (3_125, 8, 8, 1)
 N = 200_000  # independent scalars
 NAMES = sorted(variance.VARIANCES)
+READING = [name for name in NAMES if name in ("npr", "sn", "ocm", "learned", "learned_range")]
 NO_NOISE = variance.zero()
 
 
@@ -40,21 +43,47 @@ def gaussian_world_of(c):
     return worlds.gaussian(LINEAR, np.full(SHAPE[1:], MEAN), np.full(SHAPE[1:], c))
 
 
+@cache
 def built(name, c, family_c=0.6):
-    return variance.build(
-        name, variance.Calibration(LINEAR, c=family_c, excess=exact_h(c), error=exact_h(c), clamp_cov=False)
+    """A choice with the moments of the exact denoiser; those that read heads do not need them, and stay one object."""
+    h = exact_h(c)
+    known = variance.Calibration(LINEAR, c=family_c, excess=h, error=h, clamp_cov=False)
+    choice = variance.build(
+        name, known._replace(spectrum=np.broadcast_to(h[:, None, None, None], (1001, *SHAPE[1:])), colours=((1.0,),))
     )
+    return built(name, 1.0) if choice.heads and c != 1.0 else choice
+
+
+def saying(denoiser, table, x_t, t):
+    """A denoiser with heads, one number a time; `sn` says h + eps_hat^2."""
+    prediction = denoiser(x_t, t)
+    rows = {name: jnp.broadcast_to(row[t].reshape(-1, 1, 1, 1), x_t.shape) for name, row in table.items()}
+    return prediction._replace(heads={**rows, "sn": rows["sn"] + prediction.eps**2})
+
+
+def headed(c, K):
+    """The exact denoiser with the heads that the oracle computes for the pairs of a chain."""
+    table = {name: np.full(1001, np.nan, np.float32) for name in READING}
+    for p in oracle_chain(K):
+        for name, row in table.items():
+            row[p.t] = variances.gaussian_head(name, p, BETAS, c)
+    return Partial(saying, gaussian_world_of(c).denoiser, jax.tree.map(jnp.asarray, table))
 
 
 def oracle_sigma2(name, c, K, eta=None, family_c=0.6):
-    known = {} if name in ("zero", "interpolated") else {"c": family_c, "excess": exact_h(c), "error": exact_h(c)}
-    return [variances.variance(name, p, BETAS, eta=eta, **known) for p in oracle_chain(K)]
+    chain = oracle_chain(K)
+    if name in READING:
+        heads = [{"head": variances.gaussian_head(name, p, BETAS, c)} for p in chain]
+        return [variances.variance(name, p, BETAS, eta=eta, **head) for p, head in zip(chain, heads, strict=True)]
+    h = exact_h(c)
+    known = {"c": family_c, "excess": h, "error": h, "spectrum": h[:, None, None, None]}
+    return [np.squeeze(variances.variance(name, p, BETAS, eta=eta, **known)) for p in chain]
 
 
 def sampled(choice, c, K, eta=None, seed=0):
     steps = process.steps(LINEAR, trajectory.even(1000, K), process.DDPM if eta is None else process.ddim(eta))
-    x_0 = sampler.sample(jax.random.key(seed), steps, gaussian_world_of(c).denoiser, choice, SHAPE, FREE)
-    return np.asarray(x_0, np.float64)
+    denoiser = headed(c, K) if choice.heads else gaussian_world_of(c).denoiser
+    return np.asarray(sampler.sample(jax.random.key(seed), steps, denoiser, choice, SHAPE, FREE), np.float64)
 
 
 def assert_moments(x, mean, var):
@@ -122,7 +151,7 @@ def test_one_point_makes_small_exact(K):
 def test_on_the_way_to_one_point_small_keeps_every_marginal():
     """x_s ~ N(sqrt(ab_s) x, 1 - ab_s) at all s if x_t is: the oracle's recursion at c = 0 with this variance."""
     chain = oracle_chain(10)
-    sigma2 = np.exp(variance.table(variance.small(), process.steps(LINEAR, trajectory.even(1000, 10))))
+    sigma2 = np.exp(reverse.table(variance.small(), process.steps(LINEAR, trajectory.even(1000, 10))))
     for stop in range(1, 10):
         var = chain[-1].noise_t
         for p, noise_var in reversed(list(zip(chain[stop:], sigma2[stop:], strict=True))):
@@ -133,7 +162,7 @@ def test_on_the_way_to_one_point_small_keeps_every_marginal():
 def test_a_wrong_variance_is_seen_at_this_sample_size():
     """The negative control of the tests above: 1.7 x large misses by far more than 5 standard errors."""
     _, var = gaussian_world.sample_moments(oracle_chain(4), oracle_sigma2("large", 0.25, 4), MEAN, 0.25)
-    x = sampled(variance.scaled(variance.large(LINEAR), 1.7), 0.25, 4)
+    x = sampled(reverse.scaled(variance.large(LINEAR), 1.7), 0.25, 4)
     assert abs(x.var() - var) > 20 * var * np.sqrt(2 / N)
 
 
@@ -229,12 +258,28 @@ def test_a_sample_alone_is_the_same_as_in_a_batch(short, four_steps):
         np.testing.assert_allclose(alone[0], batch[i], atol=1e-6)
 
 
+def short_calibration(short):
+    excess = np.array([np.nan, 0.5, 0.4, 0.3, 0.2])
+    spectrum = np.broadcast_to(excess[:, None, None, None], (5, *SMALL_SHAPE[1:]))
+    return variance.Calibration(short, excess=excess, error=excess, spectrum=spectrum, colours=((1.0,),))
+
+
+def crooked_with_heads(x_t, t):
+    prediction = crooked(x_t, t)
+    return prediction._replace(heads={name: jnp.full_like(x_t, 0.1) for name in READING})
+
+
+def test_the_names_that_read_heads_are_all_here(short):
+    assert [name for name in NAMES if variance.build(name, short_calibration(short)).heads] == READING
+
+
 def test_x_T_is_the_same_for_every_variance(short, four_steps):
     """The first prediction of a path is of x_T alone."""
-    excess = np.array([np.nan, 0.5, 0.4, 0.3, 0.2])
-    known = variance.Calibration(short, excess=excess, error=excess)
+    known = short_calibration(short)
     first = [
-        sampler.sample_path(jax.random.key(0), four_steps, crooked, variance.build(name, known), SMALL_SHAPE, FREE)
+        sampler.sample_path(
+            jax.random.key(0), four_steps, crooked_with_heads, variance.build(name, known), SMALL_SHAPE, FREE
+        )
         for name in NAMES
     ]
     for path in first:
@@ -353,7 +398,7 @@ def test_the_registry_of_kernels():
 
 def test_a_state_dependent_variance_is_evaluated_in_the_loop(short):
     """h = x_0_hat^2 by hand, one step to s = 2 and then none."""
-    looks = variance.from_excess(lambda step, x_t, prediction: prediction.x_0**2, headless=False)
+    looks = reverse.from_excess(lambda step, x_t, prediction: prediction.x_0**2, headless=False)
     pair = pairs.pair([0.1, 0.3, 0.5, 0.7], 2, 4)
     rules = FREE._replace(last_step="mean")
     path = sampler.sample_path(jax.random.key(2), process.steps(short, [2, 4]), crooked, looks, SMALL_SHAPE, rules)
@@ -378,25 +423,29 @@ def counting():
 
 
 def test_one_compilation_serves_every_fixed_variance_at_a_given_K(short):
+    """One for all that are diagonal in pixels, one for all in the frequencies of equal colours."""
     traces, network = counting()
-    excess = np.array([np.nan, 0.5, 0.4, 0.3, 0.2])
-    known = variance.Calibration(short, excess=excess, error=excess)
+    known = short_calibration(short)
+    fixed = [variance.build(name, known) for name in NAMES if name not in READING]
     steps = process.steps(short, [1, 2, 4])
     denoiser = predict.make_denoiser(network, jnp.float32(0.5), short, "eps")
     draws = []
-    for name in NAMES:
-        x = sampler.sample(jax.random.key(0), steps, denoiser, variance.build(name, known), SMALL_SHAPE, FREE)
+    for choice in fixed:
+        x = sampler.sample(jax.random.key(0), steps, denoiser, choice, SMALL_SHAPE, FREE)
         draws.append(np.asarray(x))
         assert np.isfinite(draws[-1]).all()
     first = len(traces)
     assert first >= 1
-    for name in NAMES:
-        sampler.sample(jax.random.key(1), steps, denoiser, variance.build(name, known), SMALL_SHAPE, FREE)
+    for choice in [variance.build(name, known) for name in NAMES if name not in READING]:
+        sampler.sample(jax.random.key(1), steps, denoiser, choice, SMALL_SHAPE, FREE)
     assert len(traces) == first
     assert len({x.tobytes() for x in draws}) > 4
     only_one, single = counting()
     denoiser = predict.make_denoiser(single, jnp.float32(0.5), short, "eps")
-    sampler.sample(jax.random.key(0), steps, denoiser, variance.small(), SMALL_SHAPE, FREE)
+    shapes = {(choice.basis.name, choice.log_var(steps, None, None).ndim): choice for choice in fixed}
+    assert len(shapes) == 2
+    for choice in shapes.values():
+        sampler.sample(jax.random.key(0), steps, denoiser, choice, SMALL_SHAPE, FREE)
     assert first == len(only_one)
 
 
@@ -437,9 +486,9 @@ def test_sampling_uses_full_precision_products_whatever_the_default(short, defau
 def test_a_variance_that_reads_heads_needs_a_network_that_has_them(short, channels):
     """The head is log sigma^2 itself; the chain's one step draws with it."""
     shape, steps = (6, 2, 2, channels), process.steps(short, [4])
-    learned = variance.ReverseVariance(lambda step, x_t, prediction: prediction.heads, heads=1, headless=False)
+    learned = variance.build("learned", variance.Calibration(short))
     plain = predict.make_denoiser(lambda params, x_t, t: x_t, None, short, "x_0")
-    with pytest.raises(ValueError, match=f"reads {channels} extra channels and the network has 0"):
+    with pytest.raises(ValueError, match="'learned' reads a head of that name and the denoiser has none"):
         sampler.sample(jax.random.key(0), steps, plain, learned, shape, FREE)
 
     def with_heads(params, x_t, t):
@@ -447,7 +496,138 @@ def test_a_variance_that_reads_heads_needs_a_network_that_has_them(short, channe
 
     drawn = []
     for log_var in (0.0, 2.0):
-        denoiser = predict.make_denoiser(with_heads, jnp.float32(log_var), short, "x_0")
+        denoiser = predict.make_denoiser(with_heads, jnp.float32(log_var), short, "x_0", ("learned",))
         drawn.append(sampler.sample(jax.random.key(0), steps, denoiser, learned, shape, FREE, x_T=jnp.zeros(shape)))
     np.testing.assert_allclose(drawn[1], np.e * drawn[0], rtol=1e-5)
     assert np.abs(drawn[0]).max() > 0.1
+
+
+# ---------------------------------------------------------------- noise shaped in frequencies
+
+COLOURS = tuple(map(tuple, np.linalg.qr(np.random.default_rng(8).normal(size=(3, 3)))[0].tolist()))
+SPECTRUM = np.random.default_rng(9).gamma(0.5, 2.0, (2, 3, 3))  # c_j: from .002 to 8
+DRAWN = 30_000
+
+
+def coefficients(x):
+    """The DCT along the made-up colour axes, by SciPy."""
+    return dctn(np.asarray(x, float) @ np.array(COLOURS).T, axes=(1, 2), norm="ortho").reshape(len(x), -1)
+
+
+def of_a_spectrum(x_t, t):
+    """The exact denoiser of data N(.3, B' diag(c) B): x_0_hat - m = B' diag(sqrt(ab) c/V) B (x_t - sqrt(ab) m)."""
+    ab, gone = (jnp.asarray(table(BETAS), x_t.dtype)[t].reshape(-1, 1, 1, 1) for table in TABLES)
+    shrink = jnp.sqrt(ab) * SPECTRUM.astype(np.float32) / (ab * SPECTRUM.astype(np.float32) + gone)
+    unit = np.eye(SPECTRUM.size).reshape(-1, *SPECTRUM.shape)
+    rows = idctn(unit, axes=(1, 2), norm="ortho") @ np.array(COLOURS)  # row j: the j-th basis image
+    matrix = jnp.asarray(rows.reshape(SPECTRUM.size, -1), x_t.dtype)
+    residual = (x_t - jnp.sqrt(ab) * MEAN).reshape(len(x_t), -1)
+    x_0 = MEAN + ((residual @ matrix.T) * shrink.reshape(-1, SPECTRUM.size) @ matrix).reshape(x_t.shape)
+    return predict.Prediction((x_t - jnp.sqrt(ab) * x_0) / jnp.sqrt(gone), x_0)
+
+
+TABLES = (schedules.alpha_bar, schedules.one_minus_alpha_bar)
+
+
+def spectral_calibration():
+    ab, gone = (table(BETAS)[:, None, None, None] for table in TABLES)
+    moments = ab * SPECTRUM / (ab * SPECTRUM + gone)
+    return variance.Calibration(LINEAR, error=moments.mean((1, 2, 3)), spectrum=moments, colours=COLOURS)
+
+
+def drawn_coefficients(name, K):
+    choice = variance.build(name, spectral_calibration())
+    steps, shape = process.steps(LINEAR, trajectory.even(1000, K)), (DRAWN, *SPECTRUM.shape)
+    return coefficients(sampler.sample(jax.random.key(4), steps, of_a_spectrum, choice, shape, FREE))
+
+
+@pytest.mark.parametrize("K", [1, 4])
+def test_spectral_is_exact_where_the_data_are_diagonal_in_its_basis(K):
+    """The covariance of the coefficients is diag(c) even after one step: within 5 standard errors,
+    c sqrt(2/n) of a variance and sqrt(c_i c_j/n) of a covariance.
+    """
+    found, c = np.cov(drawn_coefficients("spectral", K).T), SPECTRUM.ravel()
+    error = np.sqrt(np.outer(c, c) * (1 + np.eye(c.size)) / DRAWN)
+    # what x_T ~ N(0, 1) is off moves P_0 by less than 4.1e-5 c^2
+    assert (np.abs(found - np.diag(c)) < 5 * error + 4.1e-5 * np.diag(c**2)).all()
+
+
+def test_an_isotropic_variance_misses_that_covariance():
+    """The negative control: in one step every coefficient gets the same noise."""
+    found, c = drawn_coefficients("isotropic", 1).var(0), SPECTRUM.ravel()
+    assert (np.abs(found - c) > 20 * c * np.sqrt(2 / DRAWN)).mean() > 0.8
+
+
+def test_radial_bins_give_every_coefficient_the_mean_of_its_bin():
+    """In one step from x_T the noise of the frequencies that share a bin is the same."""
+    choice = variance.build("spectral_radial", spectral_calibration())
+    steps, shape = process.steps(LINEAR, [1000]), (DRAWN, *SPECTRUM.shape)
+    x_T = jnp.full(shape, MEAN * np.sqrt(LINEAR.alpha_bar[1000]), jnp.float32)
+    x = coefficients(sampler.sample(jax.random.key(5), steps, of_a_spectrum, choice, shape, FREE, x_T))
+    p = pairs.pair(BETAS, 0, 1000)
+    wanted = p.v * variances.radial_means(spectral_calibration().spectrum[1000]).ravel()
+    np.testing.assert_allclose(x.var(0), wanted, rtol=5 * np.sqrt(2 / DRAWN))
+
+
+# ---------------------------------------------------------------- no data left at T
+
+
+@pytest.mark.parametrize("of", ["jsd", "linear_zero_terminal"])
+@pytest.mark.parametrize("kind", ["x_0", "v"])
+@pytest.mark.parametrize("times", [[50], [1, 20, 50]], ids=str)
+def test_chains_start_where_no_data_are_left(of, kind, times):
+    """A network that says the exact x_0 or v of data N(.3, .25) and the family of that variance: exact in any K."""
+    c, tables = 0.25, schedule.SCHEDULES[of](50)
+    assert tables.alpha_bar[50] == 0
+
+    def network(params, x_t, t):
+        ab, gone = (jnp.asarray(table, x_t.dtype)[t].reshape(-1, 1, 1, 1) for table in tables[1:])
+        x_0 = MEAN + jnp.sqrt(ab) * c / (ab * c + gone) * (x_t - jnp.sqrt(ab) * MEAN)
+        eps = (x_t - jnp.sqrt(ab) * x_0) / jnp.sqrt(gone)
+        return {"x_0": x_0, "v": jnp.sqrt(ab) * eps - jnp.sqrt(gone) * x_0}[kind]
+
+    denoiser = predict.make_denoiser(network, None, tables, kind)
+    x = sampler.sample(
+        jax.random.key(6), process.steps(tables, times), denoiser, variance.family(c, tables), SHAPE, FREE
+    )
+    assert_moments(np.asarray(x, np.float64), MEAN, c)
+
+
+# ---------------------------------------------------------------- protocols
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ddpm", sampler.Rules("mean", None, 17, True, True)),
+        ("analytic-dpm", sampler.Rules("mean", 1.0, 17, True, True)),
+        ("iddpm", sampler.Rules("mean", None, 17, True, True)),
+    ],
+)
+def test_a_protocol_is_its_papers_rules_for_the_datas_levels(name, expected):
+    assert sampler.protocol(name, 17) == expected
+    assert sampler.protocol(name, 17, last_step=None, pixel_clip=None, clip_x_0=None, clamp_cov=None) == expected
+
+
+def test_every_protocol_is_checked_here():
+    assert set(sampler.PROTOCOLS) == {"ddpm", "analytic-dpm", "iddpm"}
+
+
+@pytest.mark.parametrize("name", sampler.PROTOCOLS)
+@pytest.mark.parametrize(
+    ("rule", "value"), [("last_step", "noise"), ("pixel_clip", 2.0), ("clip_x_0", False), ("clamp_cov", False)]
+)
+def test_a_rule_can_be_set_alone(name, rule, value):
+    changed, plain = sampler.protocol(name, 256, **{rule: value}), sampler.protocol(name, 256)
+    assert getattr(changed, rule) == value
+    assert changed._replace(**{rule: getattr(plain, rule)}) == plain
+
+
+def test_a_pixel_clip_of_0_is_none():
+    assert sampler.protocol("analytic-dpm", 256, pixel_clip=0.0).pixel_clip is None
+    assert sampler.protocol("ddpm", 256, pixel_clip=0).pixel_clip is None
+
+
+def test_an_unknown_protocol_lists_what_there_is():
+    with pytest.raises(ValueError, match=r"unknown protocol 'edm': choose one of ddpm, analytic-dpm, iddpm"):
+        sampler.protocol("edm", 256)

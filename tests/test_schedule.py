@@ -6,7 +6,7 @@ import pytest
 from ddpm_jax import schedule
 from tests.oracle import schedules
 
-NAMES = ["linear", "cosine", "quadratic", "sigmoid", "constant", "jsd"]
+NAMES = ["linear", "cosine", "quadratic", "sigmoid", "constant", "jsd", "linear_zero_terminal", "cosine_zero_terminal"]
 
 
 def test_the_registry_holds_every_schedule():
@@ -20,6 +20,10 @@ CASES = {
     "constant": (schedule.constant(4, 0.3), schedules.constant(4, 0.3)),
     "cosine": (schedule.cosine(4), schedules.cosine(4)),
     "jsd": (schedule.jsd(4), schedules.jsd(4)),
+    "zero-terminal": (
+        schedule.zero_terminal(schedule.from_betas([0.1, 0.3, 0.5, 0.7])),
+        schedules.zero_terminal([0.1, 0.3, 0.5, 0.7]),
+    ),
     "array": (schedule.from_betas([0.1, 0.3, 0.5, 0.7]), [0.1, 0.3, 0.5, 0.7]),
 } | {name + "-1000": (schedule.SCHEDULES[name](1000), getattr(schedules, name)(1000)) for name in NAMES}
 
@@ -87,3 +91,35 @@ def test_beta_1_at_the_last_time_is_allowed():
 def test_a_schedule_without_times_is_refused_with_the_value(name, T):
     with pytest.raises(ValueError, match=str(T)):
         schedule.SCHEDULES[name](T)
+
+
+@pytest.mark.parametrize("T", [2, 40, 4000])
+@pytest.mark.parametrize("name", ["cosine", "quadratic"])
+def test_zero_terminal_ends_at_0_and_keeps_alpha_bar_1(name, T):
+    before = getattr(schedule, name)(T) if T > 2 else schedule.from_betas([0.2, 0.6])
+    after = schedule.zero_terminal(before)
+    assert (after.beta[T], after.alpha_bar[T], after.one_minus_alpha_bar[T]) == (1, 0, 1)
+    assert (after.beta[1], after.alpha_bar[1]) == (before.beta[1], before.alpha_bar[1])
+    assert (np.diff(after.alpha_bar) < 0).all()
+    # Every time between loses data: sqrt(alpha_bar) = s goes to s_1 (s - s_T)/(s_1 - s_T) <= s.
+    s = np.sqrt(before.alpha_bar[1:])
+    # s - s_T errs by 1e-16 and s falls by 3e-6 or more a time
+    np.testing.assert_allclose(np.sqrt(after.alpha_bar[1:]), s[0] * (s - s[-1]) / (s[0] - s[-1]), rtol=1e-9)
+
+
+def test_zero_terminal_is_exact_where_hardly_any_noise_is():
+    before = schedule.from_betas(np.linspace(1e-9, 1e-7, 1000))
+    expected = schedules.zero_terminal(before.beta[1:])
+    after = schedule.zero_terminal(before)
+    np.testing.assert_allclose(after.beta[1:], expected, rtol=1e-12)
+    np.testing.assert_allclose(after.one_minus_alpha_bar, schedules.one_minus_alpha_bar(expected), rtol=1e-12)
+
+
+def test_zero_terminal_leaves_a_schedule_that_ends_at_0_as_it_is():
+    before = schedule.jsd(10)
+    assert schedule.zero_terminal(before) is before
+
+
+def test_zero_terminal_needs_two_times():
+    with pytest.raises(ValueError, match="T = 1"):
+        schedule.zero_terminal(schedule.from_betas([0.5]))

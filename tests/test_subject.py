@@ -77,6 +77,7 @@ def test_any_callable_becomes_a_denoiser(make, prediction: str) -> None:
     np.testing.assert_allclose(got.eps, wanted.eps, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(got.x_0, wanted.x_0, rtol=1e-5, atol=1e-5)
     assert (found.source, found.name) == ("denoiser", "mine")
+    assert (found.heads, found.learned_times) == ((), None)
 
 
 def test_the_fingerprint_follows_what_it_does() -> None:

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddpm_jax import objective, schedule, train
+from ddpm_jax import objective, predict, process, schedule, time_sampler, train, trajectory
+from ddpm_jax.objective import Noised
+from ddpm_jax.predict import Denoiser
 from ddpm_jax.train import Recipe, TrainState
 
 SCHEDULE = schedule.linear(100)
@@ -19,9 +21,10 @@ def linear_network(params: dict, x_t: jax.Array, t: jax.Array, keys: jax.Array) 
 def recipe(**changes: object) -> Recipe:
     plain = Recipe(
         schedule=SCHEDULE,
-        network=linear_network,
-        prediction="eps",
+        chain=process.every_step(SCHEDULE),
+        denoiser=train.in_training(linear_network, SCHEDULE, "eps"),
         objective=objective.simple("eps"),
+        time_sampler=time_sampler.build("uniform"),
         optimizer=optax.sgd(0.1),
         ema_decay=0.9,
         levels=17,
@@ -30,20 +33,20 @@ def recipe(**changes: object) -> Recipe:
     return plain._replace(**changes)
 
 
-def state_of(optimizer: optax.GradientTransformation) -> TrainState:
-    return train.init(jax.random.key(5), {"scale": jnp.float32(0.3), "shift": jnp.float32(0.1)}, optimizer)
+def begin(settings: Recipe) -> TrainState:
+    return train.init(jax.random.key(5), {"scale": jnp.float32(0.3), "shift": jnp.float32(0.1)}, settings)
 
 
 def drawn(images: np.ndarray, step: int = 0, **changes: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the objective is given: data, times, noise."""
     seen: list = []
 
-    def record(schedule, denoiser, x_0, t, eps):  # type: ignore[no-untyped-def]
-        seen.append((np.asarray(x_0), np.asarray(t), np.asarray(eps)))
-        return jnp.zeros(len(x_0))
+    def record(given: Noised, denoiser: Denoiser) -> jax.Array:
+        seen.append((np.asarray(given.x_0), np.asarray(given.step.t), np.asarray(given.eps)))
+        return jnp.zeros(len(given.x_0))
 
     settings = recipe(objective=record, **changes)
-    state = state_of(settings.optimizer)._replace(step=jnp.int32(step))
+    state = begin(settings)._replace(step=jnp.int32(step))
     train.train_step(settings, state, jnp.asarray(images))
     return seen[0]
 
@@ -60,7 +63,7 @@ def test_levels_are_rounded_not_truncated_and_clipped() -> None:
 
 def test_one_step_of_sgd_is_the_gradient_of_the_mean_loss() -> None:
     settings = recipe()
-    state = state_of(settings.optimizer)
+    state = begin(settings)
     new, metrics = train.train_step(settings, state, jnp.asarray(IMAGES))
 
     root = jax.random.fold_in(state.key, 0)
@@ -68,7 +71,7 @@ def test_one_step_of_sgd_is_the_gradient_of_the_mean_loss() -> None:
     gradient = np.zeros(2)
     for i, image in enumerate(IMAGES):
         _, t_key, eps_key, _ = jax.random.split(jax.random.fold_in(root, i), 4)
-        t = int(jax.random.randint(t_key, (), 1, 101))
+        t = 1 + int(jax.random.randint(t_key, (), 0, 100))
         eps = np.asarray(jax.random.normal(eps_key, (4, 4, 1)), np.float64)
         x_0 = image / 8.0 - 1
         x_t = np.sqrt(SCHEDULE.alpha_bar[t]) * x_0 + np.sqrt(1 - SCHEDULE.alpha_bar[t]) * eps
@@ -84,7 +87,8 @@ def test_one_step_of_sgd_is_the_gradient_of_the_mean_loss() -> None:
 
 def test_times_cover_1_to_T_evenly() -> None:
     images = np.zeros((4000, 1, 1, 1), np.uint8)
-    counts = np.bincount(drawn(images, schedule=schedule.from_betas([0.1, 0.2, 0.3, 0.4]))[1], minlength=5)
+    tables = schedule.from_betas([0.1, 0.2, 0.3, 0.4])
+    counts = np.bincount(drawn(images, schedule=tables, chain=process.every_step(tables))[1], minlength=5)
     assert counts[0] == 0
     assert (np.abs(counts[1:] - 1000) < 5 * np.sqrt(4000 * 0.25 * 0.75)).all()
 
@@ -113,7 +117,7 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
 
 def test_the_average_of_constants_is_the_constant_at_every_step() -> None:
     settings = recipe(optimizer=optax.sgd(0.0), ema_decay=0.9999)
-    state = state_of(settings.optimizer)
+    state = begin(settings)
     for _ in range(3):
         state, _ = train.train_step(settings, state, jnp.asarray(IMAGES))
         np.testing.assert_array_equal(state.ema["scale"], np.float32(0.3))
@@ -121,14 +125,14 @@ def test_the_average_of_constants_is_the_constant_at_every_step() -> None:
 
 def test_the_average_weighs_the_newest_by_one_minus_decay() -> None:
     settings = recipe(ema_decay=0.5)
-    state = state_of(settings.optimizer)._replace(step=jnp.int32(1000))
+    state = begin(settings)._replace(step=jnp.int32(1000))
     new, _ = train.train_step(settings, state, jnp.asarray(IMAGES))
     np.testing.assert_allclose(new.ema["scale"], 0.5 * 0.3 + 0.5 * new.params["scale"], rtol=1e-6)
 
 
 def test_the_average_follows_quickly_at_first() -> None:
     settings = recipe(ema_decay=0.9999)
-    state = state_of(settings.optimizer)
+    state = begin(settings)
     new, _ = train.train_step(settings, state, jnp.asarray(IMAGES))
     np.testing.assert_allclose(new.ema["scale"], 0.1 * 0.3 + 0.9 * new.params["scale"], rtol=1e-6)
 
@@ -152,11 +156,11 @@ def test_large_gradients_are_clipped_before_adam() -> None:
 
 
 def test_a_loss_that_is_not_finite_names_its_time() -> None:
-    def broken(schedule, denoiser, x_0, t, eps):  # type: ignore[no-untyped-def]
-        return jnp.where(jnp.arange(len(t)) == 4, jnp.nan, 0.0)
+    def broken(given: Noised, denoiser: Denoiser) -> jax.Array:
+        return jnp.where(jnp.arange(len(given.x_0)) == 4, jnp.nan, 0.0)
 
     settings = recipe(objective=broken)
-    _, metrics = train.train_step(settings, state_of(settings.optimizer), jnp.asarray(IMAGES))
+    _, metrics = train.train_step(settings, begin(settings), jnp.asarray(IMAGES))
     assert np.isnan(metrics.loss)
     times = drawn(IMAGES)[1]
     assert int(metrics.bad_t) == times[4]
@@ -165,7 +169,7 @@ def test_a_loss_that_is_not_finite_names_its_time() -> None:
 
 def test_a_finite_loss_names_no_time() -> None:
     settings = recipe()
-    _, metrics = train.train_step(settings, state_of(settings.optimizer), jnp.asarray(IMAGES))
+    _, metrics = train.train_step(settings, begin(settings), jnp.asarray(IMAGES))
     assert int(metrics.bad_t) == 0
 
 
@@ -176,6 +180,127 @@ def test_the_network_is_given_dropout_keys_one_an_example() -> None:
         seen["keys"] = keys.shape
         return params["scale"] * x_t
 
-    settings = recipe(network=network)
-    train.train_step(settings, state_of(settings.optimizer), jnp.asarray(IMAGES))
+    settings = recipe(denoiser=train.in_training(network, SCHEDULE, "eps"))
+    train.train_step(settings, begin(settings), jnp.asarray(IMAGES))
     assert seen["keys"] == (8,)
+
+
+# ---------------------------------------------------------------- chains, heads and what is frozen
+
+
+def test_only_the_times_of_the_chain_are_drawn_and_each_with_its_own_step() -> None:
+    chain = process.steps(SCHEDULE, trajectory.even(100, 4))
+    seen: list[Noised] = []
+
+    def record(given: Noised, denoiser: Denoiser) -> jax.Array:
+        seen.append(given)
+        return jnp.zeros(len(given.x_0))
+
+    settings = recipe(objective=record, chain=chain)
+    train.train_step(settings, begin(settings), jnp.zeros((400, 1, 1, 1), jnp.uint8))
+    k, step = np.asarray(seen[0].k), seen[0].step
+    assert set(k) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(step.t, chain.t[k])
+    np.testing.assert_array_equal(step.s, chain.s[k])
+    for name in ("mean_x_0", "mean_x_t", "tb", "log_b", "gain", "signal"):
+        column = getattr(step, name)
+        assert column.shape == (400, 1, 1, 1)
+        np.testing.assert_allclose(column.ravel(), getattr(chain, name)[k], rtol=1e-6)
+    np.testing.assert_allclose(seen[0].x_t, step.signal * -1.0 + step.noise * seen[0].eps, atol=1e-6)
+    assert seen[0].levels == 17 and seen[0].keys is not None and seen[0].keys.shape == (400,)
+
+
+def test_a_networks_heads_reach_the_objective_by_name() -> None:
+    def network(params: dict, x_t: jax.Array, t: jax.Array, keys: jax.Array) -> jax.Array:
+        return jnp.concatenate([params["scale"] * x_t, params["shift"] + 0 * x_t], axis=-1)
+
+    seen: list[predict.Prediction] = []
+
+    def record(given: Noised, denoiser: Denoiser) -> jax.Array:
+        seen.append(denoiser(given.x_t, given.step.t))
+        return jnp.zeros(len(given.x_0))
+
+    settings = recipe(objective=record, denoiser=train.in_training(network, SCHEDULE, "eps", ("learned",)))
+    train.train_step(settings, begin(settings), jnp.asarray(IMAGES))
+    assert seen[0].heads is not None
+    assert list(seen[0].heads) == ["learned"]
+
+
+def test_what_is_frozen_reaches_the_denoiser_and_stays() -> None:
+    """The gradient is of the parameters alone."""
+
+    def made(params: dict, keys: object, frozen: jax.Array) -> Denoiser:
+        return lambda x_t, t: predict.Prediction(params["scale"] * frozen * x_t, x_t)
+
+    settings = recipe(denoiser=made)
+    step = jax.jit(lambda frozen: train.train_step(settings, begin(settings), jnp.asarray(IMAGES), frozen=frozen))
+    losses = [float(step(jnp.float32(value))[1].loss) for value in (0.0, 1.0)]
+    eps = drawn(IMAGES)[2]
+    np.testing.assert_allclose(losses[0], (eps**2).mean(), rtol=1e-5)
+    assert losses[1] != losses[0]
+    assert float(step(jnp.float32(0.0))[0].params["scale"]) == np.float32(0.3)
+
+
+# ---------------------------------------------------------------- time samplers in the step
+
+
+def test_weights_multiply_the_losses_of_the_gradient_and_of_the_metric() -> None:
+    plain = time_sampler.build("uniform")
+    heavy = plain._replace(
+        draw=lambda *given: (plain.draw(*given)[0], jnp.arange(8.0)),
+    )
+    seen: list = []
+
+    def update(history: time_sampler.History, k: jax.Array, losses: jax.Array) -> time_sampler.History:
+        seen.append((np.asarray(k), np.asarray(losses)))
+        return history
+
+    settings = recipe(time_sampler=heavy._replace(update=update))
+    new, metrics = train.train_step(settings, begin(settings), jnp.asarray(IMAGES))
+    x_0, t, eps = drawn(IMAGES)
+    ab = SCHEDULE.alpha_bar[t].reshape(-1, 1, 1, 1)
+    x_t = np.sqrt(ab) * x_0 + np.sqrt(1 - ab) * eps
+    residual = 0.3 * x_t + 0.1 - eps
+    losses = (residual**2).mean((1, 2, 3))
+    np.testing.assert_allclose(metrics.loss, (np.arange(8) * losses).mean(), rtol=1e-5)
+    gradient = (np.arange(8) * (2 * residual).mean((1, 2, 3))).mean()
+    np.testing.assert_allclose(new.params["shift"], 0.1 - 0.1 * gradient, rtol=1e-5)
+    # what the history remembers are the losses themselves, without weights
+    np.testing.assert_array_equal(seen[0][0] + 1, t)
+    np.testing.assert_allclose(seen[0][1], losses, rtol=1e-5)
+
+
+def test_a_loss_that_weighs_nothing_still_names_its_time() -> None:
+    """0 x nan would be nan anyway; the time is of the loss itself."""
+    plain = time_sampler.build("uniform")
+    light = plain._replace(draw=lambda *given: (plain.draw(*given)[0], jnp.zeros(8)))
+
+    def broken(given: Noised, denoiser: Denoiser) -> jax.Array:
+        return jnp.where(jnp.arange(len(given.x_0)) == 4, jnp.inf, 0.0)
+
+    settings = recipe(objective=broken, time_sampler=light)
+    _, metrics = train.train_step(settings, begin(settings), jnp.asarray(IMAGES))
+    assert int(metrics.bad_t) == drawn(IMAGES)[1][4]
+
+
+def test_the_history_remembers_every_loss_of_the_batch() -> None:
+    chain = process.steps(SCHEDULE, [10, 50, 100])
+    settings = recipe(chain=chain, time_sampler=time_sampler.build("loss_second_moment"))
+    state = begin(settings)
+    assert state.history.losses.shape == (3, time_sampler.KEPT)
+    step = jax.jit(lambda state: train.train_step(settings, state, jnp.asarray(IMAGES)))
+    for _ in range(3):
+        state, metrics = step(state)
+    assert int(state.history.counts.sum()) == 24
+    kept = np.asarray(state.history.losses)
+    assert (kept[kept > 0].size) == np.minimum(state.history.counts, 10).sum()
+    assert np.isfinite(metrics.loss)
+
+
+def test_antithetic_times_spread_the_batch_evenly() -> None:
+    images = np.zeros((40, 1, 1, 1), np.uint8)
+    tables = schedule.from_betas([0.1, 0.2, 0.3, 0.4])
+    changes = {"schedule": tables, "chain": process.every_step(tables)}
+    for step in range(3):
+        times = drawn(images, step, time_sampler=time_sampler.build("antithetic"), **changes)[1]
+        assert np.bincount(times, minlength=5).tolist() == [0, 10, 10, 10, 10]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ddpm_jax import process, trajectory, variance
+from ddpm_jax import process, reverse, trajectory, variance
 from tests.oracle import trajectories
 
 
@@ -107,4 +107,4 @@ def test_one_programme_gives_the_paths_of_every_length():
 def test_a_chain_of_any_trajectory_can_be_built(linear):
     for times in (trajectory.even(1000, 10), trajectory.quadratic(1000, 10), trajectory.explicit(1000, [3, 1000])):
         steps = process.steps(linear, times)
-        assert np.isfinite(variance.table(variance.large(linear), steps)).all()
+        assert np.isfinite(reverse.table(variance.large(linear), steps)).all()

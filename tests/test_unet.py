@@ -39,6 +39,57 @@ def test_the_digits_preset_has_attention_and_half_a_million_parameters() -> None
     assert set(config.attention_resolutions) & {8, 4, 2}
 
 
+def by_hand(config: UNetConfig, size: int) -> int:
+    """The numbers in a network, block by block: 9 i o + o of a convolution, i o + o of a matrix, 2 c of a norm."""
+
+    def conv(i: int, o: int) -> int:
+        return 9 * i * o + o
+
+    def dense(i: int, o: int) -> int:
+        return i * o + o
+
+    def block(i: int, o: int) -> int:
+        shortcut = dense(i, o) if i != o else 0
+        return 2 * i + conv(i, o) + dense(4 * config.channels, o) + 2 * o + conv(o, o) + shortcut
+
+    def attend(c: int) -> int:
+        return 2 * c + 4 * dense(c, c)
+
+    def level(i: int, o: int, size: int) -> int:
+        return block(i, o) + (attend(o) if size in config.attention_resolutions else 0)
+
+    first = config.channels
+    widths = [first * multiplier for multiplier in config.multipliers]
+    total = dense(first, 4 * first) + dense(4 * first, 4 * first) + conv(config.image_channels, first)
+    skips, here = [first], first
+    for depth, width in enumerate(widths):
+        if depth:
+            total += conv(here, here)
+            skips.append(here)
+        for _ in range(config.blocks):
+            total += level(here, width, size >> depth)
+            here = width
+            skips.append(here)
+    total += 2 * block(here, here) + attend(here)
+    for depth, width in reversed(list(enumerate(widths))):
+        for _ in range(config.blocks + 1):
+            total += level(here + skips.pop(), width, size >> depth)
+            here = width
+        total += conv(here, here) if depth else 0
+    return total + 2 * here + conv(here, config.image_channels)
+
+
+@pytest.mark.parametrize(("preset", "size"), [("digits", 8), ("mnist", 28), ("cifar10_16", 16)])
+def test_presets_fit_their_images_and_have_the_parameters_of_their_blocks(preset: str, size: int) -> None:
+    config = PRESETS[preset]
+    params = jax.eval_shape(lambda key: unet.init(key, config, size), jax.random.key(0))
+    assert unet.parameter_count(params) == by_hand(config, size)
+    image = jax.ShapeDtypeStruct((2, size, size, config.image_channels), jnp.float32)
+    output = jax.eval_shape(unet.network(config), params, image, jax.ShapeDtypeStruct((2,), jnp.int32))
+    assert output.shape == image.shape
+    assert {*config.attention_resolutions} <= {size >> depth for depth in range(len(config.multipliers))}
+
+
 def test_a_fresh_network_says_almost_nothing() -> None:
     params = fresh(TINY)
     output = jax.jit(unet.network(TINY))(

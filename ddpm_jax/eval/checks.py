@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax import process, trajectory, variance
+from ddpm_jax import process, reverse, trajectory, variance
 from ddpm_jax.eval import elbo
 from ddpm_jax.eval.moments import Moments, mean_error
 from ddpm_jax.schedule import Schedule
@@ -23,10 +23,7 @@ def negative_control(schedule: Schedule, moments: Moments, Ks: Sequence[int], fa
     found = []
     for K in Ks:
         steps = process.steps(schedule, trajectory.even(schedule.T, K))
-        pair = [
-            elbo.bits_per_dim(steps, variance.table(choice, steps), moments)
-            for choice in (right, variance.scaled(right, factor))
-        ]
+        pair = [elbo.bits_per_dim(steps, choice, moments) for choice in (right, reverse.scaled(right, factor))]
         error = elbo.paired_standard_error(*pair)
         found.append(
             dict(
@@ -49,12 +46,11 @@ def gap_check(calibration: Calibration, moments: Moments) -> Row:
     schedule = calibration.schedule
     steps = process.steps(schedule, trajectory.even(schedule.T, schedule.T))
     pair = [
-        elbo.bits_per_dim(steps, variance.table(variance.build(name, calibration), steps), moments).total
-        for name in ("large", "isotropic")
+        elbo.bits_per_dim(steps, variance.build(name, calibration), moments).total for name in ("large", "isotropic")
     ]
     t = np.arange(2, schedule.T + 1)
-    snr = schedule.alpha_bar[1:] / schedule.one_minus_alpha_bar[1:]
-    u = snr[:-1] / snr[1:] - 1
+    snr = np.asarray(schedule.alpha_bar[1:] / schedule.one_minus_alpha_bar[1:])
+    u = np.divide(snr[:-1], snr[1:], out=snr[:-1] + 1, where=snr[1:] > 0) - 1  # SNR(s) where no data are left at t
     rho = schedule.one_minus_alpha_bar[t - 1] / schedule.one_minus_alpha_bar[t]
     judged, fixed = mean_error(moments)[t], variance.measured(calibration.error, "M_t", schedule)[t]
     large = 0.5 * (rho * (1 + u * judged) - 1 - np.log(rho))
@@ -66,8 +62,8 @@ def gap_check(calibration: Calibration, moments: Moments) -> Row:
 def memorising(calibration: Calibration, train: Moments, test: Moments, K: int) -> Row:
     """How much better the bound of training images is, under `isotropic` on the even chain of K steps."""
     steps = process.steps(calibration.schedule, trajectory.even(calibration.schedule.T, K))
-    log_var = variance.table(variance.build("isotropic", calibration), steps)
-    seen, unseen = (elbo.bits_per_dim(steps, log_var, split) for split in (train, test))
+    choice = variance.build("isotropic", calibration)
+    seen, unseen = (elbo.bits_per_dim(steps, choice, split) for split in (train, test))
     return dict(
         K=K,
         train_bits_per_dim=float(seen.total),

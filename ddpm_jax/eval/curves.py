@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax import process, trajectory, variance
-from ddpm_jax.eval import elbo
+from ddpm_jax import basis, process, reverse, trajectory, variance
+from ddpm_jax.eval import costs, elbo
 from ddpm_jax.eval.ablation import OPTIMAL, Choices
+from ddpm_jax.eval.costs import Table
 from ddpm_jax.eval.moments import Moments, effective_variance, mean_error, mean_excess, standard_error
+from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.schedule import Schedule
+from ddpm_jax.variance import Unmeasured
 
 Row = dict[str, Any]
+SPECTRA = (0.05, 0.1, 0.3, 0.6)  # of T: the times whose spectra are shown
 
 
 def per_time(schedule: Schedule, moments: Moments, clamp_cov: bool) -> Row:
@@ -43,18 +47,102 @@ def chosen(choices: Choices) -> dict[str, dict[str, list[int]]]:
     return found
 
 
-def between_the_bounds(choices: Choices, K: int) -> Row:
-    """sigma^2 of every choice on the even chain of K steps, with tb, b and the upper bound b/a; s = 0 left out."""
+def kinds(choices: Choices) -> dict[str, str]:
+    """What fixes every variance: "trained" (it reads a head), "frequencies" (moments, one for every frequency),
+    "measured" (moments, one for all) or "fixed" (no moments of the network).
+    """
+    bare = choices.calibration._replace(excess=None, error=None, spectrum=None)
+    return {name: _kind(name, choice, bare) for name, choice in choices.variances.items()}
+
+
+def _kind(name: str, choice: ReverseVariance, bare: variance.Calibration) -> str:
+    if choice.heads:
+        return "trained"
+    if choice.basis is not basis.PIXEL:
+        return "frequencies"
+    try:
+        variance.build(name, bare)
+    except Unmeasured:
+        return "measured"
+    return "fixed"
+
+
+def spectrum(moments: Moments) -> Row | None:
+    """M_{t,j} of calibration images against the radius of its frequency at a few t; None where it was not measured.
+
+    Returns:
+      rows: at every t and colour axis (0 is the widest) the mean of M_{t,j} over each radial bin, with its standard
+        error over images. noise: at every t the median relative standard error of the full table and of its radial
+        averages, which says how much of what the full table shows is noise.
+    """
+    if moments.spectrum is None or moments.spectrum_error is None or moments.radial_error is None:
+        return None
+    T, (height, width, colours) = len(moments.spectrum) - 1, moments.spectrum.shape[1:]
+    bins = basis.radial_bins((height, width, colours))
+    first = np.unique(bins.ravel(), return_index=True)[1]
+    radius, axis = bins.ravel()[first] % (bins[..., 0].max() + 1), first % colours
+    rows, noise = [], []
+    for t in sorted({max(round(share * T), 1) for share in SPECTRA}):
+        full = moments.spectrum[t]
+        mean, error = basis.averaged(full, bins).ravel()[first], moments.radial_error[t].ravel()[first]
+        relative = np.median(moments.spectrum_error[t] / full), np.median(error / mean)
+        noise.append(dict(t=t, full=float(relative[0]), radial=float(relative[1])))
+        for each in range(colours):
+            columns = dict(radius=radius, mean=mean, standard_error=error)
+            rows.append(dict(t=t, axis=each) | {key: column[axis == each].tolist() for key, column in columns.items()})
+    return dict(rows=rows, noise=noise)
+
+
+def between_the_bounds(choices: Choices, K: int, moments: Moments) -> Row:
+    """sigma^2 of every choice on the even chain of K steps, with tb, b and the upper bound b/a; s = 0 left out.
+
+    Of a choice that is not one number a step, its geometric mean over coefficients and images.
+    """
     every = process.steps(choices.schedule, trajectory.even(choices.schedule.T, K))
-    tables = {name: np.exp(variance.table(choice, every)) for name, choice in choices.variances.items()}
+    typical = {
+        name: np.exp(_log_var(choice, every, moments.tables.get(name)))
+        for name, choice in choices.variances.items()
+        if choice.bound and reverse.fits(choice, every.t)
+    }
     return dict(
         K=K,
         t=every.t[1:].tolist(),
         lower=every.tb[1:].tolist(),
         beta=every.b[1:].tolist(),
-        upper=(every.b / every.a)[1:].tolist(),
-        choices={name: table[1:].tolist() for name, table in tables.items() if choices.variances[name].bound},
+        upper=(every.b[1:] / every.a[1:]).tolist(),
+        choices={name: values.tolist() for name, values in typical.items()},
     )
+
+
+def _log_var(choice: ReverseVariance, steps: process.Steps, tabulated: Table | None) -> np.ndarray:
+    """log sigma^2 of the steps with s >= 1, averaged where it is not one number."""
+    if choice.headless:
+        log_var = reverse.table(choice, steps)
+        return log_var.reshape(steps.K, -1).mean(axis=1)[1:]
+    if tabulated is None:
+        return np.full(steps.K - 1, np.nan)
+    later = zip(steps.t[1:], steps.u[1:], strict=True)
+    ratio = [np.interp(np.log(u), np.log(tabulated.u[t]), tabulated.log_ratio[t]) for t, u in later]
+    return steps.log_base[1:] + np.asarray(ratio)
+
+
+def evaluations(choices: Choices, measured: dict[str, Moments]) -> Row:
+    """Network evaluations that the likelihood table took, as counted, and what one cell at a time would take:
+    images x K for every cell of the test table.
+    """
+    test = len(measured["test"].error)
+    bounds = [cell for cell in choices.times if choices.variances[cell[0]].bound]
+    return dict(
+        counted={split: found.evaluations for split, found in measured.items()},
+        one_pass={split: found.error.shape[0] * choices.schedule.T for split, found in measured.items()},
+        cells=len(bounds),
+        one_cell_at_a_time=test * sum(K for _, _, K in bounds),
+    )
+
+
+def clamped(moments: Moments) -> dict[str, list[float]]:
+    """The share of estimates that were moved into their bounds at t = 1..T, of every variance that looks at x_t."""
+    return {name: table.clamped[1:].tolist() for name, table in moments.tables.items()}
 
 
 def terms(choices: Choices, moments: Moments, Ks: Sequence[int]) -> list[Row]:
@@ -62,13 +150,23 @@ def terms(choices: Choices, moments: Moments, Ks: Sequence[int]) -> list[Row]:
     found = []
     for K in Ks:
         every = process.steps(choices.schedule, trajectory.even(choices.schedule.T, K))
-        rows = {}
-        for name, choice in choices.variances.items():
-            if choice.bound:
-                kl = elbo.step_terms(every, variance.table(choice, every), moments) / elbo.NATS_PER_BIT
-                rows[name] = dict(kl=kl.mean(axis=0).tolist(), standard_error=standard_error(kl).tolist())
+        rows = {
+            name: dict(kl=kl.mean(axis=0).tolist(), standard_error=standard_error(kl).tolist())
+            for name, kl in _terms(choices, moments, every).items()
+        }
         found.append(dict(K=K, t=every.t[1:].tolist(), choices=rows))
     return found
+
+
+def _terms(choices: Choices, moments: Moments, steps: process.Steps) -> dict[str, np.ndarray]:
+    """The steps' KL of every choice that has them, (n, K - 1), bits/dim."""
+    return {
+        name: elbo.step_terms(steps, choice, moments, moments.tables.get(name)) / elbo.NATS_PER_BIT
+        for name, choice in choices.variances.items()
+        if choice.bound
+        and reverse.fits(choice, steps.t)
+        and (name in moments.tables or not costs.needs_table(choice, choices.schedule))
+    }
 
 
 def rate_distortion(choices: Choices, moments: Moments, K: int) -> Row:
@@ -80,9 +178,9 @@ def rate_distortion(choices: Choices, moments: Moments, K: int) -> Row:
     """
     every = process.steps(choices.schedule, trajectory.even(choices.schedule.T, K))
     distortion = np.sqrt(mean_error(moments)[every.t] / every.excess_max) * 127.5
-    prior, rates = moments.prior.mean() / elbo.NATS_PER_BIT, {}
-    for name, choice in choices.variances.items():
-        if choice.bound:
-            kl = elbo.step_terms(every, variance.table(choice, every), moments).mean(axis=0) / elbo.NATS_PER_BIT
-            rates[name] = (prior + np.append(kl[::-1].cumsum()[::-1], 0.0)).tolist()
+    prior = moments.prior.mean() / elbo.NATS_PER_BIT
+    rates = {
+        name: (prior + np.append(kl.mean(axis=0)[::-1].cumsum()[::-1], 0.0)).tolist()
+        for name, kl in _terms(choices, moments, every).items()
+    }
     return dict(K=K, t=every.t.tolist(), distortion=distortion.tolist(), choices=rates)

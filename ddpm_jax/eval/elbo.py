@@ -9,11 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from ddpm_jax import process, variance
-from ddpm_jax.eval.moments import Moments, standard_error
+from ddpm_jax import process, reverse
+from ddpm_jax.eval import costs
+from ddpm_jax.eval.costs import Table
+from ddpm_jax.eval.moments import Moments, mean_error, standard_error
 from ddpm_jax.process import Steps
+from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.schedule import Schedule
-from ddpm_jax.variance import ReverseVariance
 
 NATS_PER_BIT = np.log(2)
 
@@ -38,43 +40,54 @@ class Likelihood(NamedTuple):
     per_image: Float64[np.ndarray, " n"]
 
 
-def step_kl(steps: Steps, log_var: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """E KL(q(x_s | x_t, x_0) || p(x_s | x_t)) = 1/2 [r (1 + u M) - 1 - log r], r = base/sigma^2, nats per dimension.
-
-    Args:
-      steps: pairs with s >= 1.
-      log_var: log sigma^2 of each.
-      error: M_t of each, or ||eps - eps_hat||^2/D of single images (..., K).
-    """
-    log_r = steps.log_base - log_var
-    return 0.5 * (np.exp(log_r) * (1 + steps.u * error) - 1 - log_r)
-
-
-def step_terms(steps: Steps, log_var: np.ndarray, moments: Moments) -> Float64[np.ndarray, "n later"]:
+def step_terms(
+    steps: Steps, choice: ReverseVariance, moments: Moments, tabulated: Table | None = None
+) -> Float64[np.ndarray, "n later"]:
     """L_(t-1) of every image and step with s >= 1, nats per dimension. Ho et al. 2020, equation 5.
 
     Args:
       steps: a chain.
-      log_var: log sigma^2 (K,), from `variance.table`.
+      choice: of the variance.
       moments: of the images.
+      tabulated: the choice's table of `moments`, where it is not one number a step.
 
     Raises:
-      ValueError: a step with s >= 1 has no noise in the kernel or the model.
+      ValueError: a step with s >= 1 has no noise in the kernel or the model, or the table is missing.
     """
     later = process.Steps(*(column[1:] for column in steps))
-    if not np.isfinite(log_var[1:]).all() or not (later.base > 0).all():
+    if not (later.base > 0).all() or not choice.bound:
         raise ValueError("no likelihood bound: a step of this chain has variance 0")
-    return step_kl(later, log_var[1:], moments.error[:, later.t])
+    reverse.check_steps(choice, steps)
+    if choice.headless:
+        log_var = reverse.table(choice, steps)
+        if log_var.ndim == 1 and not np.isfinite(log_var[1:]).all():
+            raise ValueError("no likelihood bound: a step of this chain has variance 0")
+        if log_var.ndim == 1:
+            return costs.step_kl(later.log_base - log_var[1:], later.u, moments.error[:, later.t])
+    if tabulated is None:
+        raise ValueError("this variance is not one number a step: tabulate it in the pass over the images")
+    terms = np.empty((len(moments.error), later.K))
+    for k, (t, u) in enumerate(zip(later.t, later.u, strict=True)):
+        terms[:, k] = costs.between_nodes(tabulated.u[t], tabulated.cost[:, t], np.asarray([u]))[:, 0]
+    return terms
 
 
-def bits_per_dim(steps: Steps, log_var: np.ndarray, moments: Moments) -> Likelihood:
+def bits_per_dim(
+    steps: Steps,
+    choice: ReverseVariance,
+    moments: Moments,
+    tabulated: Table | None = None,
+    decoder: Float64[np.ndarray, " n"] | None = None,
+) -> Likelihood:
     """The bound for one chain, bits/dim: (L_T + sum of the steps' KL + L_0)/ln 2. Ho et al. 2020, equation 5.
 
     Args:
       steps: the chain, ending at T; kernels without noise have no bound.
-      log_var: log sigma^2 (K,), from `variance.table`; the last step's is not used: p(x_0 | x_tau_1) is the decoder,
-        with variance tb(1, 2) for every choice, as in the papers.
+      choice: of the variance; that of the last step is not used: p(x_0 | x_tau_1) is the decoder.
       moments: of the images whose likelihood is wanted.
+      tabulated: see `step_terms`.
+      decoder: L_0 of every image in nats per dimension; default that of variance tb(1, 2) for every choice, as in the
+        papers.
 
     Raises:
       ValueError: the chain does not start at T, visits a time that was not measured, or has a step with s >= 1 without
@@ -85,8 +98,9 @@ def bits_per_dim(steps: Steps, log_var: np.ndarray, moments: Moments) -> Likelih
     unmeasured = np.isnan(moments.error[:, steps.t]).any(axis=0)
     if unmeasured.any():
         raise ValueError(f"the chain visits t = {steps.t[unmeasured.argmax()]}, which was not measured")
-    kl = step_terms(steps, log_var, moments).sum(axis=1)
-    kl, decoder, prior = (term / NATS_PER_BIT for term in (kl, moments.decoder[:, steps.t[0]], moments.prior))
+    kl = step_terms(steps, choice, moments, tabulated).sum(axis=1)
+    decoder = moments.decoder[:, steps.t[0]] if decoder is None else decoder
+    kl, decoder, prior = (term / NATS_PER_BIT for term in (kl, decoder, moments.prior))
     total = prior + kl + decoder
     return Likelihood(total.mean(), prior.mean(), kl.mean(), decoder.mean(), float(standard_error(total)), total)
 
@@ -96,22 +110,56 @@ def paired_standard_error(a: Likelihood, b: Likelihood) -> float:
     return float(standard_error(a.per_image - b.per_image))
 
 
-def cost(schedule: Schedule, choice: ReverseVariance, error: np.ndarray) -> Float64[np.ndarray, "m m"]:
-    """cost[s, t] = E KL of the step t -> s under a variance (`step_kl`), nats per dimension, for `trajectory.optimal`.
+def cost(
+    schedule: Schedule,
+    choice: ReverseVariance,
+    moments: Moments,
+    tabulated: Table | None = None,
+    decoder: Float64[np.ndarray, " m"] | None = None,
+) -> Float64[np.ndarray, "m m"]:
+    """cost[s, t] = E KL of the step t -> s under a variance, nats per dimension, for `trajectory.optimal`.
 
     Args:
       schedule: the forward process.
-      choice: a headless variance with a bound.
-      error: M_t (T + 1,) of the calibration images.
+      choice: a variance with a bound, defined at any pair of times.
+      moments: of the calibration images.
+      tabulated: the choice's table of them; a headless choice of the spectrum's basis needs none.
+      decoder: L_0 from every time, nats per dimension; default: data are reached from t = 1 only (the papers'
+        tau_1 = 1), at cost 0, since the decoder's term is then common to all chains.
 
     Returns:
-      (T + 1, T + 1), [s, t]; inf where no step is allowed. Data are reached from t = 1 only (the papers' tau_1 = 1), at
-      cost 0, since the decoder's term is common to all chains.
+      (T + 1, T + 1), [s, t]; inf where no step is allowed.
+
+    Raises:
+      ValueError: the choice is not one number a step and there is nothing to take its cost from.
     """
     s, t = np.triu_indices(schedule.T, 1)
     s, t = s + 1, t + 1
     steps = process.pairs(schedule, s, t)
     table = np.full((schedule.T + 1, schedule.T + 1), np.inf)
-    table[s, t] = step_kl(steps, variance.table(choice, steps), error[t])
-    table[0, 1] = 0.0
+    if not costs.needs_table(choice, schedule):
+        log_var = reverse.table(choice, steps)
+        table[s, t] = costs.step_kl(steps.log_base - log_var, steps.u, mean_error(moments)[t])
+    else:
+        u = np.full_like(table, np.nan)
+        u[s, t] = steps.u
+        rows, means = costs.nodes(schedule), _mean_costs(schedule, choice, moments, tabulated)
+        for later in range(2, schedule.T + 1):
+            table[1:later, later] = costs.between_nodes(rows[later], means[later], u[1:later, later])
+    if decoder is None:
+        table[0, 1] = 0.0
+    else:
+        table[0, 1:] = decoder[1:]
     return table
+
+
+def _mean_costs(
+    schedule: Schedule, choice: ReverseVariance, moments: Moments, tabulated: Table | None
+) -> Float64[np.ndarray, "times nodes"]:
+    """Costs at the nodes, averaged over images."""
+    if tabulated is not None:
+        return tabulated.cost.mean(axis=0, dtype=np.float64)
+    of_spectrum = choice.headless and choice.basis.name == "dct" and choice.basis.colours == moments.colours
+    if not of_spectrum or moments.spectrum is None:
+        raise ValueError("this variance is not one number a step: tabulate it in the pass over the images")
+    return costs.of_spectrum(schedule, choice, moments.spectrum)

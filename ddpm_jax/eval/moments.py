@@ -6,30 +6,35 @@ shared by all choices.
 """
 
 import zipfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float64, Int, Key, UInt8
+from jaxtyping import Float32, Float64, Key, UInt8
 from tqdm import tqdm
 
-from ddpm_jax import cells, gaussian, parallel, predict, process
+from ddpm_jax import cells, variance
+from ddpm_jax.basis import Axes
 from ddpm_jax.cells import Keep
+from ddpm_jax.eval import costs
+from ddpm_jax.eval.costs import Table
+from ddpm_jax.eval.visit import Block, visit
 from ddpm_jax.parallel import Layout
 from ddpm_jax.predict import Denoiser
-from ddpm_jax.process import Steps
+from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.sampler import Rules
 from ddpm_jax.schedule import Schedule
-from ddpm_jax.train import to_unit
+from ddpm_jax.variance import Calibration
 
 CODE = cells.code_version(__name__)  # of this process, even if the files change while it runs
 EVALUATIONS_PER_CALL = 15_000  # about: between two moves of the progress bar, and what an interruption loses
 
 PerTime = Float64[np.ndarray, "n times"]
+Spectrum = Float64[np.ndarray, "times h w c"] | None
 
 
 class Moments(NamedTuple):
@@ -41,6 +46,13 @@ class Moments(NamedTuple):
       decoder: -log P(x_0 | mean x_0_hat(x_t, t), variance tb(1, 2)), nats per dimension.
       prior: (n,) KL(q(x_T | x_0) || N(0, 1)), nats per dimension.
       variance: Var x_0, averaged over dimensions.
+      decoders: `decoder` at other variances, those of `costs.decoders`.
+      spectrum: M_{t,j} = E (u_j . (eps - eps_hat))^2, u_j the DCT along the colour axes; row t for time t.
+      spectrum_error: its standard error over images.
+      radial_error: that of its averages over radial bins.
+      colours: the axes, one a row.
+      tables: of the variances that are not one number a step, see `costs`.
+      evaluations: of the network, counted where they were made; those found again count as they were.
     """
 
     error: PerTime
@@ -48,6 +60,16 @@ class Moments(NamedTuple):
     decoder: PerTime
     prior: Float64[np.ndarray, " n"]
     variance: float
+    decoders: Float32[np.ndarray, "n decoders times"] | None = None
+    spectrum: Spectrum = None
+    spectrum_error: Spectrum = None
+    radial_error: Spectrum = None
+    colours: Axes = ()
+    tables: Mapping[str, Table] = MappingProxyType({})
+    evaluations: int = 0
+
+
+STORED = [name for name in Moments._fields if name not in ("tables", "decoders")]
 
 
 def mean_error(moments: Moments) -> Float64[np.ndarray, " times"]:
@@ -69,15 +91,16 @@ def standard_error(per_image: Float64[np.ndarray, "n ..."]) -> Any:
 def effective_variance(schedule: Schedule, error: Float64[np.ndarray, " times"]) -> np.ndarray:
     """c_eff(t) = (1 - alpha_bar_t) M_t / (alpha_bar_t (1 - M_t)): which Gaussian the data look like at time t.
 
-    For data N(m, c) and an exact denoiser M_t = alpha_bar_t c / V_t, and c_eff = c. NaN where M_t >= 1.
+    For data N(m, c) and an exact denoiser M_t = alpha_bar_t c / V_t, and c_eff = c. NaN where M_t >= 1; where no data
+    are left M_t is the error of x_0, which is c.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         c = schedule.one_minus_alpha_bar * error / (schedule.alpha_bar * (1 - error))
-    return np.where(error < 1, c, np.nan)
+    return np.where(schedule.alpha_bar == 0, error, np.where(error < 1, c, np.nan))
 
 
 def save(path: Path, moments: Moments, denoiser: str, rules: Rules) -> None:
-    """Moments in one .npz file, with what they are of.
+    """Moments in one .npz file, with what they are of; tables, which fix no variance, stay out.
 
     Args:
       path: of the file.
@@ -86,7 +109,8 @@ def save(path: Path, moments: Moments, denoiser: str, rules: Rules) -> None:
       rules: under which they were measured.
     """
     of = dict(denoiser=np.asarray(denoiser), clip_x_0=np.asarray(rules.clip_x_0))
-    cells.write_whole(path, lambda file: np.savez(file, allow_pickle=False, **of, **moments._asdict()))
+    parts = {name: np.asarray(getattr(moments, name)) for name in STORED}
+    cells.write_whole(path, lambda file: np.savez(file, allow_pickle=False, **of, **parts))
 
 
 def load(path: Path, denoiser: str, rules: Rules) -> Moments:
@@ -98,14 +122,15 @@ def load(path: Path, denoiser: str, rules: Rules) -> Moments:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             found = dict(stored)
-        parts = {name: found[name] for name in Moments._fields}
+        parts = {name: found[name] for name in STORED}
         of = {"denoiser": str(found["denoiser"]), "clip_x_0": bool(found["clip_x_0"])}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no moments: give the moments.npz that an ablation left") from error
     for name, wanted in (("denoiser", denoiser), ("clip_x_0", rules.clip_x_0)):
         if of[name] != wanted:
             raise ValueError(f"{path} is of another {name}: it has {of[name]}, this is {wanted}; leave --moments out")
-    return Moments(**{**parts, "variance": float(parts["variance"])})
+    plain = {"variance": float(parts["variance"]), "evaluations": int(parts["evaluations"])}
+    return Moments(**{**parts, **plain, "colours": tuple(map(tuple, parts["colours"].tolist()))})
 
 
 def measure(
@@ -117,6 +142,8 @@ def measure(
     times: np.ndarray | None = None,
     layout: Layout = Layout(),
     keep: Keep = cells.compute_always,
+    known: Calibration | None = None,
+    tabulated: tuple[str, ...] = (),
 ) -> Moments:
     """The pass: every image at every time, images x times network evaluations.
 
@@ -131,6 +158,8 @@ def measure(
       times: which times to visit; default all of 1..T.
       layout: how images are spread over devices.
       keep: remembers what was measured, some times together; its inputs name everything but the denoiser.
+      known: colour axes of the spectrum, and what fixes the tabulated variances; default the colours as they are.
+      tabulated: names of the variances whose costs are tabulated.
 
     Raises:
       ValueError: no images, or grey levels outside 0..levels-1.
@@ -141,83 +170,74 @@ def measure(
             f"{n} images with grey levels up to {np.max(images_uint8, initial=0)}: need 1 and {rules.levels - 1}"
         )
     times = np.arange(1, schedule.T + 1) if times is None else np.asarray(times)
-    columns = np.full((n, 3, schedule.T + 1), np.nan)
-    block = _Block(key, schedule, predict.as_argument(denoiser), images_uint8, rules, layout)
+    known = Calibration(schedule) if known is None else known
+    colours = known.colours or tuple(map(tuple, np.eye(images_uint8.shape[-1]).tolist()))
+    choices = {name: variance.build(name, known) for name in tabulated}
+    block = Block(key, schedule, denoiser, images_uint8, rules, layout, colours, choices)
     inputs = dict(key=key, schedule=schedule, images=images_uint8, levels=rules.levels, clip_x_0=rules.clip_x_0)
-    inputs["code"] = CODE
+    inputs |= dict(colours=colours, code=CODE, tabulated={name: _identity(name, known) for name in tabulated})
+    parts = []
     for some in tqdm(_equal_parts(times, n), desc=f"moments of {n} images", unit="call", mininterval=1):
-        values = keep("moments", {**inputs, "times": some}, partial(_visit, block, some))
-        columns[:, :, some] = values["columns"]
+        parts.append((some, keep("moments", {**inputs, "times": some}, partial(visit, block, some))))
     data = np.asarray(images_uint8, np.float64) * (2 / (rules.levels - 1)) - 1
-    error, excess, decoder = columns.swapaxes(0, 1)
-    return Moments(error, excess, decoder, _prior(schedule, data), float(data.var(axis=0).mean()))
+    assembled = _assemble(parts, schedule, choices)
+    return Moments(prior=_prior(schedule, data), variance=float(data.var(axis=0).mean()), colours=colours, **assembled)
+
+
+def _identity(name: str, known: Calibration) -> Any:
+    """What a tabulated variance depends on: what it is fixed by, and the code that it is written in."""
+    return dict(known=known._asdict(), code=cells.code_version(variance.VARIANCES[name].__module__))
+
+
+def _assemble(
+    parts: list[tuple[np.ndarray, cells.Arrays]], schedule: Schedule, choices: dict[str, ReverseVariance]
+) -> dict[str, Any]:
+    """Rows 0..T of everything that was measured some times together."""
+    first = parts[0][1]
+    n = len(first["columns"])
+
+    def gathered(name: str, axis: int = 0, dtype: type = np.float64) -> np.ndarray:
+        shape = list(first[name].shape)
+        shape[axis] = schedule.T + 1
+        rows: np.ndarray = np.full(shape, np.nan, dtype)
+        for times, arrays in parts:
+            rows[(slice(None),) * axis + (times,)] = arrays[name]
+        return rows
+
+    error, excess, decoder = gathered("columns", 2).swapaxes(0, 1)
+    tables = {
+        name: Table(
+            costs.nodes(schedule, choice.times),
+            gathered(f"{name}/cost", 1, np.float32),
+            gathered(f"{name}/log_ratio"),
+            gathered(f"{name}/clamped"),
+        )
+        for name, choice in choices.items()
+    }
+    return dict(
+        error=error,
+        excess=excess,
+        decoder=decoder,
+        decoders=gathered("decoders", 2, np.float32),
+        spectrum=gathered("spectrum"),
+        spectrum_error=np.sqrt(gathered("spectrum_variance") / n),
+        radial_error=np.sqrt(gathered("radial_variance") / n),
+        tables=tables,
+        evaluations=sum(int(arrays["evaluations"]) for _, arrays in parts),
+    )
 
 
 def _equal_parts(times: np.ndarray, images: int) -> list[np.ndarray]:
-    """The times in parts of one length, the last one filled up by its last time, so that one compilation serves all."""
-    most = max(1, EVALUATIONS_PER_CALL // images)
-    size = -(-len(times) // -(-len(times) // most))
+    """The times in parts of one length, so that one compilation serves all: a divisor of their number, or, where that
+    would be far shorter than it might, with the last part filled up by its last time.
+    """
+    most = max(1, min(EVALUATIONS_PER_CALL // images, len(times)))
+    divisor = max(size for size in range(1, most + 1) if len(times) % size == 0)
+    size = divisor if divisor > most // 4 else -(-len(times) // -(-len(times) // most))
     return [times[np.minimum(np.arange(i, i + size), len(times) - 1)] for i in range(0, len(times), size)]
-
-
-class _Block(NamedTuple):
-    """What all calls of a pass share."""
-
-    key: Key[Array, ""]
-    schedule: Schedule
-    denoiser: Denoiser
-    images_uint8: np.ndarray
-    rules: Rules
-    layout: Layout
-
-
-def _visit(block: _Block, times: np.ndarray) -> cells.Arrays:
-    """error, excess and decoder term of every image at some times, columns (n, 3, times)."""
-    at = process.pairs(block.schedule, np.zeros_like(times), times)
-    columns = parallel.over_examples(
-        _pass,
-        (block.key, at, process.decoder_log_var(block.schedule), block.denoiser),
-        (np.arange(len(block.images_uint8)), block.images_uint8),
-        block.layout,
-        levels=block.rules.levels,
-        clip_x_0=block.rules.clip_x_0,
-    )
-    return dict(columns=np.asarray(columns))
 
 
 def _prior(schedule: Schedule, x_0: np.ndarray) -> np.ndarray:
     """L_T: 1/2 [alpha_bar_T ||x_0||^2/D - alpha_bar_T - log(1 - alpha_bar_T)]. Ho et al. 2020, equation 5."""
     power = (x_0**2).reshape(len(x_0), -1).mean(axis=1)
     return 0.5 * (schedule.alpha_bar[-1] * (power - 1) - np.log(schedule.one_minus_alpha_bar[-1]))
-
-
-@jax.default_matmul_precision("highest")
-def _pass(
-    shared: tuple[Key[Array, ""], Steps, Array, Denoiser],
-    examples: tuple[Int[Array, " b"], UInt8[Array, "b *x"]],
-    *,
-    levels: int,
-    clip_x_0: bool,
-) -> Float[Array, "b 3 times"]:
-    (key, at, decoder_log_var, denoiser), (index, images_uint8) = shared, examples
-    x_0 = to_unit(images_uint8, levels)
-    keys = jax.vmap(partial(jax.random.fold_in, key))(index)
-    mean_square = lambda x: jnp.mean(x**2, axis=tuple(range(1, x.ndim)))  # noqa: E731
-
-    def visit(_: None, step: Steps) -> tuple[None, Array]:
-        eps = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step.t), x_0.shape[1:]))(keys)
-        x_t = step.signal * x_0 + step.noise * eps
-        prediction = denoiser(x_t, jnp.full(len(x_0), step.t))
-        if clip_x_0:
-            prediction = predict.clip_x_0(x_t, prediction, step.signal, step.noise)
-        decoder = gaussian.Gaussian(prediction.x_0, decoder_log_var)
-        return None, jnp.stack(
-            [
-                mean_square(eps - prediction.eps),
-                mean_square(eps) - mean_square(prediction.eps),
-                -gaussian.discretised_log_prob(decoder, x_0, levels),
-            ]
-        )
-
-    _, values = jax.lax.scan(visit, None, at)
-    return values.transpose(2, 1, 0)

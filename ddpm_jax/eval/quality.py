@@ -13,16 +13,16 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from ddpm_jax import cells, process, sampler, variance
+from ddpm_jax import cells, process, sampler
 from ddpm_jax.cells import Keep
-from ddpm_jax.eval import fid
+from ddpm_jax.eval import ablation, fid
 from ddpm_jax.eval.ablation import REFERENCE, Cell, Choices
 from ddpm_jax.parallel import Layout
 from ddpm_jax.predict import Denoiser
 from ddpm_jax.process import Steps
+from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.sampler import Rules
 from ddpm_jax.train import to_levels
-from ddpm_jax.variance import ReverseVariance
 
 CODE = cells.code_version(__name__)
 Row = dict[str, Any]
@@ -52,7 +52,7 @@ def draw(
     for cell, seed in tqdm(list(product(wanted, range(shape[0]))), desc="samples", unit="batch", mininterval=1):
         steps, choice = _chain(choices, cell)
         compute = partial(_images, seed, steps, denoiser, choice, shape[1:], rules, layout)
-        inputs = {**_inputs(steps, choice, rules), "seed": seed, "shape": shape[1:]}
+        inputs = {**_inputs(choices, cell, steps, rules), "seed": seed, "shape": shape[1:]}
         drawn.setdefault(cell, []).append(keep("samples", inputs, compute)["images"])
     return {cell: np.stack(images) for cell, images in drawn.items()}
 
@@ -67,7 +67,7 @@ def strip(
 ) -> UInt8[np.ndarray, "n K h w c"]:
     """x_0_hat at every step from T down, of shape (n, H, W, C) chains; predict, then correct."""
     steps, choice = _chain(choices, cell)
-    inputs = {**_inputs(steps, choice, rules), "shape": shape}
+    inputs = {**_inputs(choices, cell, steps, rules), "shape": shape}
     return keep("strips", inputs, partial(_predictions, steps, denoiser, choice, shape, rules))["images"]
 
 
@@ -75,9 +75,9 @@ def _chain(choices: Choices, cell: Cell) -> tuple[Steps, ReverseVariance]:
     return process.steps(choices.schedule, choices.times[cell]), choices.variances[cell[0]]
 
 
-def _inputs(steps: Steps, choice: ReverseVariance, rules: Rules) -> dict[str, Any]:
-    drawn_by = dict(log_var=variance.table(choice, steps), basis=choice.basis.name, code=CODE)
-    return dict(steps=steps, rules=rules._asdict(), **drawn_by)
+def _inputs(choices: Choices, cell: Cell, steps: Steps, rules: Rules) -> dict[str, Any]:
+    known = ablation.identity(choices, cell[0], steps)
+    return dict(steps=steps, rules=rules._asdict(), variance=known, code=CODE)
 
 
 def _images(
@@ -138,7 +138,7 @@ def _over_seeds(values: np.ndarray) -> tuple[float, float | None]:
 
 def nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each image the index of the nearest of `others` and its distance, root mean square over pixels in levels."""
-    flat = [group.reshape(len(group), -1).astype(np.float64) for group in (images, others)]
-    square = ((flat[0][:, None] - flat[1][None]) ** 2).mean(axis=2)
+    a, b = (group.reshape(len(group), -1).astype(np.float64) for group in (images, others))
+    square = np.maximum((a**2).sum(axis=1)[:, None] - 2 * a @ b.T + (b**2).sum(axis=1), 0) / a.shape[1]
     index = square.argmin(axis=1)
     return index, np.sqrt(square[np.arange(len(index)), index])

@@ -3,29 +3,28 @@
 Everything expensive goes through a `Keep` and is found again when nothing it depends on has changed.
 """
 
-from functools import partial
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 from jaxtyping import Key
 
-from ddpm_jax import cells, process, sampler, trajectory, variance
+from ddpm_jax import basis, cells, process, sampler, trajectory, variance
 from ddpm_jax.cells import Keep
-from ddpm_jax.eval import ablation, checks, classifier, curves, fid, moments, quality
-from ddpm_jax.eval.ablation import OPTIMAL, REFERENCE, Choices, Row
+from ddpm_jax.data import DataSet
+from ddpm_jax.eval import ablation, costs, moments
+from ddpm_jax.eval.ablation import FREE, OPTIMAL, Choices, Row
 from ddpm_jax.eval.moments import Moments
 from ddpm_jax.parallel import Layout
 from ddpm_jax.sampler import Rules
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.subject import Subject
-from ddpm_jax.variance import VARIANCES, Calibration
+from ddpm_jax.variance import VARIANCES, Calibration, Unmeasured
 
 SPLITS = ("calibration", "test", "train")
-SHOWN = 12  # images in a row of the report
 GAP_K = 50  # steps of the chain on which training and test images are compared
-FEW_STEPS = 10  # steps of the short chain whose terms are shown
 
 
 class Design(NamedTuple):
@@ -33,25 +32,27 @@ class Design(NamedTuple):
 
     Attributes:
       rules: the conventions; its levels are the data's.
-      variances: names, in the order of the tables.
-      trajectories: quadratic or optimal, beside even.
+      variances: names, in the order of the tables; none for all that the denoiser has heads for.
+      trajectories: quadratic, optimal or optimal_free, beside even.
       K: chain lengths of the likelihood table.
       sample_K: chain lengths that are sampled, on the even trajectory.
       images: samples of each cell and seed.
       seeds: sampling seeds.
       frac: of `interpolated`.
       c: of `family`; default the mean variance of the calibration images.
+      clamp_head: hold the head of `learned_range` within [-1, 1].
     """
 
     rules: Rules
-    variances: tuple[str, ...] = tuple(VARIANCES)
-    trajectories: tuple[str, ...] = ("even", OPTIMAL)
+    variances: tuple[str, ...] = ()
+    trajectories: tuple[str, ...] = ("even", OPTIMAL, FREE)
     K: tuple[int, ...] = (10, 25, 50, 100, 200, 400, 1000)
     sample_K: tuple[int, ...] = (10, 25, 50)
     images: int = 300
     seeds: int = 3
     frac: float = 0.5
     c: float | None = None
+    clamp_head: bool = False
 
 
 class Means(NamedTuple):
@@ -66,11 +67,18 @@ class Means(NamedTuple):
     keep: Keep = cells.compute_always
 
 
-def check(design: Design, schedule: Schedule) -> None:
+def check(design: Design, schedule: Schedule, images: DataSet, heads: tuple[str, ...] = ()) -> None:
     """Refuse what cannot be compared, before anything is measured.
 
+    Args:
+      design: what is compared.
+      schedule: the forward process.
+      images: what is measured on.
+      heads: of the denoiser.
+
     Raises:
-      ValueError: an unknown name, K outside 1..T, another number out of range, or fewer than 2 images or 1 seed.
+      ValueError: an unknown name, a variance whose head the denoiser lacks, K outside 1..T, another number out of
+        range, or fewer than 2 images or 1 seed.
     """
     for name in ("variances", "K", "sample_K"):
         values = getattr(design, name)
@@ -83,12 +91,36 @@ def check(design: Design, schedule: Schedule) -> None:
             raise ValueError(f"{name} = {value}: it is at least {least}")
     for path in paths(design):
         for K in every_K(design):
-            trajectory.named("even" if path == OPTIMAL else path, schedule.T, K)
-    nothing = np.zeros(schedule.T + 1)
+            trajectory.named("even" if path in (OPTIMAL, FREE) else path, schedule.T, K)
     c = 0.0 if design.c is None else design.c
-    for choice in design.variances:
-        variance.build(choice, Calibration(schedule, design.frac, c, nothing, nothing, design.rules.clamp_cov))
+    known = _nothing_measured(schedule, images.shape)._replace(frac=design.frac, c=c, clamp_cov=design.rules.clamp_cov)
+    for name in design.variances:
+        for head in variance.build(name, known).heads:
+            if head not in heads:
+                raise ValueError(
+                    f"the variance {name!r} reads the head {head!r} and the denoiser has {', '.join(heads) or 'none'}: "
+                    "train it with experiments.train_heads, or leave it out"
+                )
     sampler.log_var_cap(design.rules, process.steps(schedule, [schedule.T]))
+
+
+def _nothing_measured(schedule: Schedule, shape: tuple[int, ...]) -> Calibration:
+    """What builds every variance, with made-up moments."""
+    nothing, axes = np.zeros(schedule.T + 1), tuple(map(tuple, np.eye(shape[-1]).tolist()))
+    spectrum = np.zeros((schedule.T + 1, *shape))
+    return Calibration(schedule, excess=nothing, error=nothing, spectrum=spectrum, colours=axes)
+
+
+def needed(variances: tuple[str, ...], schedule: Schedule) -> tuple[str, ...]:
+    """The heads that these variances read."""
+    known = _nothing_measured(schedule, (1, 1, 1))
+    return tuple(dict.fromkeys(head for name in variances for head in variance.build(name, known).heads))
+
+
+def resolved(design: Design, schedule: Schedule, heads: tuple[str, ...]) -> Design:
+    """The design with its variances named."""
+    every = tuple(name for name in VARIANCES if set(needed((name,), schedule)) <= set(heads))
+    return design._replace(variances=design.variances or every)
 
 
 def compare(subject: Subject, design: Design, key: Key[Array, ""] | None = None, means: Means = Means()) -> list[Row]:
@@ -106,16 +138,32 @@ def compare(subject: Subject, design: Design, key: Key[Array, ""] | None = None,
     Raises:
       ValueError: see `check` and `measure`.
     """
-    design = design._replace(sample_K=design.K)
-    check(design, subject.schedule)
+    design = resolved(design._replace(sample_K=design.K), subject.schedule, subject.heads)
+    check(design, subject.schedule, subject.data, subject.heads)
     key = jax.random.key(0) if key is None else key
-    calibration, test = (measure(subject, design, key, split, means) for split in SPLITS[:2])
+    calibration = measure(subject, design, key, "calibration", means=means)
     choices = choose(subject, design, calibration, means.keep)
+    test = measure(subject, design, key, "test", choices, means)
     return ablation.rows(ablation.likelihoods(choices, test, means.keep), "test")
 
 
-def measure(subject: Subject, design: Design, key: Key[Array, ""], split: str, means: Means = Means()) -> Moments:
+def measure(
+    subject: Subject,
+    design: Design,
+    key: Key[Array, ""],
+    split: str,
+    choices: Choices | None = None,
+    means: Means = Means(),
+) -> Moments:
     """The one pass over a split of SPLITS: at every time, over training images on a short chain only.
+
+    Args:
+      subject: the denoiser and its images.
+      design: what is compared.
+      key: of the noise.
+      split: calibration images need nothing else; they tabulate the variances that look at x_t.
+      choices: what the calibration images fixed; the variances among them that need a table are tabulated.
+      means: how the work is done.
 
     Raises:
       ValueError: the rules are for another number of grey levels than the data have.
@@ -123,6 +171,7 @@ def measure(subject: Subject, design: Design, key: Key[Array, ""], split: str, m
     if design.rules.levels != subject.data.levels:
         raise ValueError(f"levels = {design.rules.levels} in the rules: {subject.data.name} has {subject.data.levels}")
     chain = trajectory.even(subject.schedule.T, min(GAP_K, subject.schedule.T))
+    known = _unmeasured(subject, design) if choices is None else choices.calibration
     return moments.measure(
         jax.random.fold_in(key, SPLITS.index(split)),
         subject.schedule,
@@ -132,13 +181,39 @@ def measure(subject: Subject, design: Design, key: Key[Array, ""], split: str, m
         chain if split == "train" else None,
         means.layout,
         means.keep,
+        known,
+        _tabulated(subject, design, choices) if split != "train" else (),
     )
+
+
+def _unmeasured(subject: Subject, design: Design) -> Calibration:
+    """What is known before any image is looked at; the colour axes are those of the training images."""
+    return Calibration(
+        subject.schedule,
+        frac=design.frac,
+        colours=basis.colour_axes(subject.data.train.images),
+        clamp_cov=design.rules.clamp_cov,
+        clamp_head=design.clamp_head,
+        learned_times=subject.learned_times,
+    )
+
+
+def _tabulated(subject: Subject, design: Design, choices: Choices | None) -> tuple[str, ...]:
+    """The variances that are not one number a step; before calibration those that no moments fix."""
+    if choices is not None:
+        variances = choices.variances
+    else:
+        known, variances = _unmeasured(subject, design), {}
+        for name in design.variances:
+            with suppress(Unmeasured):
+                variances[name] = variance.build(name, known)
+    return tuple(name for name, one in variances.items() if costs.needs_table(one, subject.schedule))
 
 
 def choose(subject: Subject, design: Design, calibration: Moments, keep: Keep = cells.compute_always) -> Choices:
     """The variances and trajectories that calibration images fix."""
-    known = ablation.calibrate(subject.schedule, calibration, design.frac, design.c, design.rules.clamp_cov)
-    return ablation.choose(known, design.variances, paths(design), every_K(design), keep)
+    known = ablation.calibrate(_unmeasured(subject, design), calibration, design.c)
+    return ablation.choose(known, design.variances, paths(design), every_K(design), calibration, keep)
 
 
 def paths(design: Design) -> list[str]:
@@ -149,79 +224,3 @@ def paths(design: Design) -> list[str]:
 def every_K(design: Design) -> list[int]:
     """The chain lengths of the likelihood table: those that are sampled are in it."""
     return sorted({*design.K, *design.sample_K})
-
-
-def tabulate(
-    subject: Subject, design: Design, choices: Choices, measured: dict[str, Moments], keep: Keep = cells.compute_always
-) -> dict[str, Any]:
-    """Everything that follows from the moments alone; plain values."""
-    schedule, Ks, clamp_cov = subject.schedule, every_K(design), design.rules.clamp_cov
-    known = ablation.calibrate(schedule, measured["calibration"], design.frac, design.c, clamp_cov)
-    shown = list(dict.fromkeys([FEW_STEPS if FEW_STEPS in Ks else min(Ks), max(Ks)]))
-    return {
-        "K": Ks,
-        "sample_K": list(design.sample_K),
-        "variances": list(design.variances),
-        "trajectories": paths(design),
-        "likelihood": [
-            row
-            for split in ("test", "calibration")
-            for row in ablation.rows(ablation.likelihoods(choices, measured[split], keep), split)
-        ],
-        "negative_control": checks.negative_control(schedule, measured["test"], [K for K in Ks if K > 1]),
-        "gap_check": checks.gap_check(known, measured["test"]),
-        "memorising": checks.memorising(known, measured["train"], measured["test"], min(GAP_K, schedule.T)),
-        "per_time": curves.per_time(schedule, measured["calibration"], clamp_cov),
-        "sigma2": curves.between_the_bounds(choices, design.sample_K[len(design.sample_K) // 2]),
-        "trajectories_chosen": curves.chosen(choices),
-        "terms": curves.terms(choices, measured["test"], shown),
-        "rate_distortion": curves.rate_distortion(choices, measured["test"], max(Ks)),
-    }
-
-
-def sample(
-    subject: Subject, design: Design, choices: Choices, means: Means = Means()
-) -> tuple[dict[str, Any], dict[ablation.Cell, np.ndarray]]:
-    """Samples of every variance x K on even chains with their Frechet distances, and the images."""
-    images, wanted = subject.data, [(name, "even", K) for K in design.sample_K for name in design.variances]
-    shape = (design.seeds, design.images, *images.shape)
-    drawn = quality.draw(choices, subject.denoiser, wanted, design.rules, shape, means.layout, means.keep)
-    judge = classifier.fit(images.train.images, images.train.labels, images.levels, keep=means.keep)
-    features = partial(classifier.features, judge)
-    held_out = np.concatenate([images.calibration.images, images.test.images])
-    target = fid.gaussian_fit(features(images.train.images))
-    single, over_seeds = quality.distances(drawn, features, images.train.images)
-    results = {
-        "samples": single,
-        "sample_cells": over_seeds,
-        "classifier": {
-            "name": "multilayer perceptron, 128 and 32 hidden units, features of the last",
-            "features": int(target[0].size),
-            "train_accuracy": classifier.accuracy(judge, *images.train),
-            "test_accuracy": classifier.accuracy(judge, *images.test),
-            "bias": fid.finite_sample_bias(target[1], design.images),
-            "held_out_frechet": fid.frechet_distance(*fid.gaussian_fit(features(held_out)), *target),
-            "held_out_images": len(held_out),
-        },
-    }
-    return results, drawn
-
-
-def pictures(
-    subject: Subject, design: Design, choices: Choices, drawn: dict[ablation.Cell, np.ndarray], keep: Keep
-) -> dict[str, np.ndarray]:
-    """The small images of the report, as grey levels 0..255, with the times and distances that stand beside them."""
-    images = subject.data
-    K, short, shown = max(design.sample_K), min(design.sample_K), min(SHOWN, design.images)
-    best = REFERENCE if REFERENCE in design.variances else design.variances[0]
-    long = drawn[best, "even", K][0, :shown]
-    index, distance = quality.nearest(long, images.train.images)
-    cell, shape = (best, "even", short), (4, *images.shape)
-    levels = {
-        "grid": np.stack([drawn[name, "even", K][0, :shown] for name in design.variances]),
-        "grid_real": images.test.images[:shown],
-        "strip": quality.strip(choices, subject.denoiser, cell, design.rules, shape, keep),
-        "neighbours": np.stack([long, images.train.images[index]], axis=1),
-    }
-    shades = {name: np.round(rows * (255 / (images.levels - 1))).astype(np.uint8) for name, rows in levels.items()}
-    return {**shades, "strip_t": choices.times[cell][::-1], "neighbours_distance": distance}

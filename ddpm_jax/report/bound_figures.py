@@ -25,7 +25,7 @@ def _against_steps(results: Results, value: str, error: str, scale: dict[str, An
         for name, style in chart.styles(results):
             cells = [rows.get((name, trajectory, K), {}) for K in results["K"]]
             y, errors = (chart.numbers([cell.get(key) for cell in cells]) for key in (value, error))
-            curves.append(Curve(name, panel, x, y, errors, where, style))
+            curves.append(Curve(name, panel, x, y, errors, where, style, results["kinds"][name]))
     for axis in figure.axes:
         axis.set_yscale(**scale)
         axis.set(xscale="log", xlabel="steps K")
@@ -76,7 +76,8 @@ def _term_curves(results: Results, entry: Row, panel: int) -> list[Curve]:
         kl, error = chart.numbers(choice["kl"]), chart.numbers(choice["standard_error"])
         if len(kl) == len(t):
             kind = "bars" if len(t) <= chart.MOST_MARKERS else "band"
-            curves.append(Curve(name, panel, t, np.where(kl > 0, kl, np.nan), error, where, style | dict(kind=kind)))
+            look, group = style | dict(kind=kind), results["kinds"][name]
+            curves.append(Curve(name, panel, t, np.where(kl > 0, kl, np.nan), error, where, look, group))
     return curves
 
 
@@ -109,7 +110,8 @@ def rate_distortion(results: Results) -> Chart | None:
             where = [
                 f"x_t known at t = {t}, rate {sent:.4g} bits/dim" for t, sent in zip(known["t"], rate, strict=True)
             ]
-            curves.append(Curve(name, 0, rate, distortion, None, where, style | dict(kind="band")))
+            look, group = style | dict(kind="band"), results["kinds"][name]
+            curves.append(Curve(name, 0, rate, distortion, None, where, look, group))
     drawn = chart.draw(figure, curves, "RMSE")
     (axis,) = figure.axes
     axis.set(xlabel="rate, bits/dim", ylabel="distortion, RMSE on [0, 255]")

@@ -23,15 +23,23 @@ PALETTE = {
     "green": ("#008f68", "#35c997"),
     "grey": ("#7a7a7a", "#9aa3ab"),
     "purple": ("#6a3d9a", "#b48cf2"),
+    "crimson": ("#b3001e", "#ff6464"),
+    "navy": ("#1f2f8f", "#7d8cff"),
+    "lime": ("#5f8c00", "#a9d63c"),
+    "brown": ("#6b3a1e", "#b98563"),
+    "teal": ("#005a5e", "#6fa8a0"),
     "grid": ("#dcdfe3", "#2c333a"),
     "area": ("#dfe6ee", "#28323d"),
 }
 LIGHT = {name: light for name, (light, _) in PALETTE.items()} | {"ink": "#000000"}
-COLOURS = tuple(LIGHT[name] for name in "vermilion blue gold sky pink ink green grey purple".split())
-MARKERS = ("v", "^", "<", "s", "D", "o", "P", "X", "*")
+COLOURS = tuple(
+    LIGHT[name] for name in "vermilion blue gold sky pink ink green purple crimson navy lime brown teal grey".split()
+)
+MARKERS = ("v", "^", "<", "s", "D", "o", "P", "X", "*", ">", "h", "d", "p")  # no common factor with the colours
+DASHES = {"fixed": "--", "measured": "-", "frequencies": "-.", "trained": ":"}  # by what fixes a variance
 WIDTH = 9.0  # inches of a chart
 MOST_MARKERS = 60  # a curve with more points is a plain line
-MOST_POINTS = 200  # of a shaded band, and of a curve under the pointer
+MOST_POINTS = 100  # of a shaded band, and of a curve under the pointer
 LEGEND_COLUMNS = 4
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -47,6 +55,7 @@ class Curve(NamedTuple):
       error: standard error or deviation; None for none.
       where: x of every point in words.
       style: keywords of matplotlib's Line2D, and `kind`, a name of `DRAW`.
+      group: curves that the legend shows and hides together; nothing for none.
     """
 
     name: str
@@ -56,6 +65,7 @@ class Curve(NamedTuple):
     error: np.ndarray | None
     where: Sequence[str]
     style: dict[str, Any]
+    group: str = ""
 
     @property
     def gid(self) -> str:
@@ -83,9 +93,10 @@ def numbers(values: Iterable[Number | None]) -> np.ndarray:
 
 
 def styles(results: Results) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every variance with its colour and marker, the same in all figures."""
+    """Every variance with its colour and marker, and a line for what fixes it, the same in all figures."""
+    common: dict[str, Any] = dict(kind="bars", markersize=6, markerfacecolor="none", linewidth=1.2)
     for name, colour, marker in zip(results["variances"], cycle(COLOURS), cycle(MARKERS), strict=False):
-        yield name, dict(kind="bars", color=colour, marker=marker, markersize=6, markerfacecolor="none", linewidth=1.2)
+        yield name, common | dict(color=colour, marker=marker, linestyle=DASHES[results["kinds"][name]])
 
 
 def thinned(count: int, most: int = MOST_POINTS) -> np.ndarray:

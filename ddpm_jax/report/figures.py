@@ -28,7 +28,8 @@ def reverse_variance(results: Results) -> Chart:
     curves = [Curve(BOUNDS, 0, t, (lower + upper) / 2, (upper - lower) / 2, [], area)]
     for name, style in chart.styles(results):
         ratio = chart.numbers(sigma2["choices"].get(name, np.full(len(t), np.nan))) / beta
-        curves.append(Curve(name, 0, t, np.where(ratio > 0, ratio, np.nan), None, _times(t), style))
+        group = results["kinds"][name]
+        curves.append(Curve(name, 0, t, np.where(ratio > 0, ratio, np.nan), None, _times(t), style, group))
     figure = chart.panels([f"even trajectory, K = {sigma2['K']}"], 4.6)
     drawn = chart.draw(figure, curves)
     (axis,) = figure.axes
@@ -58,6 +59,47 @@ def moments(results: Results) -> Chart:
     for axis in figure.axes:
         axis.set(yscale="log", xlabel="t")
         chart.log_ticks(axis.yaxis)
+    return drawn
+
+
+def spectrum(results: Results) -> Chart | None:
+    """M_{t,j} averaged over radial bins against the radius, one curve a t, one panel a colour axis; None without it."""
+    if not results["spectrum"]:
+        return None
+    rows = results["spectrum"]["rows"]
+    times, axes = (list(dict.fromkeys(row[key] for row in rows)) for key in ("t", "axis"))
+    titles = [f"colour axis {axis + 1}" for axis in axes] if len(axes) > 1 else ["frequencies of the error"]
+    figure = chart.panels(titles, 4.2)
+    look = dict(zip(times, zip(COLOURS, chart.MARKERS, strict=False), strict=False))
+    curves = []
+    for row in rows:
+        colour, marker = look[row["t"]]
+        style = dict(kind="bars", color=colour, marker=marker, markersize=5, markerfacecolor="none", linewidth=1.2)
+        radius, mean, error = (chart.numbers(row[key]) for key in ("radius", "mean", "standard_error"))
+        where = [f"frequency {value:g}" for value in radius]
+        curves.append(Curve(f"t = {row['t']}", row["axis"], radius, mean, error, where, style))
+    drawn = chart.draw(figure, curves)
+    for axis in figure.axes:
+        axis.set(yscale="log", xlabel="radius of the frequency, half cycles an image")
+    figure.axes[0].set_ylabel("M_{t,j}, log scale")
+    chart.log_ticks(figure.axes[0].yaxis)
+    return drawn
+
+
+def clamped(results: Results) -> Chart | None:
+    """The share of clamped estimates against t, of every variance where there is one; None where there is none."""
+    shares = {name: chart.numbers(values) for name, values in results["clamped"].items()}
+    moved = {name: share for name, share in shares.items() if (share > 0).any()}
+    if not moved:
+        return None
+    look, t = dict(chart.styles(results)), chart.numbers(results["per_time"]["t"])
+    figure = chart.panels(["" if len(moved) > 1 else next(iter(moved))], 3.4)  # one curve has no legend
+    curves = [
+        Curve(name, 0, t, share, None, _times(t), look[name] | dict(kind="band", marker=None), results["kinds"][name])
+        for name, share in moved.items()
+    ]
+    drawn = chart.draw(figure, curves)
+    figure.axes[0].set(xlabel="t", ylabel="share of estimates clamped")
     return drawn
 
 
@@ -117,8 +159,9 @@ def _visits(results: Results, times: dict[str, list[Number]], panel: int) -> lis
     look = {name: dict(kind="events", color=style["color"]) for name, style in chart.styles(results)}
     visited = {name: chart.numbers(times[name]) for name in ("even", *look) if name in times}
     look["even"] = dict(kind="events", color=LIGHT["grey"])
+    kinds = results["kinds"]
     return [
-        Curve(name, panel, t, np.full(len(t), float(row)), None, _times(t), look[name])
+        Curve(name, panel, t, np.full(len(t), float(row)), None, _times(t), look[name], kinds.get(name, ""))
         for row, (name, t) in enumerate(visited.items())
     ]
 
@@ -150,6 +193,8 @@ FIGURES: dict[str, Callable[[Results], Chart | None]] = dict(
     rate_distortion=bound_figures.rate_distortion,
     reverse_variance=reverse_variance,
     moments=moments,
+    spectrum=spectrum,
+    clamped=clamped,
     trajectories=trajectories,
     frechet=frechet,
     training_loss=training_loss,

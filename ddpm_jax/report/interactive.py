@@ -18,7 +18,7 @@ from ddpm_jax.report.chart import LIGHT, Chart, Curve
 POINTS_PER_INCH = 72  # the units of an SVG that matplotlib writes
 SWATCH = (30, 12)  # width and height
 SWATCH_MARKER = 7.5
-DASHES = {"--": ' stroke-dasharray="5 3"', ":": ' stroke-dasharray="2 2"'}
+DASHES = {"--": ' stroke-dasharray="5 3"', ":": ' stroke-dasharray="2 2"', "-.": ' stroke-dasharray="6 2 1.5 2"'}
 LETTERS = {1: "M", 2: "L", 3: "Q", 4: "C", 79: "Z"}  # by the codes of matplotlib.path.Path
 VARIABLES = {light: f"var(--{name})" for name, light in LIGHT.items()} | {"#ffffff": "none"}
 NUMBERS = re.compile(r'\b(d|x|y|width|height|transform)="([^"]*)"')
@@ -30,7 +30,7 @@ class Drawing(NamedTuple):
 
     Attributes:
       svg: the drawing; every curve's artists are groups with `data-curve`, the curve's name.
-      legend: name and swatch (an SVG) of every name, in the order of the chart; empty for a single curve.
+      legend: name, swatch (an SVG) and group of every name, in the order of the chart; empty for a single curve.
       points: for every curve its name and points, each x, y (SVG units), where it is and its value in words.
     """
 
@@ -138,6 +138,7 @@ def drawing(made: Chart, name: str) -> Drawing:
     drawn = svg(made.figure, name)
     first = {curve.name: curve for curve in reversed(made.curves)}
     names = dict.fromkeys(curve.name for curve in made.curves)
-    legend = [dict(name=each, swatch=_swatch(first[each])) for each in names] if len(names) > 1 else []
+    entries = [dict(name=each, swatch=_swatch(first[each]), group=first[each].group) for each in names]
+    legend = entries if len(entries) > 1 else []
     points = [dict(name=curve.name, points=_points(made, curve)) for curve in made.curves]
     return Drawing(drawn, legend, [entry for entry in points if entry["points"]])

@@ -43,7 +43,7 @@ def samples(results: Results, pictures: Pictures) -> Figure:
     """Real images, then one row a variance; a column shares x_T and the noise of every t."""
     images = np.concatenate([pictures["grid_real"][None], pictures["grid"]])
     columns = [str(i + 1) for i in range(images.shape[1])]
-    return _picture(images, ["real", *results["variances"]], columns, "sample, the same noise in every row")
+    return _picture(images, ["real", *pictures["grid_names"].tolist()], columns, "sample, the same noise in every row")
 
 
 def predictions(pictures: Pictures) -> Figure:

@@ -65,7 +65,9 @@
     if (!list) return;
     const buttons = [...list.children].map((entry) => {
       const children = [...entry.cloneNode(true).childNodes];
-      return element("button", { type: "button", "aria-pressed": "true", "data-name": entry.dataset.name }, ...children);
+      const { name, group = "" } = entry.dataset;
+      const attributes = { type: "button", "aria-pressed": "true", "data-name": name, "data-group": group };
+      return element("button", attributes, ...children);
     });
     const press = (button, on) => {
       button.setAttribute("aria-pressed", on);
@@ -82,8 +84,20 @@
       button.addEventListener("click", () => buttons.forEach((each) => press(each, word === "all")));
       return button;
     });
-    const group = { class: "toggles", role: "group", "aria-label": "Curves to show" };
-    list.before(element("div", group, ...buttons, ...every));
+    const shownIn = (button) => button.getAttribute("aria-pressed") === "true";
+    const together = new Map(buttons.map((button) => [button.dataset.group, []]));
+    for (const button of buttons) together.get(button.dataset.group).push(button);
+    const sets = [...together].flatMap(([name, members]) => {
+      if (!name || together.size < 2) return members;
+      const heading = element("button", { type: "button", class: "every group" }, name);
+      heading.addEventListener("click", () => {
+        const on = !members.every(shownIn);
+        members.forEach((each) => press(each, on));
+      });
+      return element("span", { class: "set" }, heading, ...members);
+    });
+    const attributes = { class: "toggles", role: "group", "aria-label": "Curves to show" };
+    list.before(element("div", attributes, ...sets, ...every));
     figure.classList.add("interactive");
   }
 

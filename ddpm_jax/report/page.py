@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ddpm_jax.report import chart, figures, interactive, mosaics, printed, table
+from ddpm_jax.report import chart, figures, interactive, literature, mosaics, printed, table
 from ddpm_jax.report.interactive import Drawing
 from ddpm_jax.report.mosaics import Pictures
 from ddpm_jax.report.table import Results
@@ -77,6 +77,10 @@ def render(results: Results, run: Results, charts: dict[str, Drawing], images: d
         answer=printed.answer(results),
         few=table.few_steps(results),
         tables={name: lines(results) for name, lines in printed.TABLES.items()},
+        never_clamped=printed.never_clamped(results),
+        one_pass=printed.one_pass(results),
+        literature=literature.tables(results),
+        sources=literature.sources(),
         decomposition=printed.decomposition(results),
         seeds=sorted({row["seed"] for row in results["samples"]}),
         sampled=sorted({row["images"] for row in results["sample_cells"]}),

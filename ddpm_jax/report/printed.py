@@ -39,13 +39,13 @@ def _least(rows: dict[Cell, Row], key: str) -> dict[int, Number]:
 
 
 def _cell(row: Row | None, keys: Sequence[str], best: Number | None, nothing: str) -> Row:
-    """A number ± its error, and under it the difference to isotropic ± its own; the keys name these four."""
+    """A number ± its error, and under it a difference (to isotropic or to even) ± its own; the keys name these four."""
     value, error, difference, its_error = ((row or {}).get(key) for key in keys)
     if value is None:
         return dict(text=MISSING if row is None else nothing, below="", best=False)
     assert row is not None
-    is_reference = row["variance"] == "isotropic" or difference is None
-    below = "" if is_reference else measured(difference, its_error, "+")
+    to_itself = row["variance"] == "isotropic" and keys[2] != "minus_even"
+    below = "" if to_itself or difference is None else measured(difference, its_error, "+")
     return dict(text=measured(value, error), below=below, best=value == best)
 
 
@@ -64,9 +64,35 @@ def _table(results: Results, rows: dict[Cell, Row], keys: Sequence[str], columns
 
 
 def likelihood(results: Results) -> Row:
-    """bits/dim of test images."""
+    """bits/dim of test images on the trajectories that no data chose."""
     keys = ("bits_per_dim", "standard_error", "minus_isotropic", "paired_standard_error")
-    return _table(results, table.likelihood(results), keys, results["K"], NO_BOUND)
+    rows = {cell: row for cell, row in table.likelihood(results).items() if cell[1] not in table.OPTIMAL}
+    return _table(results, rows, keys, results["K"], NO_BOUND)
+
+
+def optimal(results: Results) -> Row:
+    """bits/dim of test images on the optimal trajectories, each under the variance it was chosen for."""
+    keys = ("bits_per_dim", "standard_error", "minus_even", "minus_even_standard_error")
+    rows = {cell: row for cell, row in table.likelihood(results).items() if cell[1] in table.OPTIMAL}
+    content = _table(results, rows, keys, results["K"], NO_BOUND)
+    order = {name: place for place, name in enumerate(results["variances"])}
+    return content | dict(lines=sorted(content["lines"], key=lambda line: order[line["name"]]))
+
+
+def never_clamped(results: Results) -> list[str]:
+    """The variances that are not one number a step and of which no estimate was moved."""
+    return [name for name, shares in results["clamped"].items() if not any(share and share > 0 for share in shares)]
+
+
+def one_pass(results: Results) -> Row:
+    """Network evaluations of the likelihood tables, as counted, and what one cell at a time would take."""
+    known, T = results["evaluations"], len(results["per_time"]["t"])
+    splits = [
+        dict(name=split, images=round(full / T), evaluations=known["counted"][split], full=full)
+        for split, full in known["one_pass"].items()
+    ]
+    counted, alone = known["counted"]["test"], known["one_cell_at_a_time"]
+    return dict(T=T, splits=splits, cells=known["cells"], alone=alone, ratio=alone / counted if counted else None)
 
 
 def frechet(results: Results) -> Row:
@@ -104,7 +130,7 @@ def decomposition(results: Results) -> list[Row]:
 
 
 TABLES: dict[str, Callable[[Results], Row]] = dict(
-    likelihood=likelihood, frechet=frechet, spread=spread, spread_frechet=spread_frechet
+    likelihood=likelihood, optimal=optimal, frechet=frechet, spread=spread, spread_frechet=spread_frechet
 )
 
 
@@ -124,4 +150,14 @@ def answer(results: Results) -> str:
     ]
     best = f"{measured(bits[winner], even[winner]['standard_error'])} bits/dim"
     parts = [f"With K = {K} even steps the variance `{winner}` gives the best likelihood of test images", best]
-    return ", ".join([*parts, *filter(None, [" and ".join(losses)])]) + "."
+    return ", ".join([*parts, *filter(None, [" and ".join(losses)])]) + "." + _untrained(results, bits, winner)
+
+
+def _untrained(results: Results, bits: dict[str, Number], winner: str) -> str:
+    """The best of the variances that need no trained head, where a head wins."""
+    kinds = results["kinds"]
+    others = [name for name in bits if kinds[name] != "trained"]
+    if kinds[winner] != "trained" or not others:
+        return ""
+    best = min(others, key=lambda name: bits[name])
+    return f" Of those that need no trained head, `{best}` is the best: {number(bits[best] - bits[winner])} more."

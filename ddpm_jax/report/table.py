@@ -8,6 +8,8 @@ Results = dict[str, Any]
 Row = dict[str, Any]
 Cell = tuple[str, str, int]
 
+OPTIMAL = ("optimal", "optimal_free")  # trajectories chosen by dynamic programming
+
 LIKELIHOOD_COLUMNS = (
     "bits_per_dim",
     "standard_error",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddpm_jax import data, objective, schedule, train
+from ddpm_jax import data, objective, process, schedule, time_sampler, train
 from ddpm_jax.train import Recipe
 
 WIDTHS = (64 + 33, 256, 256, 64)  # 8 x 8 pixels and 33 features of the time
@@ -40,8 +40,19 @@ def learn():
         for key, shape in zip(keys, shapes, strict=True)
     ]
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, STEPS))
-    recipe = Recipe(schedule.linear(), network, "eps", objective.simple("eps"), optimizer, 0.99, DIGITS.levels, False)
-    state = train.init(jax.random.key(1), params, optimizer)
+    linear = schedule.linear()
+    recipe = Recipe(
+        schedule=linear,
+        chain=process.every_step(linear),
+        denoiser=train.in_training(network, linear, "eps"),
+        objective=objective.simple("eps"),
+        time_sampler=time_sampler.build("uniform"),
+        optimizer=optimizer,
+        ema_decay=0.99,
+        levels=DIGITS.levels,
+        flip=False,
+    )
+    state = train.init(jax.random.key(1), params, recipe)
     step = jax.jit(partial(train.train_step, recipe))
     images, draw = DIGITS.train.images, np.random.default_rng(0)
     for _ in range(STEPS):

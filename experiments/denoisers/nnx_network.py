@@ -11,12 +11,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ddpm_jax import data, objective, predict, schedule
+from ddpm_jax import data, objective, predict, process, schedule
 from ddpm_jax.train import to_unit
 
 STEPS, BATCH = 1000, 256
 DIGITS = data.digits()
 LINEAR = schedule.linear()
+CHAIN = process.every_step(LINEAR)
 
 
 class Perceptron(nnx.Module):
@@ -46,12 +47,12 @@ def learn() -> Perceptron:
     def step(model: Perceptron, optimizer: nnx.Optimizer, images: jax.Array, key: jax.Array) -> None:
         time_key, noise_key = jax.random.split(key)
         x_0 = to_unit(images, DIGITS.levels)
-        t = jax.random.randint(time_key, (BATCH,), 1, LINEAR.T + 1)
+        k = jax.random.randint(time_key, (BATCH,), 0, LINEAR.T)
         eps = jax.random.normal(noise_key, x_0.shape)
 
         def mean_loss(model: Perceptron) -> jax.Array:
             denoiser = lambda x_t, t: predict.from_v(LINEAR, x_t, t, model(x_t, t))  # noqa: E731
-            return loss(LINEAR, denoiser, x_0, t, eps).mean()
+            return loss(objective.noised(LINEAR, CHAIN, k, x_0, eps), denoiser).mean()
 
         optimizer.update(model, nnx.grad(mean_loss)(model))
 

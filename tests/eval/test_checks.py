@@ -3,23 +3,36 @@
 import numpy as np
 import pytest
 
-from ddpm_jax import process, trajectory, variance
-from ddpm_jax.eval import checks, elbo
+from ddpm_jax import process, schedule, trajectory, variance
+from ddpm_jax.eval import checks
 from tests.eval.conftest import SCHEDULE, noisy_moments
+from tests.oracle import bits, pairs
 
 
 def test_the_negative_control_scales_the_variance(calibration: variance.Calibration) -> None:
     test = noisy_moments(1)
     (row,) = checks.negative_control(SCHEDULE, test, [5])
     steps = process.steps(SCHEDULE, trajectory.even(60, 5))
-    larger = elbo.bits_per_dim(steps, steps.log_b + np.log(1.7), test).total
-    plain = elbo.bits_per_dim(steps, steps.log_b, test).total
+    chain = [pairs.pair(SCHEDULE.beta[1:], int(s), int(t)) for s, t in zip(steps.s, steps.t, strict=True)]
+    plain, larger = (
+        bits.per_image(chain, [factor * p.b for p in chain], test.error, test.prior, test.decoder).mean()
+        for factor in (1.0, 1.7)
+    )
+    assert row["large"] == pytest.approx(plain)
     assert row["difference"] == pytest.approx(larger - plain)
 
 
 def test_the_gap_of_the_table_is_the_gap_of_the_formula(calibration: variance.Calibration) -> None:
     check = checks.gap_check(calibration, noisy_moments(1))
     assert check["K"] == 60
+    assert check["from_table"] == pytest.approx(check["from_formula"], abs=1e-9)
+
+
+def test_the_gap_of_the_formula_is_finite_where_no_data_are_left_at_T() -> None:
+    tables, test = schedule.zero_terminal(SCHEDULE), noisy_moments(1)
+    known = variance.Calibration(tables, error=noisy_moments(0).error.mean(axis=0))
+    check = checks.gap_check(known, test)
+    assert np.isfinite(check["from_formula"])
     assert check["from_table"] == pytest.approx(check["from_formula"], abs=1e-9)
 
 

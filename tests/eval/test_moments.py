@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import predict, worlds
+from ddpm_jax import predict, variance, worlds
 from ddpm_jax.eval import moments
 from ddpm_jax.parallel import Layout
 from ddpm_jax.sampler import Rules
-from tests.oracle import bits, gaussians, pairs, schedules, variances
+from tests.oracle import bits, gaussians, pairs, schedules, spectra, variances
 
 SHORT = [0.1, 0.3, 0.5, 0.7]
 LEVELS = 17
@@ -230,3 +230,111 @@ def test_new_parameters_need_no_new_trace(short):
     half, after_first = error(0.5), len(traces)
     assert not np.allclose(error(0.7), half)
     assert len(traces) == after_first
+
+
+# ---------------------------------------------------------------- the spectrum
+
+AXES = ((0.6, 0.48, 0.64), (0.8, -0.36, -0.48), (0.0, 0.8, -0.6))
+COLOURED = np.random.default_rng(8).integers(0, LEVELS, (N, 4, 4, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def coloured(short):
+    known = variance.Calibration(short, colours=AXES)
+    return moments.measure(KEY, short, crooked, COLOURED, Rules(levels=LEVELS, clip_x_0=False), known=known)
+
+
+def squares_by_hand(t):
+    """(u_j . (eps - eps_hat))^2 of every image, float64."""
+    p, x_0 = pairs.pair(SHORT, 0, t), 2.0 * COLOURED / (LEVELS - 1) - 1
+    keys = [jax.random.fold_in(jax.random.fold_in(KEY, i), t) for i in range(N)]
+    eps = np.stack([np.asarray(jax.random.normal(key, (4, 4, 3)), float) for key in keys])
+    x_t = np.sqrt(p.ab_t) * x_0 + np.sqrt(p.noise_t) * eps
+    return spectra.coefficients(eps - 0.5 * np.tanh(x_t) - 0.1 * t, AXES) ** 2
+
+
+@pytest.mark.parametrize("t", [1, 4])
+def test_the_spectrum_is_the_mean_square_of_every_coefficient_with_its_standard_error(coloured, t):
+    squares = squares_by_hand(t)
+    np.testing.assert_allclose(coloured.spectrum[t], squares.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(coloured.spectrum_error[t], spectra.standard_error(squares), rtol=1e-4)
+    assert coloured.colours == AXES
+
+
+@pytest.mark.parametrize("t", [2, 3])
+def test_averages_over_rings_have_standard_errors_of_their_own(coloured, t):
+    """Of the mean over a ring image by image: less than a coefficient's, more than if coefficients were independent."""
+    rings = np.stack([variances.radial_means(one) for one in squares_by_hand(t)])
+    np.testing.assert_allclose(coloured.radial_error[t], spectra.standard_error(rings), rtol=1e-4)
+
+
+def test_the_spectrum_averages_to_the_error(coloured):
+    """Parseval: the basis is orthonormal."""
+    np.testing.assert_allclose(
+        coloured.spectrum[1:].mean(axis=(1, 2, 3)), coloured.error[:, 1:].mean(axis=0), rtol=1e-5
+    )
+    assert np.isnan(coloured.spectrum[0]).all()
+
+
+# ---------------------------------------------------------------- what ran
+
+
+def test_evaluations_are_those_that_ran_and_tables_take_none(short):
+    """A denoiser that counts the images it is asked about, with every choice in the pass and with none."""
+    ran = []
+
+    def counting(x_t, t):
+        jax.debug.callback(lambda t: ran.append(len(t)), t)
+        return crooked(x_t, t)._replace(heads=dict.fromkeys(names, 0.1 + 0 * x_t))
+
+    names = tuple(name for name in variance.VARIANCES if variance.build(name, made_up(short)).heads)
+    for tabulated in ((), (*names, "spectral")):
+        ran.clear()
+        layout = Layout(devices=ONE, batch=N)
+        rules, known = Rules(levels=LEVELS), made_up(short)
+        found = moments.measure(KEY, short, counting, IMAGES, rules, None, layout, known=known, tabulated=tabulated)
+        jax.effects_barrier()
+        assert sum(ran) == found.evaluations == N * 4
+        assert set(found.tables) == set(tabulated)
+
+
+def made_up(tables):
+    row = np.full(tables.T + 1, 0.1)
+    return variance.Calibration(
+        tables, excess=row, error=row, spectrum=np.full((tables.T + 1, *SHAPE), 0.1), colours=((1.0,),)
+    )
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_stored_moments_come_back_with_their_spectrum_and_without_tables(coloured, tmp_path):
+    path, rules = tmp_path / "moments.npz", Rules(levels=LEVELS, clip_x_0=False)
+    moments.save(path, coloured, "mine", rules)
+    found = moments.load(path, "mine", rules)
+    assert found.tables == {}
+    for name in moments.STORED:
+        np.testing.assert_array_equal(getattr(found, name), getattr(coloured, name), err_msg=name)
+    assert (found.colours, found.evaluations) == (AXES, N * 4)
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "clip", "message"), [("other", False, "another denoiser"), ("mine", True, "another clip_x_0")]
+)
+def test_moments_of_another_denoiser_or_clip_are_refused(coloured, tmp_path, denoiser, clip, message):
+    path = tmp_path / "moments.npz"
+    moments.save(path, coloured, "mine", Rules(levels=LEVELS, clip_x_0=False))
+    with pytest.raises(ValueError, match=message):
+        moments.load(path, denoiser, Rules(levels=LEVELS, clip_x_0=clip))
+
+
+def test_a_file_without_a_spectrum_is_refused(coloured, tmp_path):
+    """As versions before the spectral variance wrote them."""
+    path, early = tmp_path / "moments.npz", ("error", "excess", "decoder", "prior", "variance")
+    of = dict(denoiser="mine", clip_x_0=False)
+    np.savez(path, **{name: getattr(coloured, name) for name in early}, **of)
+    with pytest.raises(ValueError, match="holds no moments"):
+        moments.load(path, "mine", Rules(levels=LEVELS, clip_x_0=False))
+    (tmp_path / "text.npz").write_text("no table")
+    with pytest.raises(ValueError, match="holds no moments"):
+        moments.load(tmp_path / "text.npz", "mine", Rules(levels=LEVELS))

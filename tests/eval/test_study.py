@@ -1,7 +1,13 @@
 """A study end to end on a closed-form denoiser: the table, what is remembered of it, and what one more K costs."""
 
+import importlib
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -9,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from ddpm_jax import cells, data, schedule, subject
-from ddpm_jax.eval import study
+from ddpm_jax import cells, data, process, schedule, subject, trajectory, variance, worlds
+from ddpm_jax.eval import findings, study
 from ddpm_jax.eval.study import Design, Means
 from ddpm_jax.sampler import Rules
 from ddpm_jax.subject import Subject
@@ -40,11 +46,12 @@ def everything(own: Subject, design: Design, folder: Path, force: bool = False) 
     used: Counter = Counter()
     keep = partial(cells.fetch, cells.Store(folder, {"denoiser": own.fingerprint}, force, used))
     means, key = Means(keep=keep), jax.random.key(0)
-    measured = {split: study.measure(own, design, key, split, means) for split in study.SPLITS}
+    measured = {"calibration": study.measure(own, design, key, "calibration", means=means)}
     choices = study.choose(own, design, measured["calibration"], keep)
-    results = study.tabulate(own, design, choices, measured, keep)
-    quality, drawn = study.sample(own, design, choices, means)
-    shown = study.pictures(own, design, choices, drawn, keep)
+    measured |= {split: study.measure(own, design, key, split, choices, means) for split in ("test", "train")}
+    results = findings.tabulate(own, design, choices, measured, keep)
+    quality, drawn = findings.sample(own, design, choices, means)
+    shown = findings.pictures(own, design, choices, drawn, keep)
     return results | quality | {"strip": shown["strip"].tolist()}, cells.tally(used)
 
 
@@ -112,6 +119,7 @@ def test_compare_is_the_table_of_the_study(own: Subject, first: tuple[Path, dict
     rows = study.compare(own, DESIGN)
     assert rows == [row for row in first[1]["likelihood"] if row["split"] == "test"]
     assert len(rows) == (4 + 3) * 2
+    assert first[1]["evaluations"]["counted"] == {"calibration": 6 * 40, "test": 7 * 40, "train": 12 * 40}
 
 
 @pytest.mark.parametrize(
@@ -129,4 +137,153 @@ def test_compare_is_the_table_of_the_study(own: Subject, first: tuple[Path, dict
 )
 def test_what_cannot_be_compared_is_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        study.check(DESIGN._replace(**change), LINEAR)
+        study.check(DESIGN._replace(**change), LINEAR, FEW)
+
+
+# ---------------------------------------------------------------- a denoiser with heads
+
+OWN_CHAIN = tuple(trajectory.even(40, 10).tolist())
+POINTS = np.asarray(FEW.train.images, np.float64) / 8 - 1
+
+
+@pytest.fixture(scope="module")
+def headed(own: Subject) -> Subject:
+    """The exact denoiser of the training images, with every head; `learned` is of the even chain of ten steps."""
+    world = worlds.finite(LINEAR, POINTS)
+    denoiser = worlds.exact_heads(world, process.steps(LINEAR, list(OWN_CHAIN)))
+    heads = study.needed(tuple(variance.VARIANCES), LINEAR)
+    return own._replace(denoiser=denoiser, heads=heads, learned_times=OWN_CHAIN)
+
+
+def test_an_empty_list_of_variances_means_all_that_the_denoiser_has_heads_for(own: Subject, headed: Subject) -> None:
+    empty = DESIGN._replace(variances=())
+    assert study.resolved(empty, LINEAR, headed.heads).variances == tuple(variance.VARIANCES)
+    headless = study.resolved(empty, LINEAR, own.heads).variances
+    assert set(variance.VARIANCES) - set(headless) == {
+        name for name in variance.VARIANCES if study.needed((name,), LINEAR)
+    }
+    assert set(study.resolved(empty, LINEAR, ("npr",)).variances) == {*headless, "npr"}
+    assert study.resolved(DESIGN, LINEAR, headed.heads) == DESIGN
+
+
+def test_a_choice_whose_head_the_denoiser_lacks_is_refused_before_anything_is_measured(
+    own: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "measure", lambda *of, **more: pytest.fail("measured"))
+    message = "the variance 'sn' reads the head 'sn' and the denoiser has none: train it with"
+    with pytest.raises(ValueError, match=message):
+        study.compare(own, DESIGN._replace(variances=("small", "sn")))
+    with pytest.raises(ValueError, match="the denoiser has npr"):
+        study.compare(own._replace(heads=("npr",)), DESIGN._replace(variances=("npr", "learned")))
+
+
+def test_rules_for_other_grey_levels_are_refused(own: Subject) -> None:
+    with pytest.raises(ValueError, match="levels = 256 in the rules: few has 17"):
+        study.compare(own, DESIGN._replace(rules=Rules(levels=256)))
+
+
+@pytest.mark.slow
+def test_all_choices_come_out_of_images_times_T_evaluations(headed: Subject) -> None:
+    """Counted inside the denoiser: calibration and test images, once at every time, whatever is tabulated."""
+    ran = []
+
+    def counting(x_t, t):
+        jax.debug.callback(lambda t: ran.append(len(t)), t)
+        return headed.denoiser(x_t, t)
+
+    design = Design(Rules(levels=17), trajectories=("even", "optimal"), K=(3, 10))
+    counted = headed._replace(denoiser=counting)
+    means = Means(study.Layout(devices=(jax.local_devices()[0],)))
+    rows = study.compare(counted, design, means=means)
+    jax.effects_barrier()
+    assert sum(ran) == (6 + 7) * 40
+    cells_of = {(row["variance"], row["trajectory"], row["K"]) for row in rows}
+    free = set(variance.VARIANCES) - {"zero", "learned"}
+    assert cells_of == {(name, path, K) for name in free for path in ("even", "optimal") for K in (3, 10)} | {
+        ("learned", "even", 10), ("zero", "even", 3), ("zero", "even", 10),
+    }  # fmt: skip
+    assert all((row["bits_per_dim"] is None) == (row["variance"] == "zero") for row in rows)
+
+
+# ---------------------------------------------------------------- a variance from outside the package
+
+MINE = '''"""Variances of somebody else, in one file."""
+
+import jax.numpy as jnp
+
+from ddpm_jax import reverse, variance
+
+
+def halfway(schedule):
+    """h half of that of `large`."""
+    return reverse.from_excess(lambda step, x_t, prediction: 0.5 * schedule.alpha_bar[step.t])
+
+
+def bending():
+    """h that looks at x_t and needs no head."""
+    h = lambda step, x_t, prediction: step.excess_max * (0.1 + 0.05 * jnp.sin(x_t))
+    return reverse.from_excess(h, headless=False)
+
+
+variance.VARIANCES["halfway"] = lambda known: halfway(known.schedule)
+variance.VARIANCES["bending"] = lambda known: bending()
+'''
+THEIRS = ("halfway", "bending")
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The file is written and imported, and everything undone afterwards."""
+    (tmp_path / "somebodys_variances.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = dict(variance.VARIANCES)
+    importlib.import_module("somebodys_variances")
+    yield
+    monkeypatch.delitem(sys.modules, "somebodys_variances")
+    variance.VARIANCES.clear()
+    variance.VARIANCES.update(before)
+
+
+@pytest.mark.usefixtures("outside")
+def test_a_variance_from_outside_has_its_rows(own: Subject) -> None:
+    rows = study.compare(own, DESIGN._replace(variances=("isotropic", *THEIRS)))
+    bits = {(row["variance"], row["trajectory"], row["K"]): row["bits_per_dim"] for row in rows}
+    assert set(bits) == {
+        (name, path, K) for name in ("isotropic", *THEIRS) for path in ("even", "optimal") for K in (3, 10)
+    }
+    assert np.isfinite(list(bits.values())).all()
+    assert bits["halfway", "even", 3] != bits["bending", "even", 3] != bits["isotropic", "even", 3]
+    assert set(THEIRS) < set(study.resolved(DESIGN._replace(variances=()), LINEAR, ()).variances)
+
+
+@pytest.mark.slow
+def test_a_variance_from_outside_is_in_the_command_line_and_the_report(tmp_path: Path) -> None:
+    """In a process of its own, as its author would run it."""
+    (tmp_path / "somebodys_variances.py").write_text(MINE)
+    program = (
+        "import somebodys_variances\n"
+        "from ddpm_jax.config import command_line\n"
+        "from experiments import variance_ablation as ablation\n"
+        "command_line(ablation.Ablation, ablation.main, ablation.__doc__)\n"
+    )
+    root = Path(__file__).parents[2]
+    few = "--denoiser experiments.denoisers.by_hand:eps --T 100 --K 3 --sample-K 3 --images 4 --seeds 1".split()
+    names = ["--variances", "isotropic", *THEIRS, "--workdir", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{tmp_path}"}
+
+    def run(*more: str) -> subprocess.CompletedProcess:
+        argv = [sys.executable, "-c", program, *few, *names, *more]
+        return subprocess.run(argv, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+    dry = run("--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert set(THEIRS) <= set(json.loads(dry.stdout)["variances"])
+    whole = run()
+    assert whole.returncode == 0, whole.stderr
+    rows = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["likelihood"]
+    test = {row["variance"]: row["bits_per_dim"] for row in rows if row["split"] == "test"}
+    assert set(test) == {"isotropic", *THEIRS}
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    for name in THEIRS:
+        assert name in page
+        assert f"{test[name]:.2f}" in page

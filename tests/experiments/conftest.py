@@ -8,13 +8,14 @@ import pytest
 
 from ddpm_jax import unet
 from ddpm_jax.config import command_line
-from experiments import sample, train, variance_ablation
+from experiments import sample, train, train_heads, variance_ablation
 from tests.test_unet import TINY as TWO_LEVELS
 
 TINY = replace(TWO_LEVELS, multipliers=(1,))
 TRAINING = ["--preset", "tiny", "--T", "30", "--steps", "4", "--batch", "8", "--sample-every", "0", "--save-every", "2"]
 EXPERIMENTS: dict[str, tuple[type, Callable, str | None]] = {
     "train": (train.Train, train.main, train.__doc__),
+    "train_heads": (train_heads.TrainHeads, train_heads.main, train_heads.__doc__),
     "sample": (sample.Sample, sample.main, sample.__doc__),
     "variance_ablation": (variance_ablation.Ablation, variance_ablation.main, variance_ablation.__doc__),
 }
@@ -29,6 +30,8 @@ def run(name: str, *argv: str) -> None:
 @pytest.fixture(autouse=True)
 def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(unet.PRESETS, "tiny", TINY)
+    for size in unet.HEAD_SIZES:
+        monkeypatch.setitem(unet.HEAD_SIZES, size, TINY)
 
 
 @pytest.fixture(scope="session")

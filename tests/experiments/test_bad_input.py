@@ -60,7 +60,7 @@ def loud() -> data.DataSet:
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(unet.PRESETS, "deep", replace(TINY, multipliers=(1, 1, 1, 1, 1)))
-    monkeypatch.setitem(unet.PRESETS, "heads", replace(TINY, heads=1))
+    monkeypatch.setitem(unet.PRESETS, "wider", replace(TINY, channels=2 * TINY.channels))
     monkeypatch.setitem(data.DATASETS, "loud", loud)
 
 
@@ -72,12 +72,20 @@ TRAIN = [
     ("--preset cifar10", "preset 'cifar10' is for 3-channel images and digits has 1: choose another preset"),
     ("--schedule lin", "unknown schedule 'lin': choose one of linear, cosine"),
     ("--prediction score", "unknown prediction 'score': choose one of eps, x_0, v"),
-    ("--objective vlb", "unknown objective 'vlb': choose one of simple"),
+    ("--objective elbo", "unknown objective 'elbo': choose one of simple, mu_mse, vlb, hybrid"),
+    ("--variance learned_range", "objective 'simple' does not train the head of the variance: choose vlb or hybrid"),
+    ("--objective hybrid", "objective 'hybrid' trains the head of a variance and this one has none"),
+    ("--objective vlb --variance isotropic", "variance 'isotropic' is fixed after training: leave it out of the loss"),
+    ("--objective vlb --variance zero", "has no likelihood bound: choose another --variance"),
+    ("--objective vlb --variance larg", "unknown variance 'larg': choose one of small, large"),
+    ("--objective vlb --weighting min_snr", "weighting 'min_snr' has no effect on objective 'vlb': leave it out"),
+    ("--weighting snr", "unknown weighting 'snr': choose one of uniform, min_snr, truncated_snr"),
+    ("--time-sampler even", "unknown time sampler 'even': choose one of uniform, antithetic, loss_second_moment"),
     ("--parallel pjit", "unknown parallel 'pjit': choose one of pmap, shard_map"),
     ("--T 10", "outside (0, 1): lower it"),
     ("--T 0", "T = 0: a schedule has at least one time"),
-    ("--schedule jsd", "alpha_bar_T = 0"),
-    ("--schedule jsd --prediction x_0", "alpha_bar_T = 0"),
+    ("--schedule jsd", "prediction 'eps' needs alpha_bar_T > 0 and this schedule has 0: choose x_0 or v"),
+    ("--schedule linear_zero_terminal", "prediction 'eps' needs alpha_bar_T > 0"),
     ("--steps 0", "steps = 0: it is at least 1"),
     ("--batch 0", "batch = 0: it is at least 1"),
     ("--seed -1", "seed = -1: it is at least 0"),
@@ -85,7 +93,7 @@ TRAIN = [
     ("--workdir {file}/deep", "{file} is a file; choose another folder"),
     ("--workdir {trained} --seed 1", "holds a run with seed = 0, not 1: choose another --workdir"),
     ("--workdir {trained} --schedule cosine", "holds a run with schedule = linear, not cosine"),
-    ("--workdir {trained} --preset heads", "not {'channels'"),
+    ("--workdir {trained} --preset wider", "not {'channels'"),
     ("--workdir {trained} --steps 3", "holds a run of 4 steps, more than steps = 3"),
 ]
 SAMPLE = [
@@ -105,7 +113,14 @@ SAMPLE = [
     ("--K 3 --variance interpolated --frac 2", "frac = 2 is outside [0, 1]"),
     ("--K 3 --variance family --c -1", "c = -1: a variance of the data is at least 0"),
     ("--K 3 --last-step none", "unknown last_step 'none': choose mean or noise"),
-    ("--K 3 --pixel-clip 0", "pixel_clip = 0"),
+    ("--K 3 --pixel-clip -1", "pixel_clip = -1"),
+    ("--K 3 --protocol edm", "unknown protocol 'edm': choose one of ddpm, analytic-dpm, iddpm"),
+    ("--K 3 --variance npr", "the variance 'npr' reads a head of that name and the denoiser has none"),
+    ("--K 3 --head-checkpoint {new}", "no checkpoint in {new}/checkpoints: train first"),
+    (
+        "--K 3 --head-checkpoint {trained}",
+        "holds a training run, not heads: give the workdir of experiments.train_heads",
+    ),
     ("--workdir {new}", "no checkpoint in {new}/checkpoints: train first"),
     ("--out {file}/deep", "{file} is a file"),
     ("--K 3 --variance isotropic --moments {ablated}/moments.npz", "is of another denoiser"),
@@ -127,6 +142,16 @@ ABLATION = [
     ("--checkpoint {trained} --last-step none", "unknown last_step 'none'"),
     ("--checkpoint {trained} --variances interpolated --frac 2", "frac = 2 is outside [0, 1]"),
     ("--checkpoint {trained} --training-seeds 2", "training_seeds = 2"),
+    ("--checkpoint {trained} --variances sn", "reads the head 'sn' and the denoiser has none: train it with"),
+    ("--checkpoint {trained} --head-steps 7", "options of heads have no effect: a network that is there gets none"),
+    ("--checkpoint {trained} --head-checkpoint {trained}", "holds a training run, not heads"),
+    (
+        "--preset tiny --T 30 --head-checkpoint {new}",
+        "--head-checkpoint {new} needs the --checkpoint it was trained on",
+    ),
+    ("--preset tiny --T 30 --heads nrp", "unknown head 'nrp': choose from npr, sn"),
+    ("--preset tiny --T 30 --size huge", "unknown size 'huge': choose one of narrow, wide"),
+    ("--checkpoint {trained} --protocol edm", "unknown protocol 'edm'"),
     (
         "--checkpoint {trained} --schedule cosine",
         "schedule = cosine has no effect, the network of {trained} is taken as it is",
@@ -154,7 +179,23 @@ ABLATION = [
     (f"--denoiser {HERE}:integers", "returns int32"),
     (f"--denoiser {HERE}:infinite", "not finite at t = 1"),
 ]
-TABLES = {"train": TRAIN, "sample": SAMPLE, "variance_ablation": ABLATION}
+HEADS = [
+    ("--workdir {new}", "give one of them"),
+    ("--checkpoint {trained} --denoiser math:sqrt", "give one of them"),
+    ("--checkpoint {new}", "no checkpoint in {new}/checkpoints: train first"),
+    ("--checkpoint {trained} --workdir {trained}", "holds the network: choose another folder for its heads"),
+    ("--checkpoint {trained} --workdir {ablated}", "holds a training run, not heads: choose another --workdir"),
+    ("--checkpoint {trained} --heads nrp", "unknown head 'nrp': choose from npr, sn"),
+    ("--checkpoint {trained} --heads npr npr", "give at least one, each once"),
+    ("--checkpoint {trained} --size huge", "unknown size 'huge': choose one of narrow, wide"),
+    ("--checkpoint {trained} --chain 31", "K = 31 steps: choose 1 to 30"),
+    ("--checkpoint {trained} --head-steps 0", "head_steps = 0: it is at least 1"),
+    ("--checkpoint {trained} --head-batch 9", "batch 9 does not split over 8 devices"),
+    ("--checkpoint {trained} --schedule cosine", "schedule = cosine has no effect"),
+    ("--checkpoint {trained} --parallel pjit", "unknown parallel 'pjit'"),
+    ("--checkpoint {trained} --workdir {file}/deep", "{file} is a file; choose another folder"),
+]
+TABLES = {"train_heads": HEADS, "train": TRAIN, "sample": SAMPLE, "variance_ablation": ABLATION}
 CASES = [(name, *case) for name, cases in TABLES.items() for case in cases]
 
 
@@ -181,7 +222,7 @@ def test_it_is_refused_in_one_line_and_nothing_is_written(
     fill = lambda text: text.replace("{'", "{{'").format(**places)  # noqa: E731
     argv = fill(options).split()
     defaults = {"train": {"--workdir": places["new"]}, "sample": {"--workdir": places["trained"]}}
-    defaults["variance_ablation"] = {"--workdir": places["new"]}
+    defaults |= {command: {"--workdir": places["new"]} for command in ("variance_ablation", "train_heads")}
     if name == "train":
         argv = [*(word for word in TRAINING if word), *argv]
     if name == "sample" and "--out" not in argv:

@@ -61,17 +61,27 @@ def test_sample_draws_a_grid(trained: Path, tmp_path: Path, options: list[str]) 
     assert images.max() <= 16
 
 
-def test_the_ablation_leaves_tables_pictures_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    few = ["--K", "3", "10", "30", "--sample-K", "3", "10", "--images", "4", "--seeds", "2"]
+SOME = ("large", "analytic", "isotropic", "spectral", "npr", "learned", "zero")  # of every kind
+
+
+@pytest.mark.parametrize("names", [SOME, pytest.param(tuple(VARIANCES), marks=pytest.mark.slow)], ids=["some", "all"])
+def test_the_ablation_leaves_tables_pictures_and_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture, names: tuple[str, ...]
+) -> None:
+    few = ["--K", "3", "10", "30", "--sample-K", "3", "--images", "4", "--seeds", "2", "--head-steps", "3"]
+    few += ["--head-batch", "8", "--variances", *names]
     run("variance_ablation", *TRAINING, *few, "--workdir", str(tmp_path))
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     test = [row for row in results["likelihood"] if row["split"] == "test"]
-    assert len(test) == (7 + 6) * 3
-    assert len(results["samples"]) == 7 * 2 * 2
+    every, free = len(names), len(names) - 2  # learned has one chain, zero no bound
+    assert len(test) == 3 * (free + 1) + 1 + 2 * 3 * free
+    assert len(results["samples"]) == (every - 1) * 2
+    assert results["evaluations"]["counted"]["test"] == 300 * 30
+    assert results["evaluations"]["one_cell_at_a_time"] > results["evaluations"]["counted"]["test"]
     assert results["training"]["parameters"] == results_size()
     assert {claim["holds"] for claim in results["claims"] if claim["split"] == "calibration"} == {True}
     with (tmp_path / "results.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == (7 + 6) * 3
+        assert len(list(csv.DictReader(file))) == len(test)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "no bound" in page
     assert len(list((tmp_path / "figures").glob("*.png"))) >= 8
@@ -81,9 +91,23 @@ def test_the_ablation_leaves_tables_pictures_and_a_page(tmp_path: Path, capsys: 
     assert (tmp_path / "results.json").read_bytes() == before
     used = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["cells"]
     assert sum(kind["computed"] for kind in used.values()) == 0 < sum(kind["reused"] for kind in used.values())
-    moments = ["--moments", str(tmp_path / "moments.npz"), "--variance", "isotropic"]
-    run("sample", "--workdir", str(tmp_path), "--K", "3", "--n", "5", *moments)
+    for name in ("spectral", "npr"):
+        moments = ["--moments", str(tmp_path / "moments.npz"), "--variance", name]
+        run("sample", "--workdir", str(tmp_path), "--K", "3", "--n", "5", *moments)
     assert np.load(tmp_path / "samples" / "samples.npz")["images"].shape == (5, 8, 8, 1)
+
+
+def test_heads_of_a_checkpoint_join_its_ablation(trained: Path, tmp_path: Path) -> None:
+    few = ["--K", "3", "30", "--sample-K", "3", "--images", "4", "--seeds", "1", "--trajectories", "even"]
+    heads = ["--heads", "ocm", "learned", "--head-steps", "2", "--head-batch", "8", "--save-every", "2"]
+    run("train_heads", "--checkpoint", str(trained), "--workdir", str(tmp_path / "heads"), *heads)
+    both = ["--checkpoint", str(trained), "--head-checkpoint", str(tmp_path / "heads")]
+    run("variance_ablation", *both, *few, "--workdir", str(tmp_path / "out"))
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert results["network"]["heads"] == ["ocm", "learned"]
+    assert {"ocm", "learned"} <= set(results["variances"]) and "npr" not in results["variances"]
+    chains = [(row["trajectory"], row["K"]) for row in results["likelihood"] if row["variance"] == "learned"]
+    assert set(chains) == {("even", 30)}
 
 
 def results_size() -> int:

@@ -22,7 +22,8 @@ from queue import SimpleQueue
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from tests.mutants.seeded import MUTANTS, Mutant
+from tests.mutants.every import MUTANTS
+from tests.mutants.seeded import Mutant
 
 ROOT = Path(__file__).parents[2]
 # RuntimeWarning: a warning is an error in the tests, so NumPy refuses 0/0 and the root of a negative number.

@@ -13,6 +13,12 @@ def step_kl(p, sigma2, squared_error):
     return gaussians.kl(0.0, p.tb, miss, sigma2)
 
 
+def diagonal_kl(p, sigma2, squares):
+    """The mean of `step_kl` over coefficients with variances sigma2 and squared errors of their own."""
+    quadratic = (p.tb + p.v * np.asarray(squares)) / sigma2
+    return np.mean(0.5 * (quadratic - 1 - np.log(p.tb / np.asarray(sigma2))))
+
+
 def prior_kl(x_0, ab_T, noise_T):
     """KL(q(x_T | x_0) || N(0, 1)) in nats per dimension, one image."""
     values = np.ravel(x_0)

@@ -34,8 +34,8 @@ def pair(betas, s, t):
             a, b = a * (1 - beta), (1 - beta) * b + beta
     ab_t, noise_t = ab_s * a, a * noise_s + b
     rho = noise_s / noise_t
-    u = (ab_s / noise_s) / (ab_t / noise_t) - 1 if s else np.inf
-    return Pair(s, t, ab_s, ab_t, noise_s, noise_t, a, b, b * rho, b**2 / (a * noise_t), rho, u)
+    u = (ab_s / noise_s) / (ab_t / noise_t) - 1 if s and ab_t else np.inf
+    return Pair(s, t, ab_s, ab_t, noise_s, noise_t, a, b, b * rho, b**2 / (a * noise_t) if a else np.inf, rho, u)
 
 
 def chain(betas, times):

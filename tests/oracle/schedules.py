@@ -1,6 +1,7 @@
 """The beta schedules, one time after another."""
 
 import math
+from decimal import Decimal, localcontext
 
 import numpy as np
 
@@ -38,6 +39,28 @@ def cosine(T):
         return math.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2
 
     return [min(1 - f(t) / f(t - 1), 0.999) for t in range(1, T + 1)]
+
+
+def zero_terminal(betas):
+    """The betas after shift and scale of sqrt(alpha_bar), algorithm 1 of Lin et al. as written, in 60 digits."""
+    with localcontext(prec=60):
+        product, roots = Decimal(1), []
+        for beta in betas:
+            product *= 1 - Decimal(float(beta))
+            roots.append(product.sqrt())
+        first, last = roots[0], roots[-1]
+        alpha_bars = [((root - last) * first / (first - last)) ** 2 for root in roots]
+        return [float(1 - now / before) for before, now in zip([Decimal(1), *alpha_bars], alpha_bars, strict=False)]
+
+
+def linear_zero_terminal(T):
+    """`linear` with no data left at T."""
+    return zero_terminal(linear(T))
+
+
+def cosine_zero_terminal(T):
+    """`cosine` with no data left at T."""
+    return zero_terminal(cosine(T))
 
 
 def alpha_bar(betas):

@@ -7,16 +7,27 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ddpm_jax import variance
 from ddpm_jax.report import page
 
 T = 1000
 K = (10, 25, 50, 100, 200, 400, 1000)
 SAMPLE_K = (10, 25, 50)
-VARIANCES = ("small", "large", "interpolated", "family", "analytic", "isotropic", "spectral", "zero")
+VARIANCES = tuple(variance.VARIANCES)
+OWN_CHAIN = "learned"  # has a bound at K = T alone, and no optimal trajectory
+UNBOUNDED = "zero"
+SAMPLED = tuple(name for name in VARIANCES if name != OWN_CHAIN)
+CHOSEN = tuple(name for name in SAMPLED if name != UNBOUNDED)
+HEADS = dict(npr=0.95, sn=1.6, ocm=0.93, learned=0.98, learned_range=0.97)  # KL over that of isotropic
+KINDS = dict.fromkeys(VARIANCES, "fixed") | dict.fromkeys(HEADS, "trained")
+KINDS |= dict.fromkeys(("analytic", "isotropic"), "measured") | dict.fromkeys(
+    ("spectral", "spectral_radial"), "frequencies"
+)
 SPECTRUM = 16 / (1 + np.arange(64.0)) ** 2
 ALPHA_BAR = np.concatenate([[1.0], np.cumprod(1 - np.linspace(1e-4, 0.02, T))])
 PRIOR, DECODER = 0.02, 1.6
 SHARE_OF_OPTIMAL = 0.55
+TRAJECTORIES = ("even", "optimal", "optimal_free")
 
 
 def chain(steps: int) -> dict[str, np.ndarray]:
@@ -44,9 +55,14 @@ def variances(steps: int, split: str) -> tuple[dict[str, np.ndarray], dict[str, 
     choices["interpolated"] = np.sqrt(c["b"] * c["tb"])
     ratio = {name: c["tb"] / value for name, value in choices.items()}
     kl = {name: 0.5 * (r * (1 + c["u"] * mean) - 1 - np.log(r)) / np.log(2) for name, r in ratio.items()}
-    kl["spectral"] = 0.5 * np.mean(np.log1p(c["u"][:, None] * M), axis=1) / np.log(2)
-    choices["spectral"] = c["tb"] * (1 + c["u"] * np.exp(np.mean(np.log(M), axis=1)))
-    choices["zero"] = 0 * c["tb"]
+    binned = M.reshape(len(M), -1, 4).mean(axis=2)
+    for name, spectrum in (("spectral", M), ("spectral_radial", binned)):
+        kl[name] = 0.5 * np.mean(np.log1p(c["u"][:, None] * spectrum), axis=1) / np.log(2)
+        choices[name] = c["tb"] * (1 + c["u"] * np.exp(np.mean(np.log(spectrum), axis=1)))
+    for name, share in HEADS.items():
+        if name != OWN_CHAIN or steps == T:
+            kl[name] = share * kl["isotropic"]
+            choices[name] = c["tb"] * (1 + share * c["u"] * M.mean(1))
     return choices, kl
 
 
@@ -56,23 +72,26 @@ def likelihood_rows() -> list[dict[str, Any]]:
     for split in ("calibration", "test"):
         for steps in K:
             kl = {name: float(terms.sum()) for name, terms in variances(steps, split)[1].items()}
-            for trajectory, share in (("even", 1.0), ("optimal", 1.0 if steps == T else SHARE_OF_OPTIMAL)):
-                for name in VARIANCES:
-                    row = dict(variance=name, trajectory=trajectory, K=steps, split=split, prior=PRIOR, decoder=DECODER)
-                    rows.append(row | likelihood_numbers(kl, name, share, trajectory))
+            for trajectory in TRAJECTORIES:
+                for name in VARIANCES if trajectory == "even" else CHOSEN:
+                    if name in kl or name == UNBOUNDED:
+                        row = dict(variance=name, trajectory=trajectory, K=steps, split=split)
+                        rows.append(row | likelihood_numbers(kl, name, trajectory, steps))
     return rows
 
 
-def likelihood_numbers(kl: dict[str, float], name: str, share: float, trajectory: str) -> dict[str, float | None]:
+def likelihood_numbers(kl: dict[str, float], name: str, trajectory: str, steps: int) -> dict[str, float | None]:
     """The numbers of one row."""
-    keys = ("kl", "bits_per_dim", "standard_error", "minus_isotropic", "paired_standard_error")
-    more = ("minus_even", "minus_even_standard_error") if trajectory == "optimal" else ()
-    if name == "zero":
+    keys = ("prior", "decoder", "kl", "bits_per_dim", "standard_error", "minus_isotropic", "paired_standard_error")
+    more = ("minus_even", "minus_even_standard_error") if trajectory != "even" else ()
+    if name == UNBOUNDED:
         return dict.fromkeys((*keys, *more))
+    share = 1.0 if trajectory == "even" or steps == T else SHARE_OF_OPTIMAL
+    decoder = DECODER - 0.1 if trajectory == "optimal_free" else DECODER
     own, gap = share * kl[name], share * (kl[name] - kl["isotropic"])
-    even_gap = own - kl[name]
-    values = (own, PRIOR + own + DECODER, 0.01 * own, gap, 0.02 * abs(gap), even_gap, 0.02 * abs(even_gap))
-    return dict(zip((*keys, *more), values, strict=False))
+    even_gap = own - kl[name] + decoder - DECODER
+    values = (PRIOR, decoder, own, PRIOR + own + decoder, 0.01 * own, gap, 0.02 * abs(gap))
+    return dict(zip((*keys, *more), (*values, even_gap, 0.02 * abs(even_gap)), strict=False))
 
 
 def sample_rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -81,12 +100,12 @@ def sample_rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     samples, cells = [], []
     for trajectory, worse in (("even", 1.0), ("optimal", 1.4)):
         for steps in SAMPLE_K:
-            scale = worse * (0.4 + (1 + (np.arange(len(VARIANCES)) - 4) ** 2) * 10 / steps)
-            drawn = scale[:, None] * (1 + 0.05 * rng.standard_normal((len(VARIANCES), 3)))
-            for name, values in zip(VARIANCES, drawn, strict=True):
+            scale = worse * (0.4 + (1 + (np.arange(len(SAMPLED)) - 4) ** 2) * 10 / steps)
+            drawn = scale[:, None] * (1 + 0.05 * rng.standard_normal((len(SAMPLED), 3)))
+            for name, values in zip(SAMPLED, drawn, strict=True):
                 cell = dict(variance=name, trajectory=trajectory, K=steps)
                 samples += [cell | dict(seed=seed, frechet=float(value)) for seed, value in enumerate(values)]
-                cells.append(cell | sample_numbers(values, values - drawn[VARIANCES.index("isotropic")], name))
+                cells.append(cell | sample_numbers(values, values - drawn[SAMPLED.index("isotropic")], name))
     return samples, cells
 
 
@@ -120,7 +139,7 @@ def rate_distortion() -> dict[str, Any]:
 
 def spread(likelihood: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The test rows again, over two networks whose bounds are 0.02 bits/dim apart; samples of the even trajectory."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in likelihood:
         if row["split"] != "test" or row["K"] not in SAMPLE_K:
             continue
@@ -152,6 +171,7 @@ def sigma2() -> dict[str, Any]:
     """The variances of an even chain of ten steps, between their bounds."""
     c = chain(10)
     choices = {name: values.tolist() for name, values in variances(10, "test")[0].items()}
+    choices[OWN_CHAIN] = [float("nan")] * 9
     bounds = dict(lower=c["tb"].tolist(), beta=c["b"].tolist(), upper=(c["b"] / c["a"]).tolist())
     return dict(K=10, t=c["t"].tolist(), choices=choices, **bounds)
 
@@ -166,12 +186,40 @@ def settings() -> dict[str, Any]:
     classifier |= dict(held_out_frechet=0.42, held_out_images=397)
     memorising = dict(K=1000, train_bits_per_dim=2.011, test_bits_per_dim=2.052, gap=0.041, gap_standard_error=0.012)
     rules = dict(last_step="mean", pixel_clip=None, levels=17, clip_x_0=True, clamp_cov=True)
-    config = dict(seed=0, schedule=dict(name="linear", T=T))
+    heads = dict(heads=list(HEADS), size="narrow", chain=None, fit_clip_x_0=True, head_steps=2000, head_batch=128)
+    config = dict(seed=0, schedule=dict(name="linear", T=T), protocol="analytic-dpm", heads=heads)
+    network = dict(source="trained", name="runs/digits", heads=list(HEADS))
     return dict(
-        data=data, training=training, training_seeds=[0, 1], network=dict(source="trained", name="runs/digits"),
+        data=data, training=training, training_seeds=[0, 1], network=network,
         classifier=classifier, rules=rules, config=config,
         memorising=memorising | dict(train_images=1000),
     )  # fmt: skip
+
+
+def evaluations() -> dict[str, Any]:
+    """Network evaluations, as if all were measured at every time but the training images."""
+    full = dict(calibration=400 * T, test=397 * T, train=1000 * T)
+    cells = {(row["variance"], row["trajectory"], row["K"]) for row in likelihood_rows() if row["kl"] is not None}
+    alone = 397 * sum(K for *_, K in cells)
+    return dict(counted=full | dict(train=1000 * 50), one_pass=full, cells=len(cells), one_cell_at_a_time=alone)
+
+
+def clamped() -> dict[str, list[float | None]]:
+    """Shares at every t: of `sn` a half at small t, of `npr` unknown at t = 1, of the others nothing."""
+    none: list[float | None] = [0.0] * T
+    return {name: none for name, kind in KINDS.items() if kind in ("frequencies", "trained")} | dict(
+        sn=[0.5 if t < 200 else 0.0 for t in range(T)], npr=[None, *none[1:]]
+    )
+
+
+def spectrum() -> dict[str, Any]:
+    """M_{t,j} that falls with the frequency, at two times and along one colour axis."""
+    radius = list(range(11))
+    rows = []
+    for t in (50, 300):
+        mean = [1 / (1 + 0.1 * t / 50 * r) for r in radius]
+        rows.append(dict(t=t, axis=0, radius=radius, mean=mean, standard_error=[0.05 * value for value in mean]))
+    return dict(rows=rows, noise=[dict(t=50, full=0.07, radial=0.031), dict(t=300, full=0.071, radial=0.029)])
 
 
 @pytest.fixture(scope="session")
@@ -182,14 +230,15 @@ def made_up() -> dict[str, Any]:
             if (row["split"], row["trajectory"]) == ("test", "even")}  # fmt: skip
     samples, cells = sample_rows()
     even = {k: np.round(np.linspace(1, T, k)).astype(int).tolist() for k in K}
-    times = {str(k): {"even": even[k]} | dict.fromkeys(VARIANCES[:-1], np.geomspace(1, T, k).tolist()) for k in K}
+    times = {str(k): {"even": even[k]} | dict.fromkeys(CHOSEN, np.geomspace(1, T, k).tolist()) for k in K}
     control = [dict(K=k, large=bits["large", k], scaled=bits["large", k] + 0.2, difference=0.2) for k in K]
     gap = bits["large", T] - bits["isotropic", T]
     return settings() | dict(
-        K=list(K), sample_K=list(SAMPLE_K), variances=list(VARIANCES), trajectories=["even", "optimal"],
+        K=list(K), sample_K=list(SAMPLE_K), variances=list(VARIANCES), trajectories=list(TRAJECTORIES), kinds=KINDS,
         likelihood=likelihood, samples=samples, sample_cells=cells, per_time=per_time(), sigma2=sigma2(),
         trajectories_chosen=times, negative_control=[row | dict(paired_standard_error=0.01) for row in control],
         gap_check=dict(K=T, from_table=gap, from_formula=gap + 1e-5), claims=[],
+        evaluations=evaluations(), clamped=clamped(), spectrum=spectrum(),
         terms=terms(), rate_distortion=rate_distortion(), spread=spread(likelihood),
     )  # fmt: skip
 
@@ -215,8 +264,9 @@ def run() -> dict[str, Any]:
 def pictures() -> dict[str, np.ndarray]:
     """Grey 8x8 images of noise."""
     rng = np.random.default_rng(2)
-    shapes = dict(grid=(len(VARIANCES), 10), grid_real=(10,), strip=(4, 10), neighbours=(8, 2))
+    shapes = dict(grid=(len(SAMPLED), 10), grid_real=(10,), strip=(4, 10), neighbours=(8, 2))
     images = {name: rng.integers(0, 256, (*shape, 8, 8, 1), dtype=np.uint8) for name, shape in shapes.items()}
+    images["grid_names"] = np.asarray(SAMPLED)
     return images | dict(strip_t=np.linspace(T, 1, 10).round().astype(int), neighbours_distance=np.linspace(1, 2, 8))
 
 

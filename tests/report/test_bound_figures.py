@@ -26,13 +26,24 @@ def curves(made: Chart | None) -> dict[tuple[int, str], Curve]:
 )
 def test_likelihoods_are_those_of_the_rows(results: Results, draw: Any, value: str, error: str) -> None:
     found, rows = curves(draw(results)), table.likelihood(results)
-    assert len(found) == 2 * (len(results["variances"]) - 1)
+    cells = {(name, trajectory) for (name, trajectory, _), row in rows.items() if row[value] is not None}
+    assert {(name, results["trajectories"][panel]) for panel, name in found} == cells
     for (panel, name), curve in found.items():
+        assert curve.group == results["kinds"][name]
         for i, K in enumerate(results["K"]):
-            row = rows[name, results["trajectories"][panel], K]
+            row = rows.get((name, results["trajectories"][panel], K))
             assert curve.error is not None
+            if row is None:
+                assert np.isnan([curve.y[i], curve.error[i]]).all()
+                continue
             assert (curve.x[i], curve.y[i], curve.error[i]) == (K, row[value], row[error])
             assert curve.where[i] == f"K = {K}"
+
+
+def test_a_variance_of_one_chain_has_one_point(results: Results) -> None:
+    found = curves(bound_figures.likelihood(results))
+    assert np.isfinite(found[0, "learned"].y).tolist() == [K == max(results["K"]) for K in results["K"]]
+    assert {panel for panel, name in found if name == "learned"} == {0}
 
 
 def test_terms_are_those_of_every_chain(results: Results) -> None:

@@ -24,8 +24,8 @@ SWITCHES = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1280,1000"
 )
-TABLES = ("claims", "likelihood", "decomposition", "frechet", "spread", "spread-frechet", "cells")
-MAX_BYTES = 3_000_000
+TABLES = ("claims", "likelihood", "optimal", "decomposition", "frechet", "spread", "spread-frechet", "cells")
+MAX_BYTES = 1_500_000
 TEXT_CONTRAST = 4.5  # WCAG 2.2, criterion 1.4.3
 HIDDEN = """return [...arguments[0].querySelectorAll('.curve')].filter(
     curve => curve.dataset.curve === arguments[1]).map(curve => getComputedStyle(curve).display === 'none')"""
@@ -150,6 +150,25 @@ def test_a_button_hides_and_shows_its_curve_in_all_panels(page: Driver) -> None:
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
     assert not any(page.execute_script(HIDDEN, figure, "large"))
+
+
+def test_a_group_hides_and_shows_its_curves(page: Driver, results: dict[str, Any]) -> None:
+    figure, kinds = chart(page, "likelihood"), results["kinds"]
+    found = buttons(figure)
+    assert set(kinds.values()) <= found.keys()
+    drawn = [name for name in kinds if name in found]
+
+    def hidden() -> set[str]:
+        return {name for name in drawn if all(page.execute_script(HIDDEN, figure, name))}
+
+    trained = {name for name in drawn if kinds[name] == "trained"}
+    found["trained"].click()
+    assert hidden() == trained
+    found["npr"].click()
+    assert hidden() == trained - {"npr"}
+    found["trained"].click()
+    assert hidden() == set()
+    assert "trained" not in buttons(chart(page, "frechet"))
 
 
 def test_bands_go_with_their_curve(page: Driver) -> None:

@@ -1,5 +1,6 @@
 """What the charts share: colours that can be told from the page, ticks that can be read, curves with one id."""
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,16 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def lab(colour: str) -> np.ndarray:
+    """CIE 1976 L*a*b* of an sRGB colour, D65."""
+    values = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    ratio = to_xyz @ linear / to_xyz.sum(axis=1)
+    f = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio * (29 / 6) ** 2 / 3 + 4 / 29)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
 @pytest.mark.parametrize("name", sorted(chart.PALETTE.keys() - {"grid", "area"}))
 def test_every_curve_can_be_told_from_the_page(name: str) -> None:
     assert all(
@@ -35,7 +46,29 @@ def test_every_curve_can_be_told_from_the_page(name: str) -> None:
 
 def test_no_two_variances_look_alike(results: dict[str, Any]) -> None:
     looks = [(style["color"], style["marker"]) for _, style in chart.styles(results)]
-    assert len(looks) == len({colour for colour, _ in looks}) == len({marker for _, marker in looks})
+    assert len(looks) == len({colour for colour, _ in looks}) == len(set(looks)) == len(results["variances"])
+
+
+def test_far_more_variances_than_there_are_colours_can_be_told_apart(results: dict[str, Any]) -> None:
+    """The lists of colours and markers have no common factor: a pair returns after their product."""
+    names = [f"variance {i}" for i in range(len(chart.COLOURS) * len(chart.MARKERS))]
+    many = results | dict(variances=names, kinds=dict.fromkeys(names, "fixed"))
+    looks = {(style["color"], style["marker"]) for _, style in chart.styles(many)}
+    assert len(looks) == len(names)
+
+
+def test_the_line_says_what_fixes_a_variance(results: dict[str, Any]) -> None:
+    lines = {name: style["linestyle"] for name, style in chart.styles(results)}
+    assert len({lines[name] for name in ("small", "isotropic", "spectral", "npr")}) == 4
+    assert lines["analytic"] == lines["isotropic"] and lines["ocm"] == lines["npr"]
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_no_two_colours_are_close(scheme: int) -> None:
+    """In CIELAB, where 2.3 is a just noticeable difference (Sharma 2003); 15 leaves room for thin lines."""
+    places = [lab(colours[scheme]) for name, colours in chart.PALETTE.items() if name not in ("grid", "area")]
+    apart = [float(np.linalg.norm(one - other)) for one, other in combinations(places, 2)]
+    assert min(apart) > 15
 
 
 @pytest.mark.parametrize(
@@ -58,10 +91,10 @@ def test_a_logarithmic_axis_has_a_few_ticks_inside_its_view(low: float, high: fl
     assert axis.get_ylim() == (low, high)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 199, 200, 201, 1000])
+@pytest.mark.parametrize("count", [0, 1, 2, 99, 100, 101, 1000])
 def test_thinned_keeps_the_ends(count: int) -> None:
     kept = chart.thinned(count).tolist()
-    assert len(kept) == len(set(kept)) == min(count, 200)
+    assert len(kept) == len(set(kept)) == min(count, chart.MOST_POINTS)
     assert kept == sorted(kept)
     assert count == 0 or (kept[0], kept[-1]) == (0, count - 1)
 

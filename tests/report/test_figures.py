@@ -35,7 +35,7 @@ def test_ratios_lie_between_their_bounds(results: Results) -> None:
     beta = np.array(sigma2["beta"])
     np.testing.assert_allclose(bounds.y - bounds.error, np.array(sigma2["lower"]) / beta, rtol=1e-9)
     np.testing.assert_allclose(bounds.y + bounds.error, np.array(sigma2["upper"]) / beta, rtol=1e-9)
-    assert {name for _, name in found} == set(results["variances"]) - {"zero"}
+    assert {name for _, name in found} == set(results["variances"]) - {"zero", "learned"}
     np.testing.assert_allclose(found[0, "large"].y, 1.0)
 
 
@@ -64,7 +64,37 @@ def test_trajectories_are_those_that_were_chosen(results: Results) -> None:
     for panel, K in enumerate(results["sample_K"]):
         for name, times in results["trajectories_chosen"][str(K)].items():
             np.testing.assert_array_equal(found[panel, name].x, times)
-        assert len({curve.y[0] for (at, _), curve in found.items() if at == panel}) == len(results["variances"])
+        shown = results["trajectories_chosen"][str(K)]
+        assert len({curve.y[0] for (at, _), curve in found.items() if at == panel}) == len(shown)
+
+
+def test_the_spectrum_is_that_of_every_time(results: Results) -> None:
+    found = curves(figures.spectrum(results))
+    for row in results["spectrum"]["rows"]:
+        curve = found[row["axis"], f"t = {row['t']}"]
+        np.testing.assert_array_equal(curve.x, row["radius"])
+        np.testing.assert_array_equal(curve.y, row["mean"])
+        np.testing.assert_array_equal(curve.error, row["standard_error"])
+    assert figures.spectrum(results | dict(spectrum=None)) is None
+
+
+def test_every_colour_axis_has_a_panel(results: Results) -> None:
+    rows = results["spectrum"]["rows"]
+    colours = dict(rows=[row | dict(axis=axis) for axis in range(3) for row in rows], noise=[])
+    made = figures.spectrum(results | dict(spectrum=colours))
+    assert made is not None
+    assert [axis.get_title() for axis in made.figure.axes] == ["colour axis 1", "colour axis 2", "colour axis 3"]
+    assert set(curves(made)) == {(axis, f"t = {row['t']}") for axis in range(3) for row in rows}
+
+
+def test_only_what_is_clamped_is_drawn(results: Results) -> None:
+    found = curves(figures.clamped(results))
+    assert set(found) == {(0, "sn")}
+    np.testing.assert_array_equal(found[0, "sn"].y, results["clamped"]["sn"])
+    results["clamped"]["ocm"] = [None, 0.25, *results["clamped"]["ocm"][2:]]
+    assert np.isnan(curves(figures.clamped(results))[0, "ocm"].y[0])
+    for nothing in ({}, dict(npr=[None, 0.0, 0.0])):
+        assert figures.clamped(results | dict(clamped=nothing)) is None
 
 
 def test_a_network_trained_elsewhere_has_no_loss(results: Results) -> None:

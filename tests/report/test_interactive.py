@@ -58,7 +58,7 @@ def test_a_point_says_its_value_and_error(results: Results, drawn: dict[str, tup
         (row["variance"], row["trajectory"], row["K"]): row for row in results["likelihood"] if row["split"] == "test"
     }
     entries = [entry for entry in drawn["likelihood"][1].points if entry["name"] == "large"]
-    for entry, trajectory in zip(entries, ("even", "optimal"), strict=True):
+    for entry, trajectory in zip(entries, results["trajectories"], strict=True):
         for (*_, where, said), K in zip(entry["points"], results["K"], strict=True):
             row = rows["large", trajectory, K]
             assert where == f"K = {K}"
@@ -94,6 +94,7 @@ def test_every_name_of_the_legend_has_its_curves_in_every_panel(drawn: dict[str,
 
 def test_names_are_escaped(results: Results) -> None:
     results["variances"] = ["<b>&" if name == "large" else name for name in results["variances"]]
+    results["kinds"] = results["kinds"] | {"<b>&": "fixed"}
     for row in results["likelihood"]:
         row["variance"] = "<b>&" if row["variance"] == "large" else row["variance"]
     drawing = interactive.drawing(figures.FIGURES["likelihood"](results), "x")

@@ -13,6 +13,7 @@ def test_every_image_is_in_its_row_and_column(
     results: dict[str, Any], pictures: mosaics.Pictures, channels: int
 ) -> None:
     shown = {name: np.repeat(value, channels, axis=-1) if value.ndim > 1 else value for name, value in pictures.items()}
+    assert "learned" in results["variances"] and "learned" not in shown["grid_names"]
     axis = mosaics.samples(results, shown).axes[0]
     drawn = np.asarray(axis.images[0].get_array())
     step = 8 + mosaics.GAP
@@ -20,7 +21,7 @@ def test_every_image_is_in_its_row_and_column(
         for column, image in enumerate(images):
             at = drawn[row * step : row * step + 8, column * step : column * step + 8]
             np.testing.assert_array_equal(at, np.broadcast_to(image, (8, 8, 3)))
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["real", *results["variances"]]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["real", *pictures["grid_names"]]
     assert axis.images[0].get_interpolation() == "nearest"
 
 

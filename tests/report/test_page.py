@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 from ddpm_jax.report import figures, mosaics, page
+from ddpm_jax.report.interactive import Drawing
 
 Results = dict[str, Any]
-MAX_BYTES = 3_000_000
+MAX_BYTES = 1_500_000
 BOLD = "*"
+IMAGES = dict.fromkeys(("samples", "predictions", "neighbours"), b"")
+EMPTY = Drawing(Markup(""), [], [])
 VERDICTS = ("holds", "does not hold", "not measured")
 
 
@@ -67,11 +71,14 @@ def test_every_number_of_the_likelihood_table_is_the_result(html: str, results: 
     header, *lines = table(html, "likelihood-table")
     rows = by_cell([row for row in results["likelihood"] if row["split"] == "test"])
     assert header[1:] == [f"K = {K}" for K in results["K"]]
-    assert [line[0].split("\n")[0] for line in lines] == 2 * results["variances"]
+    assert [line[0].split("\n") for line in lines] == [[name, "even"] for name in results["variances"]]
     for label, *cells in lines:
         for K, cell in zip(results["K"], cells, strict=True):
-            row = rows[(*label.split("\n"), K)]
             shown = re.findall(r"[+−<]?[\d.]+", cell)
+            row = rows.get((*label.split("\n"), K))
+            if row is None:
+                assert cell == "–"
+                continue
             if row["variance"] == "zero":
                 assert cell == "no bound"
                 continue
@@ -79,6 +86,20 @@ def test_every_number_of_the_likelihood_table_is_the_result(html: str, results: 
             count = 2 if row["variance"] == "isotropic" else 4
             assert len(shown) == count
             assert all(agrees(text, row[key]) for text, key in zip(shown, keys, strict=False)), (label, K, cell)
+
+
+def test_every_number_of_the_optimal_table_is_the_result(html: str, results: Results) -> None:
+    header, *lines = table(html, "optimal-table")
+    rows = by_cell([row for row in results["likelihood"] if row["split"] == "test"])
+    assert header[1:] == [f"K = {K}" for K in results["K"]]
+    assert len(lines) == 2 * len(results["trajectories_chosen"]["10"]) - 2
+    keys = ["bits_per_dim", "standard_error", "minus_even", "minus_even_standard_error"]
+    for label, *cells in lines:
+        for K, cell in zip(results["K"], cells, strict=True):
+            row, shown = rows[(*label.split("\n"), K)], re.findall(r"[+−<]?[\d.]+", cell)
+            assert len(shown) == (4 if row["minus_even_standard_error"] else 3)
+            assert all(agrees(text, row[key]) for text, key in zip(shown, keys, strict=False)), (label, K, cell)
+    assert 'id="optimal"' in html and "says nothing of samples" in html
 
 
 FRECHET = ("mean", "std", "minus_isotropic", "minus_isotropic_std")
@@ -102,6 +123,9 @@ def test_every_number_of_the_other_tables_is_the_result(
     assert len(lines) == len({cell[:2] for cell in rows})
     for label, *cells in lines:
         for K, cell in zip(results[columns], cells, strict=True):
+            if (*label.split("\n"), K) not in rows:
+                assert cell == "–"
+                continue
             values = [rows[(*label.split("\n"), K)][key] for key in keys]
             known = [value for value in values if value is not None]
             shown = re.findall(r"[+−<]?[\d.]+", cell)
@@ -121,11 +145,13 @@ def test_terms_at_few_steps_add_up_to_the_total(html: str) -> None:
             assert abs(sum(map(float, terms)) - float(total)) < 4 * 0.5e-3
 
 
-@pytest.mark.parametrize("name", ["likelihood-table", "frechet-table", "spread-table", "spread-frechet-table"])
+@pytest.mark.parametrize(
+    "name", ["likelihood-table", "optimal-table", "frechet-table", "spread-table", "spread-frechet-table"]
+)
 def test_the_best_of_every_column_is_bold(html: str, name: str) -> None:
     _, *lines = table(html, name)
     for column in list(zip(*lines, strict=True))[1:]:
-        means = {cell: float(cell.lstrip(BOLD).split(" ±")[0]) for cell in column if cell != "no bound"}
+        means = {cell: float(cell.lstrip(BOLD).split(" ±")[0]) for cell in column if cell not in ("no bound", "–")}
         least = min(means.values())
         assert any(cell.startswith(BOLD) for cell in means)
         assert all(value == least for cell, value in means.items() if cell.startswith(BOLD))
@@ -174,6 +200,9 @@ def test_a_caption_says_what_to_see(html: str) -> None:
 
 def test_the_distance_is_never_called_fid(html: str) -> None:
     text = re.sub(r"base64,[^\"]*", "", html)
+    published = re.compile(r'<h2 id="published">.*?(?=<h2)', re.DOTALL)
+    assert "In place of FID ours is the distance of" in published.findall(text)[0]
+    text = published.sub("", text)
     assert re.findall(r"[^.]*\bFID\b[^.]*\.", text)[0].strip().endswith("is not comparable with FID.")
     assert len(re.findall("fid", text, re.IGNORECASE)) == 1
 
@@ -192,7 +221,7 @@ def test_a_verdict_is_said_in_words(html: str) -> None:
 
 def text(results: Results, run: Results) -> str:
     """The page without its charts."""
-    return page.render(results, run, {}, dict.fromkeys(("samples", "predictions", "neighbours"), b""))
+    return page.render(results, run, {}, IMAGES)
 
 
 def test_colour_images_are_drawn_and_a_short_run_too(
@@ -201,6 +230,7 @@ def test_colour_images_are_drawn_and_a_short_run_too(
     few = results | dict(K=[10], sample_K=[10], trajectories=["even"], terms=results["terms"][:1])
     few["likelihood"] = [row for row in results["likelihood"] if (row["trajectory"], row["K"]) == ("even", 10)]
     few["sample_cells"] = [row for row in results["sample_cells"] if (row["trajectory"], row["K"]) == ("even", 10)]
+    few |= dict(spectrum=None, clamped={})
     few["trajectories_chosen"] = {"10": results["trajectories_chosen"]["10"]}
     colour = {name: np.repeat(value, 3, axis=-1) if value.ndim > 1 else value for name, value in pictures.items()}
     page.write(tmp_path, few, run, colour)
@@ -221,7 +251,9 @@ def test_networks_without_samples_have_no_table_of_distances(results: Results, r
 
 
 def test_a_network_of_ones_own_has_no_training(results: Results, run: Results) -> None:
-    own = dict(network=dict(source="denoiser", name="mine:net<1>"), training=None, training_seeds=[], spread=[])
+    own: Results = dict(
+        network=dict(source="denoiser", name="mine:net<1>", heads=[]), training=None, training_seeds=[], spread=[]
+    )
     machine = run | dict(about=run["about"] | dict(images_per_second=None))
     html = text(results | own, machine)
     assert "<code>mine:net&lt;1&gt;</code>" in html
@@ -231,7 +263,7 @@ def test_a_network_of_ones_own_has_no_training(results: Results, run: Results) -
 
 
 def test_a_checkpoint_is_named_and_memorising_may_be_missing(results: Results, run: Results) -> None:
-    known = dict(network=dict(source="checkpoint", name="runs/before"), memorising=None)
+    known = dict(network=dict(source="checkpoint", name="runs/before", heads=[]), memorising=None)
     html = text(results | known, run)
     assert "read from <code>runs/before</code>" in html
     assert "learned its images by heart" not in html
@@ -252,3 +284,51 @@ def test_what_was_computed_is_said(results: Results, run: Results, forced: bool,
 
 def test_the_rate_of_training_comes_from_the_run(html: str) -> None:
     assert "295,123 parameters and was trained for 3000 steps\n(4321 images/s)." in html
+
+
+def test_one_pass_is_said_in_numbers(html: str, results: Results) -> None:
+    known = results["evaluations"]
+    assert f"{known['counted']['test']:,} on test images (397 images × 1000 times)" in html
+    assert f"{known['counted']['train']:,} on train images (some of the 1000 times of 1000 images)" in html
+    ratio = known["one_cell_at_a_time"] / known["counted"]["test"]
+    assert f"{known['one_cell_at_a_time']:,} on test images\nalone, {ratio:.1f} times as many." in html
+
+
+def test_where_nothing_is_clamped_a_sentence_stands_for_the_chart(results: Results, run: Results) -> None:
+    assert "were never clamped" in page.render(results, run, {"clamped": EMPTY}, IMAGES)
+    none = results | dict(clamped=dict(npr=[0.0, None], ocm=[0.0, 0.0]))
+    assert "clamped" not in figures.draw(none)
+    assert "Nothing was clamped of the variances that are not one number a step: npr, ocm." in text(none, run)
+    assert "one number a step:" not in text(results | dict(clamped={}), run)
+
+
+def test_published_tables_are_said_to_be_of_other_data(html: str) -> None:
+    section = html[html.index('<h2 id="published">') : html.index('<h2 id="measured">')]
+    assert "CIFAR-10 and other, larger networks: the numbers themselves are not comparable" in section
+    assert section.count("<table") == 4
+    assert "arXiv 2201.06503" in section and "a secondary source" in section
+
+
+def test_heads_and_protocol_are_said(html: str, results: Results, run: Results) -> None:
+    assert "(narrow) for 2000 steps of 128 images" in html
+    assert "<code>analytic-dpm</code>" in html
+    short = results["config"]["heads"] | dict(chain=10, heads=["learned"], fit_clip_x_0=False)
+    said = text(results | dict(config=results["config"] | dict(heads=short)), run)
+    assert "learned was trained on the frozen network" in said
+    assert "the times of an even chain of 10 steps" in said and "without a clip" in said
+    came = text(results | dict(config=results["config"] | dict(heads=None)), run)
+    assert "They came with the network." in came
+    bare = text(results | dict(network=results["network"] | dict(heads=[])), run)
+    assert "no network is trained for them" in bare and "Its heads" not in bare
+    assert "no network is trained for them" not in html
+
+
+def test_without_optimal_trajectories_there_is_no_section_of_them(results: Results, run: Results) -> None:
+    rows = [row for row in results["likelihood"] if row["trajectory"] == "even"]
+    said = text(results | dict(likelihood=rows, trajectories=["even"]), run)
+    assert 'id="optimal"' not in said and "#optimal" not in said
+
+
+def test_every_variance_stands_in_the_notation(html: str, results: Results) -> None:
+    notation = html[html.index('<h2 id="notation">') :]
+    assert all(re.search(rf"\b{name}\b", notation) for name in results["variances"])

@@ -1,0 +1,228 @@
+"""The KL of a step as a function of u alone, tabulated at every time: any chain under any variance from one pass.
+
+At a fixed t the divergence of the step t -> s depends on s only through u = SNR(s)/SNR(t) - 1. With e = eps - eps_hat
+in the basis of the variance and r = base/sigma^2,
+
+    KL(u) = 1/2 mean_i [ r_i (1 + u e_i^2) - 1 - log r_i ].
+
+For one number a step and image, that is a formula of M_t. For variances that look at x_t, or differ between
+coefficients, it is tabulated for every image at NODES values of u and interpolated: log KL by a cubic spline in log u.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Float32, Float64
+from scipy.interpolate import CubicSpline
+
+from ddpm_jax import process, reverse
+from ddpm_jax.basis import Basis
+from ddpm_jax.predict import Images, Prediction
+from ddpm_jax.process import Steps
+from ddpm_jax.reverse import ReverseVariance
+from ddpm_jax.schedule import Schedule
+
+NODES = 32
+DECODERS = 20
+BEYOND = 1.1  # the table reaches this factor further than any step, so that no interval is empty
+NEAR = 1.001  # and this factor, where a choice is defined for one u alone
+LEAST = 1e-30  # of a cost whose logarithm is taken: a step that costs nothing
+
+
+class Table(NamedTuple):
+    """One variance, tabulated over u; row t for time t, NaN where it was not measured.
+
+    Attributes:
+      u: the nodes.
+      cost: KL of every image there, nats per dimension.
+      log_ratio: log(sigma^2/base) there, averaged over images and coefficients, in nats.
+      clamped: share of the estimates that were moved into their bounds, by time.
+    """
+
+    u: Float64[np.ndarray, "times nodes"]
+    cost: Float32[np.ndarray, "n times nodes"]
+    log_ratio: Float64[np.ndarray, "times nodes"]
+    clamped: Float64[np.ndarray, " times"]
+
+
+class Tabulated(NamedTuple):
+    """What the compiled pass needs to know of one variance.
+
+    Attributes:
+      log_var: of a choice that looks at x_t; None for one that is given by `tables`.
+      clamped: see ReverseVariance.
+      basis: where the covariance is diagonal.
+    """
+
+    log_var: Any
+    clamped: Any
+    basis: Basis
+
+
+def step_kl(log_r: Any, u: Any, error: Any) -> Any:
+    """1/2 [r (1 + u e^2) - 1 - log r], nats, element by element: KL(q || p) of Gaussians whose means differ by
+    sqrt(gain) e. Ho et al. 2020, equation 5's terms.
+
+    Numerics: written as expm1(log r) - log r + r u e^2, which keeps its digits where r is near 1.
+
+    Args:
+      log_r: log(base/sigma^2).
+      u: gain/base.
+      error: e^2 or its mean.
+    """
+    xp = log_r.__array_namespace__()
+    return 0.5 * (xp.expm1(log_r) - log_r + xp.exp(log_r) * u * error)
+
+
+def nodes(schedule: Schedule, chain: tuple[int, ...] | None = None) -> Float64[np.ndarray, "times nodes"]:
+    """Where costs are tabulated at every time: u from that of the step t -> t - 1 to that of t -> 1, evenly in log u.
+
+    Rows 0 and 1 have no step with s >= 1; they hold the numbers of row 2.
+
+    Args:
+      schedule: the forward process.
+      chain: times of the only chain that the choice is defined on. Its sigma^2 does not follow u, so that KL(u) is a
+        narrow valley: the nodes lie close around the u of the chain's own step.
+    """
+    t = np.maximum(np.arange(2, max(schedule.T, 2) + 1), 2)
+    if schedule.T < 2:
+        return np.ones((schedule.T + 1, NODES)) * np.geomspace(1, 2, NODES)
+    nearest, farthest = process.pairs(schedule, t - 1, t).u, process.pairs(schedule, np.ones_like(t), t).u
+    rows = np.geomspace(nearest / BEYOND, farthest * BEYOND, NODES, axis=1)
+    rows = np.concatenate([rows[:1], rows[:1], rows])
+    if chain is not None:
+        own = process.pairs(schedule, np.asarray(chain[:-1], int), np.asarray(chain[1:], int))
+        rows[own.t] = np.geomspace(own.u / NEAR, own.u * NEAR, NODES, axis=1)
+    return rows
+
+
+def decoders(schedule: Schedule) -> Float64[np.ndarray, " decoders"]:
+    """The log variances at which the decoder's term is tabulated: from log tb(1, 2), the papers', to log 1, in nats."""
+    return np.linspace(process.decoder_log_var(schedule), 0.0, DECODERS)
+
+
+def decoded(
+    schedule: Schedule, terms: Float[np.ndarray, "*n decoders"], log_var: Float64[np.ndarray, " k"]
+) -> Float64[np.ndarray, "*n k"]:
+    """Tabulated -log P(x_0 | x_t) at any variance of the decoder, nats per dimension: its log is a cubic spline."""
+    logs = np.log(np.maximum(np.asarray(terms, np.float64), LEAST))
+    return np.exp(CubicSpline(decoders(schedule), logs, axis=-1)(log_var))
+
+
+def best_decoder(
+    schedule: Schedule, terms: Float64[np.ndarray, "times decoders"]
+) -> tuple[Float64[np.ndarray, " times"], Float64[np.ndarray, " times"]]:
+    """The decoder's best log variance at every time, and -log P there, in nats; the least of a fine grid.
+
+    Args:
+      schedule: the forward process.
+      terms: means over calibration images.
+    """
+    fine = np.linspace(process.decoder_log_var(schedule), 0.0, 50 * DECODERS)
+    found = np.full((len(terms), 2), np.nan)
+    for t in np.flatnonzero(np.isfinite(terms).all(axis=1)):
+        values = decoded(schedule, terms[t], fine)
+        found[t] = fine[values.argmin()], values.min()
+    return found[:, 0], found[:, 1]
+
+
+def needs_table(choice: ReverseVariance, schedule: Schedule) -> bool:
+    """The choice is not one number a step: it looks at x_t or differs between coefficients."""
+    if not choice.bound:
+        return False
+    return not choice.headless or np.ndim(choice.log_var(_virtual(schedule, np.asarray([schedule.T])), None, None)) > 1
+
+
+def _virtual(schedule: Schedule, times: np.ndarray, chain: tuple[int, ...] | None = None) -> Steps:
+    """The steps from every time to every node, arrays (times * nodes,)."""
+    return process.between(schedule, np.repeat(times, NODES), nodes(schedule, chain)[times].ravel())
+
+
+def prepare(schedule: Schedule, choice: ReverseVariance, times: np.ndarray) -> tuple[Steps, Any]:
+    """What `tabulate` reads at these times.
+
+    Returns:
+      The steps to every node, arrays (times, nodes), and log sigma^2 (times, nodes, *x) of a headless choice in nats,
+      None of another.
+    """
+    flat = _virtual(schedule, times, choice.times)
+    shape = (len(times), NODES)
+    return Steps(*(column.reshape(shape) for column in flat)), _table(choice, flat, shape) if choice.headless else None
+
+
+def _table(choice: ReverseVariance, flat: Steps, shape: tuple[int, int]) -> Float32[np.ndarray, "times nodes *x"]:
+    log_var = reverse.table(choice, flat)
+    return log_var.reshape(*shape, *log_var.shape[1:]).astype(np.float32)
+
+
+def tabulate(
+    fixed: Tabulated, steps: Steps, table: Array | None, x_t: Images, prediction: Prediction, error: Images
+) -> tuple[Float[Array, "nodes b"], Float[Array, "nodes b"], Float[Array, " b"]]:
+    """KL(u) of every example at one time, nats per dimension; log(sigma^2/base) and the share clamped beside it.
+
+    Args:
+      fixed: the variance.
+      steps: to every node, arrays (nodes,).
+      table: log sigma^2 (nodes, *x) of a headless choice.
+      x_t: at this time.
+      prediction: the denoiser's.
+      error: eps - eps_hat.
+    """
+    square = fixed.basis.forward(error) ** 2
+    mean = lambda x: jnp.mean(jnp.broadcast_to(x, error.shape), axis=tuple(range(1, error.ndim)))  # noqa: E731
+
+    def at(node: tuple[Steps, Array | None]) -> tuple[Array, Array]:
+        step, log_var = node
+        log_var = log_var if fixed.log_var is None else fixed.log_var(step, x_t, prediction)
+        log_r = step.log_base - log_var
+        return mean(step_kl(log_r, step.u, square)), mean(-log_r)
+
+    cost, log_ratio = jax.lax.map(at, (steps, table))
+    first = jax.tree.map(lambda column: column[0], steps)
+    clamped = mean(0.0 if fixed.clamped is None else fixed.clamped(first, x_t, prediction))
+    return cost, log_ratio, clamped
+
+
+def of_spectrum(
+    schedule: Schedule, choice: ReverseVariance, spectrum: Float64[np.ndarray, "times *x"]
+) -> Float64[np.ndarray, "times nodes"]:
+    """The mean cost at the nodes of a headless choice from the moments in its own basis, nats per dimension.
+
+    For `spectral` on the images that fixed it: 1/2 mean_j log(1 + u M_{t,j}).
+
+    Args:
+      schedule: the forward process.
+      choice: headless, diagonal in the basis of the spectrum.
+      spectrum: M_{t,j}.
+    """
+    table = np.full((schedule.T + 1, NODES), np.nan)
+    dimensions = tuple(range(1, spectrum.ndim))
+    for t in np.flatnonzero(np.isfinite(spectrum).all(axis=dimensions)):
+        steps = _virtual(schedule, np.asarray([t]))
+        log_r = reverse.beside(steps.log_base, spectrum[:1]) - reverse.table(choice, steps)
+        table[t] = step_kl(log_r, reverse.beside(steps.u, spectrum[:1]), spectrum[t]).mean(axis=dimensions)
+    return table
+
+
+def between_nodes(
+    row: Float64[np.ndarray, " nodes"], cost: Float[np.ndarray, "*n nodes"], u: Float64[np.ndarray, " k"]
+) -> Float64[np.ndarray, "*n k"]:
+    """Tabulated costs of one time at any u: log KL is a cubic spline of log u; nats per dimension.
+
+    Args:
+      row: of `nodes`.
+      cost: at them.
+      u: where they are wanted.
+
+    Raises:
+      ValueError: u lies outside the row, or a cost is not finite.
+    """
+    if not np.isfinite(cost).all():
+        raise ValueError("a variance that looks at x_t is negative or infinite for some image: clamp the covariance")
+    if not ((row[0] <= u) & (u <= row[-1])).all():
+        raise ValueError(f"u = {u.min():g} to {u.max():g} leaves the table, which has {row[0]:g} to {row[-1]:g}")
+    logs = np.log(np.maximum(np.asarray(cost, np.float64), LEAST))
+    return np.exp(CubicSpline(np.log(row), logs, axis=-1)(np.log(u)))

@@ -1,0 +1,123 @@
+"""What is found about one denoiser: its tables, its samples, and the pictures of them."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ddpm_jax import cells
+from ddpm_jax.cells import Keep
+from ddpm_jax.eval import ablation, checks, classifier, costs, curves, fid, quality
+from ddpm_jax.eval.ablation import REFERENCE, Choices
+from ddpm_jax.eval.costs import Table
+from ddpm_jax.eval.moments import Moments
+from ddpm_jax.eval.study import GAP_K, Design, Means, every_K, paths
+from ddpm_jax.subject import Subject
+
+SHOWN = 12  # images in a row of the report
+FEW_STEPS = 10  # steps of the short chain whose terms are shown
+
+
+def tabulate(
+    subject: Subject, design: Design, choices: Choices, measured: dict[str, Moments], keep: Keep = cells.compute_always
+) -> dict[str, Any]:
+    """Everything that follows from the moments alone; plain values."""
+    schedule, Ks, clamp_cov = subject.schedule, every_K(design), design.rules.clamp_cov
+    shown = list(dict.fromkeys([FEW_STEPS if FEW_STEPS in Ks else min(Ks), max(Ks)]))
+    return {
+        "K": Ks,
+        "sample_K": list(design.sample_K),
+        "variances": list(design.variances),
+        "kinds": curves.kinds(choices),
+        "trajectories": paths(design),
+        "likelihood": [
+            *ablation.rows(ablation.likelihoods(choices, measured["test"], keep), "test"),
+            *_on_calibration(choices, measured["calibration"], keep),
+        ],
+        "evaluations": curves.evaluations(choices, measured),
+        "negative_control": checks.negative_control(schedule, measured["test"], [K for K in Ks if K > 1]),
+        "gap_check": checks.gap_check(choices.calibration, measured["test"]),
+        "memorising": checks.memorising(
+            choices.calibration, measured["train"], measured["test"], min(GAP_K, schedule.T)
+        ),
+        "per_time": curves.per_time(schedule, measured["calibration"], clamp_cov),
+        "clamped": curves.clamped(measured["test"]),
+        "spectrum": curves.spectrum(measured["calibration"]),
+        "sigma2": curves.between_the_bounds(choices, design.sample_K[len(design.sample_K) // 2], measured["test"]),
+        "trajectories_chosen": curves.chosen(choices),
+        "terms": curves.terms(choices, measured["test"], shown),
+        "rate_distortion": curves.rate_distortion(choices, measured["test"], max(Ks)),
+    }
+
+
+def _on_calibration(choices: Choices, moments: Moments, keep: Keep) -> list[ablation.Row]:
+    """The rows of calibration images. Variances that the spectrum fixes were not known when these images were looked
+    at: their mean cost follows from the spectrum, its spread over images does not, and is None.
+    """
+    schedule, spectrum = choices.schedule, moments.spectrum
+    tables = dict(moments.tables)
+    for name, choice in choices.variances.items():
+        if spectrum is not None and choice.headless and choice.basis.name == "dct" and name not in tables:
+            mean = costs.of_spectrum(schedule, choice, spectrum)
+            nothing = np.full_like(mean, np.nan)
+            tables[name] = Table(costs.nodes(schedule), mean[None].astype(np.float32), nothing, nothing[:, 0])
+    rows = ablation.rows(ablation.likelihoods(choices, moments._replace(tables=tables), keep), "calibration")
+    known = moments.tables.keys() | (choices.variances.keys() - tables.keys())
+    return [row if row["variance"] in known else row | _without_errors(row) for row in rows]
+
+
+def _without_errors(row: ablation.Row) -> ablation.Row:
+    return {key: None for key in row if key.endswith("standard_error")}
+
+
+def sample(
+    subject: Subject, design: Design, choices: Choices, means: Means = Means()
+) -> tuple[dict[str, Any], dict[ablation.Cell, np.ndarray]]:
+    """Samples of every variance x K on even chains with their Frechet distances, and the images."""
+    images, even = subject.data, [(name, "even", K) for K in design.sample_K for name in design.variances]
+    wanted = [cell for cell in even if cell in choices.times]
+    shape = (design.seeds, design.images, *images.shape)
+    drawn = quality.draw(choices, subject.denoiser, wanted, design.rules, shape, means.layout, means.keep)
+    judge = classifier.fit(images.train.images, images.train.labels, images.levels, keep=means.keep)
+    features = partial(classifier.features, judge)
+    held_out = np.concatenate([images.calibration.images, images.test.images])
+    target = fid.gaussian_fit(features(images.train.images))
+    single, over_seeds = quality.distances(drawn, features, images.train.images)
+    results = {
+        "samples": single,
+        "sample_cells": over_seeds,
+        "classifier": {
+            "name": "multilayer perceptron, 128 and 32 hidden units, features of the last",
+            "features": int(target[0].size),
+            "train_accuracy": classifier.accuracy(judge, *images.train),
+            "test_accuracy": classifier.accuracy(judge, *images.test),
+            "bias": fid.finite_sample_bias(target[1], design.images),
+            "held_out_frechet": fid.frechet_distance(*fid.gaussian_fit(features(held_out)), *target),
+            "held_out_images": len(held_out),
+        },
+    }
+    return results, drawn
+
+
+def pictures(
+    subject: Subject, design: Design, choices: Choices, drawn: dict[ablation.Cell, np.ndarray], keep: Keep
+) -> dict[str, np.ndarray]:
+    """The small images of the report, as grey levels 0..255, with the times and distances that stand beside them."""
+    images = subject.data
+    K, short, shown = max(design.sample_K), min(design.sample_K), min(SHOWN, design.images)
+    best = REFERENCE if REFERENCE in design.variances else design.variances[0]
+    long = drawn[best, "even", K][0, :shown]
+    index, distance = quality.nearest(long, images.train.images)
+    cell, shape = (best, "even", short), (4, *images.shape)
+    of_grid = [name for name in design.variances if (name, "even", K) in drawn]
+    levels = {
+        "grid": np.stack(
+            [drawn[name, "even", K][0, :shown] for name in design.variances if (name, "even", K) in drawn]
+        ),
+        "grid_real": images.test.images[:shown],
+        "strip": quality.strip(choices, subject.denoiser, cell, design.rules, shape, keep),
+        "neighbours": np.stack([long, images.train.images[index]], axis=1),
+    }
+    shades = {name: np.round(rows * (255 / (images.levels - 1))).astype(np.uint8) for name, rows in levels.items()}
+    shades["grid_names"] = np.asarray(of_grid)
+    return {**shades, "strip_t": choices.times[cell][::-1], "neighbours_distance": distance}

@@ -1,0 +1,165 @@
+"""With a perfect network the variance that looks at x_t is nearest to the data, and its lead grows with the steps.
+
+Data are a mixture of Gaussians in one dimension, so the denoiser and Cov[x_0 | x_t] are known and the density of the
+samples is propagated on a grid: KL, total variation and W2 to the data for every choice of the variance, without
+sampling. Calibrated choices get the exact moments, trained ones the heads that perfect training would give.
+Needs: about two CPU minutes, no data.
+Command: python -m experiments.exact_mixture --workdir runs/exact_mixture
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ddpm_jax import cells, mixture, process, sampler, trajectory, variance, worlds
+from ddpm_jax.config import command_line
+from ddpm_jax.eval import density
+from ddpm_jax.mixture import Mixture
+from ddpm_jax.report import distances
+from ddpm_jax.sampler import Rules
+from ddpm_jax.schedule import SCHEDULES, Schedule
+from ddpm_jax.variance import VARIANCES, Calibration
+from ddpm_jax.worlds import World
+
+Row = dict[str, Any]
+MEASURES = {"kl": "KL(data || samples), nats", "total_variation": "total variation", "w2": "Wasserstein distance W2"}
+FAR = 100  # nats
+
+
+@dataclass(frozen=True)
+class ExactMixture:
+    """The options of this experiment.
+
+    Attributes:
+      workdir: where results.json, tables.md and figure.png go.
+      weights: of the modes.
+      means: of the modes.
+      deviations: standard deviations of the modes.
+      schedule: a name of schedule.SCHEDULES.
+      T: number of noise levels.
+      variances: names; default all.
+      K: chain lengths.
+      frac: of `interpolated`.
+      last_step: noise of the last step: mean (none) or noise.
+      points: of the grid.
+      reach: of the grid, on both sides of 0.
+      dry_run: print the options and stop.
+    """
+
+    workdir: Path = Path("runs/exact_mixture")
+    weights: tuple[float, ...] = (0.3, 0.5, 0.2)
+    means: tuple[float, ...] = (-1.5, 0.2, 1.1)
+    deviations: tuple[float, ...] = (0.2, 0.3, 0.1)
+    schedule: str = "linear"
+    T: int = 1000
+    variances: tuple[str, ...] = tuple(VARIANCES)
+    K: tuple[int, ...] = (2, 5, 10, 25, 50, 100)
+    frac: float = 0.5
+    last_step: str = "mean"
+    points: int = 4001
+    reach: float = 7.0
+    dry_run: bool = False
+
+
+class Setting(NamedTuple):
+    """What all chains share."""
+
+    x: np.ndarray
+    data: Mixture
+    world: World
+    schedule: Schedule
+    rules: Rules
+
+
+def main(options: ExactMixture) -> None:
+    """Propagate, measure, print and write."""
+    setting = resolve(options)
+    config = {**vars(options), "workdir": str(options.workdir)}
+    if options.dry_run:
+        print(json.dumps(config, indent=2))
+        return
+    rows = []
+    for K in tqdm(options.K, desc="chains", unit="K"):
+        rows += compare(setting, options.variances, K, options.frac)
+    if all(row["kl"] is None for row in rows):
+        raise ValueError(f"points = {options.points}: too few for any of these chains; give more")
+    parts = dict(variances=list(options.variances), K=list(options.K), measures=MEASURES, rows=rows)
+    results = {"config": config, **parts}
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    cells.write_json(options.workdir / "results.json", results)
+    text = distances.text(results)
+    cells.write_whole(options.workdir / "tables.md", lambda file: file.write(text.encode()))
+    cells.write_whole(options.workdir / "figure.png", lambda file: distances.draw(results).savefig(file, dpi=150))
+    print(text)
+    if any(row["kl"] is None for row in rows):
+        print("–: the samples lie closer together than the grid can tell")
+    if any((row["kl"] or 0) > FAR for row in rows):
+        print(f"a KL above {FAR} says that the samples miss the data; its size rests on their farthest tails")
+
+
+def resolve(options: ExactMixture) -> Setting:
+    """What the options say.
+
+    Raises:
+      ValueError: an unknown name, or a number out of range.
+    """
+    if options.schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule {options.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+    for name, values in (("K", options.K), ("variances", options.variances)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} = {' '.join(map(str, values))}: give at least one, and each once")
+    tables = SCHEDULES[options.schedule](options.T)
+    means, deviations = np.reshape(options.means, (-1, 1, 1, 1)), np.asarray(options.deviations)
+    parts = (np.asarray(options.weights), means, deviations**2)
+    data, x = mixture.of(*parts), density.grid(options.reach, options.points)
+    rules = Rules(options.last_step, clip_x_0=False, clamp_cov=False)
+    setting = Setting(x, data, worlds.mixture(tables, *parts), tables, rules)
+    known = calibrate(setting, np.asarray([], int), options.frac)
+    for name in options.variances:
+        variance.build(name, known)
+    for K in options.K:
+        sampler.log_var_cap(rules, process.steps(tables, trajectory.even(options.T, K)))
+    cells.check_writable(options.workdir)
+    return setting
+
+
+def calibrate(setting: Setting, times: np.ndarray, frac: float) -> Calibration:
+    """The exact moments at these times; in one dimension M_t, 1 - Gamma_t and the spectrum are one number."""
+    moment = np.full(setting.schedule.T + 1, np.nan)
+    moment[times] = [
+        density.mean_excess(setting.x, setting.data, setting.world, setting.schedule, int(t)) for t in times
+    ]
+    weights = np.exp(setting.data.log_weights)
+    mean = weights @ setting.data.mean.ravel()
+    c = float(weights @ (setting.data.variance.ravel() + (setting.data.mean.ravel() - mean) ** 2))
+    spectrum = moment.reshape(-1, 1, 1, 1)
+    return Calibration(setting.schedule, frac, c, moment, moment, spectrum, ((1.0,),), clamp_cov=False)
+
+
+def compare(setting: Setting, names: tuple[str, ...], K: int, frac: float) -> list[Row]:
+    """The distances of every variance on the even chain of K steps."""
+    times = trajectory.even(setting.schedule.T, K)
+    steps, known = process.steps(setting.schedule, times), calibrate(setting, times, frac)
+    denoiser = worlds.exact_heads(setting.world, steps)
+    wanted = density.log_mixture(setting.x, setting.data)
+    rows: list[Row] = []
+    values: dict[str, float | None]
+    for name in names:
+        choice = variance.build(name, known)
+        try:
+            found = density.propagate(setting.x, steps, denoiser, choice, setting.rules)
+        except density.Unresolved:
+            values = dict.fromkeys(MEASURES)
+        else:
+            measured = (density.kl, density.total_variation, density.wasserstein)
+            values = {key: of(setting.x, wanted, found) for key, of in zip(MEASURES, measured, strict=True)}
+        rows.append(dict(variance=name, K=K, **values))
+    return rows
+
+
+if __name__ == "__main__":
+    command_line(ExactMixture, main, __doc__)

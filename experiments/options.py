@@ -1,0 +1,202 @@
+"""The options of the variance ablation: what they mean together, and which are refused. Not a command."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ddpm_jax import cells, head_run, parallel, run, sampler, sources
+from ddpm_jax.config import Config, Flat, FlatHeads, Heads, to_dict
+from ddpm_jax.data import DataSet
+from ddpm_jax.eval import study
+from ddpm_jax.eval.study import Design
+from ddpm_jax.run import Trained
+from ddpm_jax.sampler import Rules
+from ddpm_jax.schedule import Schedule
+from ddpm_jax.subject import Subject
+
+RESULTS = "results.json"
+DEFAULT = Design(Rules())
+OF_A_USE = {"workdir", "dry_run", "force"}  # options that leave no trace in the numbers
+FREE_OF_A_DENOISER = {"data", "schedule", "T", "prediction", "parallel", "seed"}  # training options that concern it
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The options of this experiment.
+
+    Attributes:
+      training: the network's run.
+      heads: that are trained on it for the variances that read them; none on a --checkpoint or --denoiser.
+      workdir: where the run, the heads, the cells, the tables and the report go.
+      checkpoint: workdir of a finished run whose network to take.
+      denoiser: module:function of your own network (x_t, t) -> what --prediction says, trained for --schedule and --T.
+      head_checkpoint: workdir of experiments.train_heads, for the network of --checkpoint or --denoiser.
+      training_seeds: networks to train, from seed upwards; the report shows their spread.
+      variances: names, in the order of the tables; default all that the network has heads for.
+      trajectories: quadratic, optimal or optimal_free, beside even.
+      K: chain lengths of the likelihood table.
+      sample_K: chain lengths that are sampled, on the even trajectory.
+      images: samples of each cell and seed.
+      seeds: sampling seeds.
+      frac: of `interpolated`.
+      c: of `family`; default the mean variance of the calibration images.
+      clamp_head: hold the head of `learned_range` within [-1, 1].
+      protocol: the conventions of a paper: ddpm, analytic-dpm or iddpm; each can be set alone.
+      last_step: noise of the last step: mean (none) or noise; default the protocol's.
+      pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
+      clip_x_0: clip predicted data to [-1, 1]; default the protocol's.
+      clamp_cov: hold estimated covariances of the data within [0, 1]; default the protocol's.
+      force: measure and draw again what is in workdir/cells.
+      dry_run: print the resolved config and stop.
+    """
+
+    training: Flat = field(default_factory=Config)
+    heads: FlatHeads = field(default_factory=Heads)
+    workdir: Path = Path("runs/digits")
+    checkpoint: Path | None = None
+    denoiser: str | None = None
+    head_checkpoint: Path | None = None
+    training_seeds: int = 1
+    variances: tuple[str, ...] = DEFAULT.variances
+    trajectories: tuple[str, ...] = DEFAULT.trajectories
+    K: tuple[int, ...] = DEFAULT.K
+    sample_K: tuple[int, ...] = DEFAULT.sample_K
+    images: int = DEFAULT.images
+    seeds: int = DEFAULT.seeds
+    frac: float = DEFAULT.frac
+    c: float | None = DEFAULT.c
+    clamp_head: bool = DEFAULT.clamp_head
+    protocol: str = "analytic-dpm"
+    last_step: str | None = None
+    pixel_clip: float | None = None
+    clip_x_0: bool | None = None
+    clamp_cov: bool | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+class Existing(NamedTuple):
+    """A network that is there already, with the run it comes from if there is one."""
+
+    subject: Subject
+    trained: Trained | None = None
+
+
+class Plan(NamedTuple):
+    """What is going to be done.
+
+    Attributes:
+      options: with the training config that holds.
+      there: the network, if it is there already.
+      heads: to be trained on a network that is trained here; None for none.
+      design: what is compared.
+    """
+
+    options: Ablation
+    there: Existing | None
+    heads: Heads | None
+    design: Design
+
+
+def resolve(options: Ablation) -> Plan:
+    """The options with their names looked up.
+
+    Raises:
+      ValueError: an unknown name, a number out of range, options that exclude each other, or a workdir that is taken.
+    """
+    there, training = existing(options), options.training
+    if options.checkpoint:
+        training = replace(run.load(options.checkpoint).run.config, parallel=training.parallel)
+        run.check_given(
+            options.training, training, {"parallel"}, f"the network of {options.checkpoint} is taken as it is"
+        )
+    options = replace(options, training=training)
+    found = there.subject if there else run.resolve(training)
+    if options.training_seeds < 1 or (there and options.training_seeds > 1):
+        raise ValueError(f"training_seeds = {options.training_seeds}: at least 1, more only of networks trained here")
+    own = there.subject.heads if there else run.in_loss(training, found.schedule).heads
+    design, heads = _compared(options, found.schedule, found.data, own, trained_here=not there)
+    parallel.check(training.parallel)
+    check_workdir(options, there)
+    return Plan(options, there, heads, design)
+
+
+def _compared(
+    options: Ablation, schedule: Schedule, images: DataSet, own: tuple[str, ...], trained_here: bool
+) -> tuple[Design, Heads | None]:
+    """What is compared, and the heads that have to be trained for it."""
+    alone = {name: getattr(options, name) for name in ("last_step", "pixel_clip", "clip_x_0", "clamp_cov")}
+    rules = sampler.protocol(options.protocol, images.levels, **alone)
+    design = Design(rules, **{name: getattr(options, name) for name in Design._fields if name != "rules"})
+    every = head_run.named(options.heads)
+    possible = tuple(dict.fromkeys((*own, *every.heads))) if trained_here else own
+    design = study.resolved(design, schedule, possible)
+    study.check(design, schedule, images, possible)
+    wanted = [name for name in study.needed(design.variances, schedule) if name not in own]
+    if not wanted:
+        return design, None
+    heads = replace(every, heads=tuple(name for name in every.heads if name in wanted))
+    head_run.check(heads, schedule, images)
+    return design, heads
+
+
+def existing(options: Ablation) -> Existing | None:
+    """The network that --checkpoint or --denoiser names, or None.
+
+    Raises:
+      ValueError: both do, or it does not fit, or there are heads for a network that is not there.
+    """
+    if options.checkpoint and options.denoiser:
+        raise ValueError(f"--checkpoint {options.checkpoint} and --denoiser {options.denoiser}: give one of them")
+    if not options.checkpoint and not options.denoiser:
+        if options.head_checkpoint:
+            raise ValueError(f"--head-checkpoint {options.head_checkpoint} needs the --checkpoint it was trained on")
+        return None
+    if options.heads != Heads():
+        raise ValueError(
+            "options of heads have no effect: a network that is there gets none, see experiments.train_heads"
+        )
+    if options.denoiser:
+        run.check_given(options.training, Config(), FREE_OF_A_DENOISER, "a --denoiser is not trained")
+        trained, subject = None, sources.own(options.denoiser, options.training)
+    else:
+        assert options.checkpoint
+        trained = run.load(options.checkpoint)
+        subject = sources.subject(trained, "checkpoint", str(options.checkpoint))
+    return Existing(head_run.load(options.head_checkpoint, subject) if options.head_checkpoint else subject, trained)
+
+
+def check_workdir(options: Ablation, there: Existing | None) -> None:
+    """Refuse a workdir that cannot be written or that holds another experiment.
+
+    Raises:
+      ValueError: see above.
+    """
+    cells.check_writable(options.workdir)
+    taken, path = None, options.workdir / RESULTS
+    if there and options.workdir != options.checkpoint and (options.workdir / run.CHECKPOINTS).exists():
+        taken = "a training run"
+    elif path.exists():
+        try:
+            network = json.loads(path.read_text(encoding="utf-8"))["network"]
+        except (ValueError, KeyError, TypeError):
+            network, taken = {}, "a results.json that is not of this experiment"
+        if there and network and network["fingerprint"] != there.subject.fingerprint:
+            taken = f"results of another network, {network['name']}"
+        elif not there and network and network["source"] != "trained":
+            taken = f"results of the network {network['name']}"
+    if taken:
+        raise ValueError(f"{options.workdir} holds {taken}: choose another --workdir")
+
+
+def plain(plan: Plan, shape: dict[str, Any] | None) -> dict[str, Any]:
+    """The options that the numbers depend on, and the network's shape, as plain values."""
+    options = plan.options
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    kept = {name: value for name, value in values.items() if name not in OF_A_USE}
+    training = to_dict(options.training)
+    if options.denoiser:
+        training = {name: training[name] for name in sorted(FREE_OF_A_DENOISER)}
+    heads = to_dict(plan.heads) if plan.heads else None
+    return {**kept, "variances": list(plan.design.variances), "training": training, "heads": heads, "network": shape}

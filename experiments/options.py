@@ -130,15 +130,15 @@ def _compared(
     rules = sampler.protocol(options.protocol, images.levels, **alone)
     design = Design(rules, **{name: getattr(options, name) for name in Design._fields if name != "rules"})
     every = head_run.named(options.heads)
+    if trained_here:
+        head_run.check(every, schedule, images)
     possible = tuple(dict.fromkeys((*own, *every.heads))) if trained_here else own
     design = study.resolved(design, schedule, possible)
     study.check(design, schedule, images, possible)
     wanted = [name for name in study.needed(design.variances, schedule) if name not in own]
     if not wanted:
         return design, None
-    heads = replace(every, heads=tuple(name for name in every.heads if name in wanted))
-    head_run.check(heads, schedule, images)
-    return design, heads
+    return design, replace(every, heads=tuple(name for name in every.heads if name in wanted))
 
 
 def existing(options: Ablation) -> Existing | None:

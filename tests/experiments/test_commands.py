@@ -79,7 +79,7 @@ def test_the_ablation_leaves_tables_pictures_and_a_page(
     assert results["evaluations"]["counted"]["test"] == 300 * 30
     assert results["evaluations"]["one_cell_at_a_time"] > results["evaluations"]["counted"]["test"]
     assert results["training"]["parameters"] == results_size()
-    assert {claim["holds"] for claim in results["claims"] if claim["split"] == "calibration"} == {True}
+    assert {claim["holds"] for claim in results["claims"] if claim["split"] == "calibration"} - {None} == {True}
     with (tmp_path / "results.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == len(test)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -97,6 +97,7 @@ def test_the_ablation_leaves_tables_pictures_and_a_page(
     assert np.load(tmp_path / "samples" / "samples.npz")["images"].shape == (5, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_heads_of_a_checkpoint_join_its_ablation(trained: Path, tmp_path: Path) -> None:
     few = ["--K", "3", "30", "--sample-K", "3", "--images", "4", "--seeds", "1", "--trajectories", "even"]
     heads = ["--heads", "ocm", "learned", "--head-steps", "2", "--head-batch", "8", "--save-every", "2"]

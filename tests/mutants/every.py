@@ -1,6 +1,13 @@
 """All the mistakes, from the files that list them by subject."""
 
-from tests.mutants import data, exact, report, seeded, worlds
+from tests.mutants import data, exact, report, seeded, tabulated, worlds
 from tests.mutants.seeded import Mutant
 
-MUTANTS: tuple[Mutant, ...] = (*seeded.MUTANTS, *data.MUTANTS, *worlds.MUTANTS, *exact.MUTANTS, *report.MUTANTS)
+MUTANTS: tuple[Mutant, ...] = (
+    *seeded.MUTANTS,
+    *tabulated.MUTANTS,
+    *data.MUTANTS,
+    *worlds.MUTANTS,
+    *exact.MUTANTS,
+    *report.MUTANTS,
+)

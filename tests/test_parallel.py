@@ -138,7 +138,14 @@ def histories() -> dict[str, TrainState]:
 
 @pytest.mark.parametrize("how", PARALLEL)
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("name", sorted(time_sampler.TIME_SAMPLERS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        "loss_second_moment",
+        pytest.param("antithetic", marks=pytest.mark.slow),
+        pytest.param("uniform", marks=pytest.mark.slow),
+    ],
+)
 def test_every_time_sampler_draws_and_remembers_the_same_on_any_devices(
     histories: dict[str, TrainState], name: str, devices: int, how: str
 ) -> None:

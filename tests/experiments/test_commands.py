@@ -115,6 +115,7 @@ def results_size() -> int:
     return unet.parameter_count(jax.eval_shape(lambda: unet.init(jax.random.key(0), TINY, 8)))
 
 
+@pytest.mark.slow
 def test_the_ablation_takes_the_network_of_another_run(trained: Path, tmp_path: Path) -> None:
     few = ["--K", "3", "--sample-K", "3", "--images", "4", "--seeds", "1", "--variances", "small", "isotropic"]
     run("variance_ablation", "--checkpoint", str(trained), *few, "--workdir", str(tmp_path))
@@ -129,6 +130,7 @@ def test_the_least_ablation_one_step_and_no_bound(trained: Path, tmp_path: Path)
     assert "has a likelihood bound" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_two_training_seeds_show_their_spread(tmp_path: Path) -> None:
     few = ["--K", "3", "--sample-K", "3", "--images", "4", "--seeds", "1", "--variances", "large", "isotropic", "zero"]
     argv = [*TRAINING, *few, "--trajectories", "even", "--training-seeds", "2"]

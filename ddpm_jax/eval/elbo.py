@@ -143,7 +143,8 @@ def cost(
     else:
         u = np.full_like(table, np.nan)
         u[s, t] = steps.u
-        rows, means = costs.nodes(schedule), _mean_costs(schedule, choice, moments, tabulated)
+        rows = costs.nodes(schedule) if tabulated is None else tabulated.u
+        means = _mean_costs(schedule, choice, moments, tabulated)
         for later in range(2, schedule.T + 1):
             table[1:later, later] = costs.between_nodes(rows[later], means[later], u[1:later, later])
     if decoder is None:

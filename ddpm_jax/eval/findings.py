@@ -111,9 +111,7 @@ def pictures(
     cell, shape = (best, "even", short), (4, *images.shape)
     of_grid = [name for name in design.variances if (name, "even", K) in drawn]
     levels = {
-        "grid": np.stack(
-            [drawn[name, "even", K][0, :shown] for name in design.variances if (name, "even", K) in drawn]
-        ),
+        "grid": np.stack([drawn[name, "even", K][0, :shown] for name in of_grid]),
         "grid_real": images.test.images[:shown],
         "strip": quality.strip(choices, subject.denoiser, cell, design.rules, shape, keep),
         "neighbours": np.stack([long, images.train.images[index]], axis=1),

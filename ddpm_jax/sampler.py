@@ -51,12 +51,13 @@ PROTOCOLS: dict[str, Rules] = {
 """The papers' conventions by name. All take x_0_hat clipped, no noise in the last step, and the decoder variance
 tb(1, 2).
 
-ddpm: Ho et al. 2020, released code. analytic-dpm: Bao et al. 2022, section 4 and appendix F, y = 1 (their linear
-CIFAR-10 row takes y = 2). iddpm: Nichol & Dhariwal 2021, released code."""
+ddpm: Ho et al. 2020, released code. analytic-dpm: Bao et al. 2022, section 4, y = 1 (their linear CIFAR-10 row takes
+y = 2). iddpm: Nichol & Dhariwal 2021, released code, but for its own decoder variance, which is not here: so far it
+agrees with ddpm."""
 
 
 def protocol(name: str, levels: int, **alone: Any) -> Rules:
-    """The rules of a protocol for data of so many grey levels; Ho et al. 2020, Bao et al. 2022, table 1's settings.
+    """The rules of a protocol for data of so many grey levels. Ho et al. 2020, released code; Bao et al. 2022, section 4.
 
     Args:
       name: of PROTOCOLS.

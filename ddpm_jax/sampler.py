@@ -57,7 +57,7 @@ agrees with ddpm."""
 
 
 def protocol(name: str, levels: int, **alone: Any) -> Rules:
-    """The rules of a protocol for data of so many grey levels. Ho et al. 2020, released code; Bao et al. 2022, section 4.
+    """The rules of a protocol for so many grey levels. Ho et al. 2020, released code; Bao et al. 2022, section 4.
 
     Args:
       name: of PROTOCOLS.

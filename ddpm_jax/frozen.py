@@ -65,25 +65,20 @@ class Fit(NamedTuple):
     loss: Callable[[Noised, Denoiser, Prediction, Steps], Float[Array, " b"]]
 
 
-def _unit(drawn: Noised) -> Array:
-    """The excess of data of variance 1: alpha_bar_t = (alpha_bar_t/(1 - alpha_bar_t)) (1 - alpha_bar_t)."""
-    return drawn.step.excess_max * drawn.step.noise**2
-
-
 def fit_npr(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
-    """((eps - eps_hat)^2 - g)^2 in units of alpha_bar_t. Bao et al. 2022b, section 4."""
+    """((eps - eps_hat)^2 - g)^2. Bao et al. 2022b, section 4."""
     error = jnp.where(drawn.step.signal > 0, drawn.eps - prediction.eps, drawn.x_0 - prediction.x_0)
-    return per_example(((error**2 - heads.read(prediction, "npr")) / _unit(drawn)) ** 2)
+    return per_example((error**2 - heads.read(prediction, "npr")) ** 2)
 
 
 def fit_sn(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
-    """(eps^2 - g)^2 in units of alpha_bar_t. Bao et al. 2022b, section 3."""
+    """(eps^2 - g)^2. Bao et al. 2022b, section 3."""
     square = jnp.where(drawn.step.signal > 0, drawn.eps**2, drawn.x_0**2 - prediction.x_0**2 + prediction.eps**2)
-    return per_example(((square - heads.read(prediction, "sn")) / _unit(drawn)) ** 2)
+    return per_example((square - heads.read(prediction, "sn")) ** 2)
 
 
 def fit_ocm(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
-    """((1 - alpha_bar_t) r * (H r) - g)^2 in units of alpha_bar_t. Ou et al. 2025, section 3.
+    """((1 - alpha_bar_t) r * (H r) - g)^2. Ou et al. 2025, section 3.
 
     H is the Jacobian of the score -eps_hat/sqrt(1 - alpha_bar_t), r has entries +-1: one Jacobian-vector product, and
     E r * (H r) = diag H.
@@ -97,7 +92,7 @@ def fit_ocm(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: St
     probe = jax.vmap(lambda key: jax.random.rademacher(key, shape, drawn.x_t.dtype))(drawn.keys)
     _, turned = jax.jvp(lambda x_t: denoiser(x_t, drawn.step.t).eps, (drawn.x_t,), (probe,))
     wanted = jax.lax.stop_gradient(-drawn.step.noise * probe * turned)
-    return per_example(((wanted - heads.read(prediction, "ocm")) / _unit(drawn)) ** 2)
+    return per_example((wanted - heads.read(prediction, "ocm")) ** 2)
 
 
 def fit_learned(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:

@@ -138,6 +138,24 @@ def test_heads_start_as_large_and_clip_their_own_mean_only(linear):
     )
 
 
+@pytest.mark.parametrize("t", [1, 100, 500, 1000])
+@pytest.mark.parametrize("name", ["npr", "sn", "ocm"])
+def test_no_time_and_no_head_drowns_the_others(name, t):
+    """The loss of the best head is the variance of its target, at most 2 at every time: the heads are fitted
+    together, and where alpha_bar_t is 4e-5 a loss in its units would be 1e9.
+    """
+    c, every = 0.25, process.every_step(LINEAR)
+    world = worlds.gaussian(LINEAR, np.zeros(SHAPE), np.full(SHAPE, c))
+    x_0, eps = (jax.random.normal(jax.random.key(i), (2000, *SHAPE)) for i in range(2))
+    keys = jax.random.split(jax.random.key(2), 2000)
+    drawn = objective.noised(LINEAR, every, jnp.full(2000, t - 1), 0.5 * x_0, eps, None, keys)
+    said = worlds.exact_heads(world, every)(drawn.x_t, drawn.step.t)
+    loss = frozen.FITS[name].loss(drawn, world.denoiser, said, every)
+    h = variances.noise_variance(pairs.pair(BETAS, t - 1, t), c)
+    expected = {"npr": 2 * h**2, "sn": 2 * h**2 + 4 * h * (1 - h), "ocm": 0.0}[name]
+    assert loss.mean() == pytest.approx(expected, rel=0.1, abs=1e-9)
+
+
 def test_the_heads_of_a_denoiser_stay_beside_new_ones(short):
     old = lambda x_t, t: predict.Prediction(x_t, x_t, {"mine": x_t})  # noqa: E731
     chain = process.every_step(short)

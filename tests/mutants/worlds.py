@@ -67,4 +67,20 @@ MUTANTS = (
         "return noise / signal * _sum(",
         ("tests/eval/test_density.py::test_the_mean_excess_is_that_of_a_gaussian",),
     ),
+    Mutant(
+        "head_loss_in_units_of_alpha_bar",
+        "eps^2 is of order 1 at every time, and so is its loss",
+        "ddpm_jax/frozen.py",
+        '(square - heads.read(prediction, "sn")) ** 2',
+        '((square - heads.read(prediction, "sn")) / drawn.step.excess_max) ** 2',
+        ("tests/test_frozen.py::test_no_time_and_no_head_drowns_the_others",),
+    ),
+    Mutant(
+        "hessian_with_the_other_sign",
+        "the score is -eps_hat/sqrt(1 - alpha_bar_t)",
+        "ddpm_jax/frozen.py",
+        "-drawn.step.noise * probe * turned",
+        "drawn.step.noise * probe * turned",
+        ("tests/test_frozen.py::test_a_jacobian_vector_product_is_the_diagonal_on_average",),
+    ),
 )

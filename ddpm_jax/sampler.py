@@ -34,6 +34,7 @@ class Rules(NamedTuple):
       levels: number of grey levels of the data on [-1, 1]; their spacing is 2/(levels - 1).
       clip_x_0: clip x_0_hat to [-1, 1] before the mean is formed. Ho et al. 2020, released code.
       clamp_cov: hold estimates of Cov[x_0 | x_t] within [0, 1]; see `variance.analytic`.
+      decoder: the variance of p(x_0 | x_tau_1) in the likelihood: a name of DECODERS.
     """
 
     last_step: str = "mean"
@@ -41,19 +42,24 @@ class Rules(NamedTuple):
     levels: int = 256
     clip_x_0: bool = True
     clamp_cov: bool = True
+    decoder: str = "shared"
 
+
+DECODERS = ("shared", "own")
+"""shared: tb(1, 2) for every choice. Ho et al. 2020 and Bao et al. 2022, released code.
+
+own: tb(tau_1, tau_2) for choices of the form base + gain h; that of the choice itself for others, with tb(tau_1, tau_2)
+in the place of tb(0, tau_1). Nichol & Dhariwal 2021, released code."""
 
 PROTOCOLS: dict[str, Rules] = {
     "ddpm": Rules(),
     "analytic-dpm": Rules(pixel_clip=1.0),
-    "iddpm": Rules(),
+    "iddpm": Rules(decoder="own"),
 }
-"""The papers' conventions by name. All take x_0_hat clipped, no noise in the last step, and the decoder variance
-tb(1, 2).
+"""The papers' conventions by name. All take x_0_hat clipped and no noise in the last step.
 
 ddpm: Ho et al. 2020, released code. analytic-dpm: Bao et al. 2022, section 4, y = 1 (their linear CIFAR-10 row takes
-y = 2). iddpm: Nichol & Dhariwal 2021, released code, but for its own decoder variance, which is not here: so far it
-agrees with ddpm."""
+y = 2). iddpm: Nichol & Dhariwal 2021, released code."""
 
 
 def protocol(name: str, levels: int, **alone: Any) -> Rules:
@@ -91,8 +97,10 @@ def log_var_cap(rules: Rules, steps: Steps) -> np.ndarray:
     The step into tau_1 has sigma^2 <= (2 y/(levels - 1))^2 pi/2. Bao et al. 2022, section 4.
 
     Raises:
-      ValueError: the rules name no known last step, y <= 0, or fewer than 2 levels.
+      ValueError: the rules name no known last step or decoder, y <= 0, or fewer than 2 levels.
     """
+    if rules.decoder not in DECODERS:
+        raise ValueError(f"unknown decoder {rules.decoder!r}: choose {' or '.join(DECODERS)}")
     if rules.last_step not in ("mean", "noise"):
         raise ValueError(f"unknown last_step {rules.last_step!r}: choose mean or noise")
     cap = np.full(steps.K, np.inf)

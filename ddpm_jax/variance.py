@@ -140,6 +140,18 @@ class Calibration(NamedTuple):
     learned_times: tuple[int, ...] | None = None
 
 
+class Fixed(NamedTuple):
+    """A choice by its name, and what fixes it.
+
+    Attributes:
+      name: of VARIANCES.
+      by: what it is built from.
+    """
+
+    name: str
+    by: Calibration
+
+
 class Unmeasured(ValueError):
     """A variance needs moments of the network that its calibration lacks."""
 

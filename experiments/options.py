@@ -47,6 +47,7 @@ class Ablation:
       pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
       clip_x_0: clip predicted data to [-1, 1]; default the protocol's.
       clamp_cov: hold estimated covariances of the data within [0, 1]; default the protocol's.
+      decoder: the variance of p(x_0 | x_tau_1): shared, tb(1, 2) for all, or own; default the protocol's.
       force: measure and draw again what is in workdir/cells.
       dry_run: print the resolved config and stop.
     """
@@ -72,6 +73,7 @@ class Ablation:
     pixel_clip: float | None = None
     clip_x_0: bool | None = None
     clamp_cov: bool | None = None
+    decoder: str | None = None
     force: bool = False
     dry_run: bool = False
 
@@ -126,7 +128,7 @@ def _compared(
     options: Ablation, schedule: Schedule, images: DataSet, own: tuple[str, ...], trained_here: bool
 ) -> tuple[Design, Heads | None]:
     """What is compared, and the heads that have to be trained for it."""
-    alone = {name: getattr(options, name) for name in ("last_step", "pixel_clip", "clip_x_0", "clamp_cov")}
+    alone = {name: getattr(options, name) for name in ("last_step", "pixel_clip", "clip_x_0", "clamp_cov", "decoder")}
     rules = sampler.protocol(options.protocol, images.levels, **alone)
     design = Design(rules, **{name: getattr(options, name) for name in Design._fields if name != "rules"})
     every = head_run.named(options.heads)

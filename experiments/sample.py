@@ -163,7 +163,9 @@ def build(options: Sample, subject: Subject, rules: Rules, times: np.ndarray) ->
         except variance.Unmeasured:
             images = subject.data.calibration.images
             key = jax.random.fold_in(jax.random.key(options.seed), 1)
-            measured = moments.measure(key, subject.schedule, subject.denoiser, images, rules, times, known=known)
+            measured = moments.measure(
+                key, subject.schedule, subject.denoiser, images, rules, times, colours=known.colours
+            )
     return variance.build(options.variance, ablation.calibrate(known, measured, options.c))
 
 

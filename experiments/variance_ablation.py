@@ -23,7 +23,7 @@ import numpy as np
 from ddpm_jax import cells, head_run, loop, run, sources
 from ddpm_jax.cells import Store
 from ddpm_jax.config import command_line, to_dict
-from ddpm_jax.eval import ablation, findings, moments, study
+from ddpm_jax.eval import findings, moments, spread, study
 from ddpm_jax.eval.study import Design, Means
 from ddpm_jax.parallel import Layout
 from ddpm_jax.report import claims, page, provenance
@@ -73,7 +73,7 @@ def main(options: Ablation) -> None:
         judged.append(judge(options, networks[-1], design, store, seconds))
     results = {**judged[0].results, "config": config, "rules": design.rules._asdict(), "training_seeds": seeds}
     tables, samples = ([one.results[name] for one in judged] for name in ("likelihood", "sample_cells"))
-    results["spread"] = ablation.spread(tables, samples) if len(judged) > 1 else []
+    results["spread"] = spread.over_networks(tables, samples) if len(judged) > 1 else []
     results["claims"] = claims.judge(results)
     about = {"about": provenance.about(seconds, networks[0].images_per_second), "forced": options.force}
     moments.save(options.workdir / "moments.npz", judged[0].calibration, networks[0].subject.fingerprint, design.rules)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ddpm_jax import cells, process, reverse, trajectory, variance
 from ddpm_jax.cells import Keep
-from ddpm_jax.eval import costs, elbo
+from ddpm_jax.eval import costs, decoders, elbo
 from ddpm_jax.eval.moments import Moments, mean_error, mean_excess
 from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.schedule import Schedule
@@ -26,6 +26,23 @@ FREE = "optimal_free"  # the first time is chosen, too, with a decoder variance 
 REFERENCE = "isotropic"  # what differences are taken to
 
 
+class Wanted(NamedTuple):
+    """The cells of a likelihood table.
+
+    Attributes:
+      variances: names of VARIANCES.
+      trajectories: of TRAJECTORIES, or "optimal", chosen for each variance on the calibration moments; for K > 1, as
+        chains end at t = 1; or "optimal_free", which may end at any time with the decoder that is best there.
+      K: numbers of steps.
+      decoder: see `sampler.Rules`.
+    """
+
+    variances: Sequence[str]
+    trajectories: Sequence[str]
+    K: Sequence[int]
+    decoder: str = "shared"
+
+
 class Choices(NamedTuple):
     """The variances of one ablation, fixed by calibration images, and the times each visits.
 
@@ -35,12 +52,14 @@ class Choices(NamedTuple):
       times: by (variance, trajectory, K); `optimal` only where there is a likelihood bound, and of a variance that is
         defined on one chain only that chain.
       decoder_log_var: of `optimal_free` at every first time, in nats; None where it was not asked for.
+      decoder: that of the other trajectories, see `sampler.Rules`.
     """
 
     calibration: Calibration
     variances: dict[str, ReverseVariance]
     times: dict[Cell, np.ndarray]
     decoder_log_var: np.ndarray | None = None
+    decoder: str = "shared"
 
     @property
     def schedule(self) -> Schedule:
@@ -59,22 +78,12 @@ def calibrate(known: Calibration, moments: Moments, c: float | None) -> Calibrat
     )
 
 
-def choose(
-    calibration: Calibration,
-    names: Sequence[str],
-    trajectories: Sequence[str],
-    Ks: Sequence[int],
-    moments: Moments,
-    keep: Keep = cells.compute_always,
-) -> Choices:
+def choose(calibration: Calibration, wanted: Wanted, moments: Moments, keep: Keep = cells.compute_always) -> Choices:
     """Build the variances and every chain's times.
 
     Args:
       calibration: see `calibrate`.
-      names: of VARIANCES.
-      trajectories: of TRAJECTORIES, or "optimal", chosen for each variance on the calibration moments; for K > 1, as
-        chains end at t = 1; or "optimal_free", which may end at any time with the decoder that is best there.
-      Ks: numbers of steps.
+      wanted: the cells.
       moments: of the calibration images, with the tables of the variances that look at x_t.
       keep: remembers the optimal trajectories.
 
@@ -83,18 +92,18 @@ def choose(
     """
     T = calibration.schedule.T
     times: dict[Cell, np.ndarray] = {}
-    variances = {name: variance.build(name, calibration) for name in names}
+    variances = {name: variance.build(name, calibration) for name in wanted.variances}
     for name, choice in variances.items():
-        for path in trajectories:
+        for path in wanted.trajectories:
             if path not in (OPTIMAL, FREE):
-                visited = {K: trajectory.named(path, T, K) for K in Ks}
+                visited = {K: trajectory.named(path, T, K) for K in wanted.K}
                 times |= {(name, path, K): chain for K, chain in visited.items() if reverse.fits(choice, chain)}
             elif choice.bound and choice.times is None:
-                several = [K for K in Ks if K > 1 or path == FREE]
+                several = wanted._replace(K=[K for K in wanted.K if K > 1 or path == FREE])
                 found = _optimal(calibration, name, path, several, moments, keep)
-                times |= {(name, path, K): found[K] for K in several}
-    free = _best_decoder(calibration.schedule, moments)[0] if FREE in trajectories else None
-    return Choices(calibration, variances, times, free)
+                times |= {(name, path, K): chain for K, chain in found.items()}
+    free = _best_decoder(calibration.schedule, moments)[0] if FREE in wanted.trajectories else None
+    return Choices(calibration, variances, times, free, wanted.decoder)
 
 
 def _best_decoder(schedule: Schedule, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
@@ -105,23 +114,29 @@ def _best_decoder(schedule: Schedule, moments: Moments) -> tuple[np.ndarray, np.
     """
     if moments.decoders is None:
         raise ValueError(f"the trajectory {FREE!r} needs the decoders' terms: measure the moments of the network first")
-    return costs.best_decoder(schedule, moments.decoders.mean(axis=0, dtype=np.float64).T)
+    return decoders.best(schedule, moments.decoders.mean(axis=0, dtype=np.float64).T)
 
 
 def _optimal(
-    calibration: Calibration, name: str, path: str, Ks: Sequence[int], moments: Moments, keep: Keep
+    calibration: Calibration, name: str, path: str, wanted: Wanted, moments: Moments, keep: Keep
 ) -> dict[int, np.ndarray]:
     """The cheapest path of every K under one variance; one dynamic programme finds all that are not remembered."""
     schedule, tabulated = calibration.schedule, moments.tables.get(name)
     decoder = _best_decoder(schedule, moments)[1] if path == FREE else None
+    own = wanted.decoder == "own" and path == OPTIMAL
 
     def paths() -> dict[int, np.ndarray]:
         choice = variance.build(name, calibration)
-        return trajectory.cheapest_paths(elbo.cost(schedule, choice, moments, tabulated, decoder), Ks)
+        cost = elbo.cost(schedule, choice, moments, tabulated, decoder)
+        if own:
+            t = np.arange(2, schedule.T + 1)
+            into_1 = process.pairs(schedule, np.ones_like(t), t).log_tb
+            cost[1, 2:] += elbo.own_decoder(schedule, choice, 1, into_1, moments, tabulated).mean(axis=0)
+        return trajectory.cheapest_paths(cost, wanted.K)
 
     found, table = cache(paths), cells.fingerprint(tabulated)
-    inputs = dict(calibration=calibration._asdict(), variance=name, table=table, decoder=decoder, code=CODE)
-    return {K: keep("trajectories", {**inputs, "K": K}, partial(_times, found, K))["times"] for K in Ks}
+    inputs = dict(calibration=calibration._asdict(), variance=name, table=table, decoder=decoder, own=own, code=CODE)
+    return {K: keep("trajectories", {**inputs, "K": K}, partial(_times, found, K))["times"] for K in wanted.K}
 
 
 def _times(paths: Callable[[], dict[int, np.ndarray]], K: int) -> cells.Arrays:
@@ -148,7 +163,7 @@ def likelihoods(
             found[cell] = None
             continue
         steps = process.steps(choices.schedule, times)
-        decoder = _decoder(choices, moments, steps) if cell[1] == FREE else None
+        decoder = _decoder(choices, cell, steps, moments)
         inputs = {**known, "times": times, "log_var": identity(choices, name, steps), "table": tables.get(name)}
         inputs["decoder"] = decoder
         compute = partial(_arrays, steps, choice, moments, moments.tables.get(name), decoder)
@@ -167,11 +182,18 @@ def identity(choices: Choices, name: str, steps: process.Steps) -> Any:
     return dict(name=name, known=known._asdict(), code=cells.code_version(variance.VARIANCES[name].__module__))
 
 
-def _decoder(choices: Choices, moments: Moments, steps: process.Steps) -> np.ndarray:
-    """L_0 of every image with the decoder variance that calibration chose for the chain's first time, in nats."""
-    assert choices.decoder_log_var is not None and moments.decoders is not None
-    t = int(steps.t[0])
-    return costs.decoded(choices.schedule, moments.decoders[:, :, t], choices.decoder_log_var[t : t + 1])[:, 0]
+def _decoder(choices: Choices, cell: Cell, steps: process.Steps, moments: Moments) -> np.ndarray | None:
+    """L_0 of every image in nats: with the decoder variance that calibration chose for the chain's first time, with the
+    choice's own, or None for that which all share.
+    """
+    schedule, (name, path, _), t = choices.schedule, cell, int(steps.t[0])
+    if path == FREE:
+        assert choices.decoder_log_var is not None and moments.decoders is not None
+        return decoders.between_nodes(schedule, moments.decoders[:, :, t], choices.decoder_log_var[t : t + 1])[:, 0]
+    if choices.decoder == "shared":
+        return None
+    stand_in = steps.log_tb[1:2] if steps.K > 1 else np.asarray([process.decoder_log_var(schedule)])
+    return elbo.own_decoder(schedule, choices.variances[name], t, stand_in, moments, moments.tables.get(name))[:, 0]
 
 
 def _arrays(
@@ -210,38 +232,3 @@ def _difference(a: elbo.Likelihood | None, b: elbo.Likelihood | None) -> tuple[f
     if a is None or b is None:
         return None, None
     return float(a.total - b.total), elbo.paired_standard_error(a, b)
-
-
-def spread(tables: Sequence[list[Row]], samples: Sequence[list[Row]]) -> list[Row]:
-    """How the test likelihoods and Frechet distances vary over networks trained alike from different seeds.
-
-    Args:
-      tables: the likelihood rows of each network, in bits/dim; those of the test split are read.
-      samples: the rows by (variance, trajectory, K) of each network, from `quality.distances`.
-
-    Returns:
-      One row a cell: mean and standard deviation over networks, None where nothing was measured.
-    """
-    test = [{_cell(row): row for row in table if row["split"] == "test"} for table in tables]
-    drawn = [{_cell(row): row for row in rows} for rows in samples]
-    found = []
-    for cell in test[0]:
-        row: Row = dict(zip(("variance", "trajectory", "K"), cell, strict=True))
-        row["values"] = [table[cell]["bits_per_dim"] for table in test]
-        row["mean"], row["std"] = _over_networks(row["values"])
-        differences = [table[cell]["minus_isotropic"] for table in test]
-        row["minus_isotropic"], row["minus_isotropic_std"] = _over_networks(differences)
-        row["frechet_mean"], row["frechet_std"] = _over_networks([rows.get(cell, {}).get("mean") for rows in drawn])
-        found.append(row)
-    return found
-
-
-def _cell(row: Row) -> Cell:
-    return row["variance"], row["trajectory"], row["K"]
-
-
-def _over_networks(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    numbers = [value for value in values if value is not None]
-    if len(numbers) < len(values):
-        return None, None
-    return float(np.mean(numbers)), float(np.std(numbers, ddof=1))

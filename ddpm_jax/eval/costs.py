@@ -26,7 +26,6 @@ from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.schedule import Schedule
 
 NODES = 32
-DECODERS = 20
 BEYOND = 1.1  # the table reaches this factor further than any step, so that no interval is empty
 NEAR = 1.001  # and this factor, where a choice is defined for one u alone
 LEAST = 1e-30  # of a cost whose logarithm is taken: a step that costs nothing
@@ -40,12 +39,15 @@ class Table(NamedTuple):
       cost: KL of every image there, nats per dimension.
       log_ratio: log(sigma^2/base) there, averaged over images and coefficients, in nats.
       clamped: share of the estimates that were moved into their bounds, by time.
+      decoders: L_0 of every image with the choice's own variance at s = 0, nats per dimension, where the stand-in for
+        log tb(0, t) is each of `decoders.nodes`; None for a choice of the form base + gain h.
     """
 
     u: Float64[np.ndarray, "times nodes"]
     cost: Float32[np.ndarray, "n times nodes"]
     log_ratio: Float64[np.ndarray, "times nodes"]
     clamped: Float64[np.ndarray, " times"]
+    decoders: Float32[np.ndarray, "n decoders times"] | None = None
 
 
 class Tabulated(NamedTuple):
@@ -55,11 +57,13 @@ class Tabulated(NamedTuple):
       log_var: of a choice that looks at x_t; None for one that is given by `tables`.
       clamped: see ReverseVariance.
       basis: where the covariance is diagonal.
+      decodes: it has a variance of its own at s = 0.
     """
 
     log_var: Any
     clamped: Any
     basis: Basis
+    decodes: bool
 
 
 def step_kl(log_r: Any, u: Any, error: Any) -> Any:
@@ -97,36 +101,6 @@ def nodes(schedule: Schedule, chain: tuple[int, ...] | None = None) -> Float64[n
         own = process.pairs(schedule, np.asarray(chain[:-1], int), np.asarray(chain[1:], int))
         rows[own.t] = np.geomspace(own.u / NEAR, own.u * NEAR, NODES, axis=1)
     return rows
-
-
-def decoders(schedule: Schedule) -> Float64[np.ndarray, " decoders"]:
-    """The log variances at which the decoder's term is tabulated: from log tb(1, 2), the papers', to log 1, in nats."""
-    return np.linspace(process.decoder_log_var(schedule), 0.0, DECODERS)
-
-
-def decoded(
-    schedule: Schedule, terms: Float[np.ndarray, "*n decoders"], log_var: Float64[np.ndarray, " k"]
-) -> Float64[np.ndarray, "*n k"]:
-    """Tabulated -log P(x_0 | x_t) at any variance of the decoder, nats per dimension: its log is a cubic spline."""
-    logs = np.log(np.maximum(np.asarray(terms, np.float64), LEAST))
-    return np.exp(CubicSpline(decoders(schedule), logs, axis=-1)(log_var))
-
-
-def best_decoder(
-    schedule: Schedule, terms: Float64[np.ndarray, "times decoders"]
-) -> tuple[Float64[np.ndarray, " times"], Float64[np.ndarray, " times"]]:
-    """The decoder's best log variance at every time, and -log P there, in nats; the least of a fine grid.
-
-    Args:
-      schedule: the forward process.
-      terms: means over calibration images.
-    """
-    fine = np.linspace(process.decoder_log_var(schedule), 0.0, 50 * DECODERS)
-    found = np.full((len(terms), 2), np.nan)
-    for t in np.flatnonzero(np.isfinite(terms).all(axis=1)):
-        values = decoded(schedule, terms[t], fine)
-        found[t] = fine[values.argmin()], values.min()
-    return found[:, 0], found[:, 1]
 
 
 def needs_table(choice: ReverseVariance, schedule: Schedule) -> bool:

@@ -67,6 +67,11 @@ def _kind(name: str, choice: ReverseVariance, bare: variance.Calibration) -> str
     return "fixed"
 
 
+def shown_times(T: int) -> list[int]:
+    """The times whose spectra are shown."""
+    return sorted({max(round(share * T), 1) for share in SPECTRA})
+
+
 def spectrum(moments: Moments) -> Row | None:
     """M_{t,j} of calibration images against the radius of its frequency at a few t; None where it was not measured.
 
@@ -82,7 +87,7 @@ def spectrum(moments: Moments) -> Row | None:
     first = np.unique(bins.ravel(), return_index=True)[1]
     radius, axis = bins.ravel()[first] % (bins[..., 0].max() + 1), first % colours
     rows, noise = [], []
-    for t in sorted({max(round(share * T), 1) for share in SPECTRA}):
+    for t in shown_times(T):
         full = moments.spectrum[t]
         mean, error = basis.averaged(full, bins).ravel()[first], moments.radial_error[t].ravel()[first]
         relative = np.median(moments.spectrum_error[t] / full), np.median(error / mean)

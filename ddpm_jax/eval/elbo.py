@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ddpm_jax import process, reverse
-from ddpm_jax.eval import costs
+from ddpm_jax.eval import costs, decoders
 from ddpm_jax.eval.costs import Table
 from ddpm_jax.eval.moments import Moments, mean_error, standard_error
 from ddpm_jax.process import Steps
@@ -105,6 +105,39 @@ def bits_per_dim(
     return Likelihood(total.mean(), prior.mean(), kl.mean(), decoder.mean(), float(standard_error(total)), total)
 
 
+def own_decoder(
+    schedule: Schedule,
+    choice: ReverseVariance,
+    t: int,
+    stand_in: Float64[np.ndarray, " k"],
+    moments: Moments,
+    tabulated: Table | None = None,
+) -> Float64[np.ndarray, "n k"]:
+    """L_0 with the variance that improved-diffusion gives p(x_0 | x_t): that of the choice itself, with a stand-in for
+    tb(0, t); of choices of the form base + gain h the stand-in. Nichol & Dhariwal 2021, released code.
+
+    Args:
+      schedule: the forward process.
+      choice: of the variance.
+      t: tau_1.
+      stand_in: for log tb(0, tau_1), nats: log tb(tau_1, tau_2) of the chain.
+      moments: of the images.
+      tabulated: the choice's table of `moments`, where it looks at x_t.
+
+    Returns:
+      Nats per dimension.
+    """
+    if decoders.has_own(choice):
+        assert tabulated is not None and tabulated.decoders is not None
+        return decoders.between_nodes(schedule, tabulated.decoders[:, :, t], stand_in)
+    assert moments.decoders is not None
+    log_var = stand_in
+    if not choice.has_excess:
+        last = process.pairs(schedule, np.zeros_like(stand_in, int), np.full_like(stand_in, t, int))
+        log_var = reverse.table(choice, last._replace(log_tb_floored=stand_in))
+    return decoders.between_nodes(schedule, moments.decoders[:, :, t], log_var)
+
+
 def paired_standard_error(a: Likelihood, b: Likelihood) -> float:
     """Standard error of d = a.total - b.total over the same images and noise: far smaller than either's own."""
     return float(standard_error(a.per_image - b.per_image))
@@ -128,29 +161,31 @@ def cost(
         tau_1 = 1), at cost 0, since the decoder's term is then common to all chains.
 
     Returns:
-      (T + 1, T + 1), [s, t]; inf where no step is allowed.
+      (T + 1, T + 1), [s, t]; inf where no step is allowed: from or to a time that was not measured, too.
 
     Raises:
       ValueError: the choice is not one number a step and there is nothing to take its cost from.
     """
-    s, t = np.triu_indices(schedule.T, 1)
-    s, t = s + 1, t + 1
+    error = mean_error(moments)
+    measured = 1 + np.flatnonzero(np.isfinite(error[1:]))
+    s, t = (measured[i] for i in np.triu_indices(len(measured), 1))
     steps = process.pairs(schedule, s, t)
     table = np.full((schedule.T + 1, schedule.T + 1), np.inf)
     if not costs.needs_table(choice, schedule):
         log_var = reverse.table(choice, steps)
-        table[s, t] = costs.step_kl(steps.log_base - log_var, steps.u, mean_error(moments)[t])
+        table[s, t] = costs.step_kl(steps.log_base - log_var, steps.u, error[t])
     else:
         u = np.full_like(table, np.nan)
         u[s, t] = steps.u
         rows = costs.nodes(schedule) if tabulated is None else tabulated.u
         means = _mean_costs(schedule, choice, moments, tabulated)
-        for later in range(2, schedule.T + 1):
-            table[1:later, later] = costs.between_nodes(rows[later], means[later], u[1:later, later])
+        for place, later in enumerate(measured[1:], 1):
+            earlier = measured[:place]
+            table[earlier, later] = costs.between_nodes(rows[later], means[later], u[earlier, later])
     if decoder is None:
         table[0, 1] = 0.0
     else:
-        table[0, 1:] = decoder[1:]
+        table[0, measured] = decoder[measured]
     return table
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ddpm_jax import cells, variance
 from ddpm_jax.basis import Axes
 from ddpm_jax.cells import Keep
-from ddpm_jax.eval import costs
+from ddpm_jax.eval import costs, decoders
 from ddpm_jax.eval.costs import Table
 from ddpm_jax.eval.visit import Block, visit
 from ddpm_jax.parallel import Layout
@@ -28,7 +28,7 @@ from ddpm_jax.predict import Denoiser
 from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.sampler import Rules
 from ddpm_jax.schedule import Schedule
-from ddpm_jax.variance import Calibration
+from ddpm_jax.variance import Fixed
 
 CODE = cells.code_version(__name__)  # of this process, even if the files change while it runs
 EVALUATIONS_PER_CALL = 15_000  # about: between two moves of the progress bar, and what an interruption loses
@@ -46,7 +46,7 @@ class Moments(NamedTuple):
       decoder: -log P(x_0 | mean x_0_hat(x_t, t), variance tb(1, 2)), nats per dimension.
       prior: (n,) KL(q(x_T | x_0) || N(0, 1)), nats per dimension.
       variance: Var x_0, averaged over dimensions.
-      decoders: `decoder` at other variances, those of `costs.decoders`.
+      decoders: `decoder` at other variances, those of `decoders.nodes`.
       spectrum: M_{t,j} = E (u_j . (eps - eps_hat))^2, u_j the DCT along the colour axes; row t for time t.
       spectrum_error: its standard error over images.
       radial_error: that of its averages over radial bins.
@@ -142,8 +142,8 @@ def measure(
     times: np.ndarray | None = None,
     layout: Layout = Layout(),
     keep: Keep = cells.compute_always,
-    known: Calibration | None = None,
-    tabulated: tuple[str, ...] = (),
+    colours: Axes = (),
+    tabulated: Mapping[str, Fixed] = MappingProxyType({}),
 ) -> Moments:
     """The pass: every image at every time, images x times network evaluations.
 
@@ -158,8 +158,8 @@ def measure(
       times: which times to visit; default all of 1..T.
       layout: how images are spread over devices.
       keep: remembers what was measured, some times together; its inputs name everything but the denoiser.
-      known: colour axes of the spectrum, and what fixes the tabulated variances; default the colours as they are.
-      tabulated: names of the variances whose costs are tabulated.
+      colours: axes of the spectrum, one a row; default the colours as they are.
+      tabulated: the variances whose costs are tabulated, each under the name that its table gets.
 
     Raises:
       ValueError: no images, or grey levels outside 0..levels-1.
@@ -170,12 +170,13 @@ def measure(
             f"{n} images with grey levels up to {np.max(images_uint8, initial=0)}: need 1 and {rules.levels - 1}"
         )
     times = np.arange(1, schedule.T + 1) if times is None else np.asarray(times)
-    known = Calibration(schedule) if known is None else known
-    colours = known.colours or tuple(map(tuple, np.eye(images_uint8.shape[-1]).tolist()))
-    choices = {name: variance.build(name, known) for name in tabulated}
+    colours = colours or tuple(map(tuple, np.eye(images_uint8.shape[-1]).tolist()))
+    choices = {label: variance.build(fixed.name, fixed.by) for label, fixed in tabulated.items()}
     block = Block(key, schedule, denoiser, images_uint8, rules, layout, colours, choices)
     inputs = dict(key=key, schedule=schedule, images=images_uint8, levels=rules.levels, clip_x_0=rules.clip_x_0)
-    inputs |= dict(colours=colours, code=CODE, tabulated={name: _identity(name, known) for name in tabulated})
+    inputs |= dict(
+        colours=colours, code=CODE, tabulated={label: _identity(fixed) for label, fixed in tabulated.items()}
+    )
     parts = []
     for some in tqdm(_equal_parts(times, n), desc=f"moments of {n} images", unit="call", mininterval=1):
         parts.append((some, keep("moments", {**inputs, "times": some}, partial(visit, block, some))))
@@ -184,9 +185,10 @@ def measure(
     return Moments(prior=_prior(schedule, data), variance=float(data.var(axis=0).mean()), colours=colours, **assembled)
 
 
-def _identity(name: str, known: Calibration) -> Any:
+def _identity(fixed: Fixed) -> Any:
     """What a tabulated variance depends on: what it is fixed by, and the code that it is written in."""
-    return dict(known=known._asdict(), code=cells.code_version(variance.VARIANCES[name].__module__))
+    code = cells.code_version(variance.VARIANCES[fixed.name].__module__)
+    return dict(name=fixed.name, known=fixed.by._asdict(), code=code)
 
 
 def _assemble(
@@ -211,6 +213,7 @@ def _assemble(
             gathered(f"{name}/cost", 1, np.float32),
             gathered(f"{name}/log_ratio"),
             gathered(f"{name}/clamped"),
+            gathered(f"{name}/decoders", 2, np.float32) if decoders.has_own(choice) else None,
         )
         for name, choice in choices.items()
     }

@@ -15,13 +15,13 @@ from ddpm_jax import basis, cells, process, sampler, trajectory, variance
 from ddpm_jax.cells import Keep
 from ddpm_jax.data import DataSet
 from ddpm_jax.eval import ablation, costs, moments
-from ddpm_jax.eval.ablation import FREE, OPTIMAL, Choices, Row
+from ddpm_jax.eval.ablation import FREE, OPTIMAL, Choices, Row, Wanted
 from ddpm_jax.eval.moments import Moments
 from ddpm_jax.parallel import Layout
 from ddpm_jax.sampler import Rules
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.subject import Subject
-from ddpm_jax.variance import VARIANCES, Calibration, Unmeasured
+from ddpm_jax.variance import VARIANCES, Calibration, Fixed, Unmeasured
 
 SPLITS = ("calibration", "test", "train")
 GAP_K = 50  # steps of the chain on which training and test images are compared
@@ -181,8 +181,8 @@ def measure(
         chain if split == "train" else None,
         means.layout,
         means.keep,
-        known,
-        _tabulated(subject, design, choices) if split != "train" else (),
+        known.colours,
+        {name: Fixed(name, known) for name in _tabulated(subject, design, choices) if split != "train"},
     )
 
 
@@ -213,7 +213,8 @@ def _tabulated(subject: Subject, design: Design, choices: Choices | None) -> tup
 def choose(subject: Subject, design: Design, calibration: Moments, keep: Keep = cells.compute_always) -> Choices:
     """The variances and trajectories that calibration images fix."""
     known = ablation.calibrate(_unmeasured(subject, design), calibration, design.c)
-    return ablation.choose(known, design.variances, paths(design), every_K(design), calibration, keep)
+    wanted = Wanted(design.variances, paths(design), every_K(design), design.rules.decoder)
+    return ablation.choose(known, wanted, calibration, keep)
 
 
 def paths(design: Design) -> list[str]:

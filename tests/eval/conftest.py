@@ -9,11 +9,12 @@ import pytest
 
 from ddpm_jax import process, reverse, schedule, trajectory, variance, worlds
 from ddpm_jax.eval import ablation, costs, moments
+from ddpm_jax.eval.ablation import Wanted
 from ddpm_jax.eval.moments import Moments
 from ddpm_jax.parallel import Layout
 from ddpm_jax.predict import Denoiser, Prediction
 from ddpm_jax.sampler import Rules
-from ddpm_jax.variance import VARIANCES
+from ddpm_jax.variance import VARIANCES, Fixed
 
 SCHEDULE = schedule.linear(60)
 KS = (2, 5, 10, 60)
@@ -46,19 +47,20 @@ DENOISER = crooked(
 )
 
 
-def _images(seed: int) -> np.ndarray:
+def grey_levels(seed: int) -> np.ndarray:
     draw = np.random.default_rng(seed)
     return np.round(127.5 + 127.5 * np.sqrt(C) * draw.normal(size=(40, *SHAPE))).clip(0, 255).astype(np.uint8)
 
 
 @cache
 def _measured(seed: int) -> tuple[Moments, variance.Calibration]:
-    images = _images(seed)
+    images = grey_levels(seed)
     known = UNMEASURED if seed == 0 else _measured(0)[1]
 
     def look(names, known):
+        fixed = {name: Fixed(name, known) for name in names}
         return moments.measure(
-            jax.random.key(seed), SCHEDULE, DENOISER, images, RULES, None, ONE, known=known, tabulated=tuple(names)
+            jax.random.key(seed), SCHEDULE, DENOISER, images, RULES, None, ONE, colours=known.colours, tabulated=fixed
         )
 
     if seed == 0:
@@ -66,9 +68,10 @@ def _measured(seed: int) -> tuple[Moments, variance.Calibration]:
     return look([name for name in NAMES if name not in one_number(known)], known), known
 
 
+@cache
 def predicted(seed: int, t: int) -> tuple[jnp.ndarray, Prediction]:
     """What the pass over the images of `noisy_moments` looks at, at one time."""
-    x_0 = jnp.asarray(_images(seed) / 127.5 - 1, jnp.float32)
+    x_0 = jnp.asarray(grey_levels(seed) / 127.5 - 1, jnp.float32)
     keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), i), t) for i in range(len(x_0))]
     eps = jnp.stack([jax.random.normal(key, SHAPE) for key in keys])
     x_t = process.diffuse(SCHEDULE, x_0, t, eps)
@@ -99,4 +102,4 @@ def calibration() -> variance.Calibration:
 
 @pytest.fixture(scope="module")
 def choices(calibration: variance.Calibration) -> ablation.Choices:
-    return ablation.choose(calibration, NAMES, ("even", "quadratic", "optimal"), KS, noisy_moments(0))
+    return ablation.choose(calibration, Wanted(NAMES, ("even", "quadratic", "optimal"), KS), noisy_moments(0))

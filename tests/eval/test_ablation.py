@@ -5,6 +5,7 @@ import pytest
 
 from ddpm_jax import process, variance
 from ddpm_jax.eval import ablation, elbo
+from ddpm_jax.eval.ablation import Wanted
 from tests.eval.conftest import KS, NAMES, OWN_CHAIN, SCHEDULE, C, defined, noisy_moments, one_number
 
 
@@ -138,14 +139,14 @@ def test_without_a_table_the_bound_of_a_head_is_refused(choices: ablation.Choice
 
 def test_unknown_names_are_refused(calibration: variance.Calibration) -> None:
     with pytest.raises(ValueError, match="unknown variance 'smal'"):
-        ablation.choose(calibration, ["smal"], ["even"], [5], noisy_moments(0))
+        ablation.choose(calibration, Wanted(["smal"], ["even"], [5]), noisy_moments(0))
     with pytest.raises(ValueError, match="unknown trajectory 'evn'"):
-        ablation.choose(calibration, ["small"], ["evn"], [5], noisy_moments(0))
+        ablation.choose(calibration, Wanted(["small"], ["evn"], [5]), noisy_moments(0))
 
 
 def test_a_chain_of_one_step_has_no_optimal_trajectory(calibration: variance.Calibration) -> None:
     """It goes from T to the data, and an optimal chain ends at t = 1."""
     moments = noisy_moments(0)
-    found = ablation.choose(calibration, ["small", "large"], ["even", "optimal"], [1, 5], moments)
+    found = ablation.choose(calibration, Wanted(["small", "large"], ["even", "optimal"], [1, 5]), moments)
     assert {cell[1:] for cell in found.times} == {("even", 1), ("even", 5), ("optimal", 5)}
-    assert ablation.choose(calibration, ["small"], ["optimal"], [1], moments).times == {}
+    assert ablation.choose(calibration, Wanted(["small"], ["optimal"], [1]), moments).times == {}

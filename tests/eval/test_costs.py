@@ -13,6 +13,7 @@ from ddpm_jax.eval import ablation, costs, elbo, moments
 from ddpm_jax.parallel import Layout
 from ddpm_jax.predict import Prediction
 from ddpm_jax.sampler import Rules
+from ddpm_jax.variance import Fixed
 from tests.oracle import bits, gaussians, pairs, spectra, variances
 
 KEY = jax.random.key(5)
@@ -77,7 +78,10 @@ class Case:
 
     def look(self, known, names, seed):
         images = grey_levels(known.colours and len(known.colours), seed=seed)
-        return moments.measure(KEY, HUNDRED, self.denoiser, images, RULES, None, ONE, known=known, tabulated=names)
+        fixed = {name: Fixed(name, known) for name in names}
+        return moments.measure(
+            KEY, HUNDRED, self.denoiser, images, RULES, None, ONE, colours=known.colours, tabulated=fixed
+        )
 
     def at(self, t):
         """x_t, eps and what the denoiser says, float64."""
@@ -266,13 +270,12 @@ def test_thirty_two_nodes_say_what_a_hundred_and_twenty_eight_do(monkeypatch):
     denoiser, images = headed(HUNDRED, EVEN), grey_levels(1)
     known = variance.Calibration(HUNDRED)
     names = ("npr", "learned_range")
+    fixed = {name: Fixed(name, known) for name in names}
     choices = {name: variance.build(name, known) for name in names}
     steps = process.steps(HUNDRED, list(EVEN))
 
     def bound():
-        found = moments.measure(
-            KEY, HUNDRED, denoiser, images, RULES, np.asarray(EVEN), ONE, known=known, tabulated=names
-        )
+        found = moments.measure(KEY, HUNDRED, denoiser, images, RULES, np.asarray(EVEN), ONE, tabulated=fixed)
         return {name: elbo.bits_per_dim(steps, choices[name], found, found.tables[name]).per_image for name in names}
 
     few = bound()
@@ -348,7 +351,8 @@ def test_where_no_data_are_left_the_bound_counts_the_error_of_x_0(tables):
     denoiser = worlds.exact_heads(world, steps)
     known = variance.Calibration(tables, c=c, clamp_cov=False)
     names = ("npr", "ocm", "learned_range")
-    found = moments.measure(KEY, tables, denoiser, images, RULES, None, ONE, known=known, tabulated=names)
+    fixed = {name: Fixed(name, known) for name in names}
+    found = moments.measure(KEY, tables, denoiser, images, RULES, None, ONE, tabulated=fixed)
     x_0 = images / 127.5 - 1
     np.testing.assert_allclose(found.error[:, 20], (x_0**2).mean((1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(found.excess[:, 20], (x_0**2).mean((1, 2, 3)), rtol=1e-5)

@@ -8,6 +8,7 @@ import pytest
 from ddpm_jax import gaussian, predict, process, reverse, schedule, trajectory, variance, worlds
 from ddpm_jax.eval import costs, elbo, moments
 from ddpm_jax.sampler import Rules
+from ddpm_jax.variance import Fixed
 from tests.oracle import bits, gaussians, pairs, schedules, trajectories
 
 SHORT = [0.1, 0.3, 0.5, 0.7]
@@ -149,9 +150,8 @@ def measured(request):
 
     def look(known, names):
         rules = Rules(levels=256, clip_x_0=clip)
-        return moments.measure(
-            jax.random.key(0), tables, denoiser, IMAGES, rules, np.array(times), known=known, tabulated=names
-        )
+        fixed = {name: Fixed(name, known) for name in names}
+        return moments.measure(jax.random.key(0), tables, denoiser, IMAGES, rules, np.array(times), tabulated=fixed)
 
     known = calibration(tables, look(None, ()))
     return tables, times, denoiser, clip, look(known, tuple(set(BOUNDED) - set(ONE_NUMBER)))

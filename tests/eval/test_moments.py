@@ -9,6 +9,7 @@ from ddpm_jax import predict, variance, worlds
 from ddpm_jax.eval import moments
 from ddpm_jax.parallel import Layout
 from ddpm_jax.sampler import Rules
+from ddpm_jax.variance import Fixed
 from tests.oracle import bits, gaussians, pairs, schedules, spectra, variances
 
 SHORT = [0.1, 0.3, 0.5, 0.7]
@@ -240,8 +241,7 @@ COLOURED = np.random.default_rng(8).integers(0, LEVELS, (N, 4, 4, 3)).astype(np.
 
 @pytest.fixture(scope="module")
 def coloured(short):
-    known = variance.Calibration(short, colours=AXES)
-    return moments.measure(KEY, short, crooked, COLOURED, Rules(levels=LEVELS, clip_x_0=False), known=known)
+    return moments.measure(KEY, short, crooked, COLOURED, Rules(levels=LEVELS, clip_x_0=False), colours=AXES)
 
 
 def squares_by_hand(t):
@@ -291,8 +291,8 @@ def test_evaluations_are_those_that_ran_and_tables_take_none(short):
     for tabulated in ((), (*names, "spectral")):
         ran.clear()
         layout = Layout(devices=ONE, batch=N)
-        rules, known = Rules(levels=LEVELS), made_up(short)
-        found = moments.measure(KEY, short, counting, IMAGES, rules, None, layout, known=known, tabulated=tabulated)
+        rules, fixed = Rules(levels=LEVELS), {name: Fixed(name, made_up(short)) for name in tabulated}
+        found = moments.measure(KEY, short, counting, IMAGES, rules, None, layout, tabulated=fixed)
         jax.effects_barrier()
         assert sum(ran) == found.evaluations == N * 4
         assert set(found.tables) == set(tabulated)

@@ -6,6 +6,7 @@ import pytest
 
 from ddpm_jax import schedule, variance, worlds
 from ddpm_jax.eval import ablation, fid, quality
+from ddpm_jax.eval.ablation import Wanted
 from ddpm_jax.eval.moments import Moments
 from ddpm_jax.sampler import Rules
 
@@ -20,7 +21,7 @@ CELLS = [("large", "even", 4), ("zero", "even", 4)]
 def drawn() -> dict:
     world = worlds.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
     known = variance.Calibration(SCHEDULE)
-    choices = ablation.choose(known, ("large", "zero"), ("even",), (4,), MOMENTS)
+    choices = ablation.choose(known, Wanted(("large", "zero"), ("even",), (4,)), MOMENTS)
     return quality.draw(choices, world.denoiser, CELLS, Rules(levels=17), (3, *SHAPE))
 
 
@@ -39,7 +40,7 @@ def test_seeds_and_images_differ(drawn: dict) -> None:
 
 def test_image_i_of_seed_s_does_not_depend_on_the_others(drawn: dict) -> None:
     world = worlds.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
-    choices = ablation.choose(variance.Calibration(SCHEDULE), ("large",), ("even",), (4,), MOMENTS)
+    choices = ablation.choose(variance.Calibration(SCHEDULE), Wanted(("large",), ("even",), (4,)), MOMENTS)
     fewer = quality.draw(choices, world.denoiser, CELLS[:1], Rules(levels=17), (2, 3, *SHAPE[1:]))
     np.testing.assert_array_equal(fewer[CELLS[0]], drawn[CELLS[0]][:2, :3])
 
@@ -52,7 +53,7 @@ def test_cells_share_the_noise_of_a_seed(monkeypatch: pytest.MonkeyPatch) -> Non
         return np.zeros(shape)
 
     monkeypatch.setattr(quality.sampler, "sample", record)
-    choices = ablation.choose(variance.Calibration(SCHEDULE), ("large", "small"), ("even",), (2, 4), MOMENTS)
+    choices = ablation.choose(variance.Calibration(SCHEDULE), Wanted(("large", "small"), ("even",), (2, 4)), MOMENTS)
     quality.draw(choices, lambda x_t, t: None, list(choices.times), Rules(levels=17), (3, *SHAPE))
     assert len(keys[2]) == 6
     assert keys[2] == keys[4] == 2 * keys[2][:3]

@@ -68,7 +68,7 @@ PRESETS: dict[str, UNetConfig] = {
         dropout=0.0,
         image_channels=1,
     ),
-    "cifar10_16": UNetConfig(
+    "cifar10_small": UNetConfig(
         channels=32,
         multipliers=(1, 2, 2),
         blocks=1,

@@ -79,7 +79,9 @@ def by_hand(config: UNetConfig, size: int) -> int:
     return total + 2 * here + conv(here, config.image_channels)
 
 
-@pytest.mark.parametrize(("preset", "size"), [("digits", 8), ("mnist", 28), ("cifar10_16", 16)])
+@pytest.mark.parametrize(
+    ("preset", "size"), [("digits", 8), ("mnist", 28), ("cifar10_small", 16), ("cifar10_small", 32)]
+)
 def test_presets_fit_their_images_and_have_the_parameters_of_their_blocks(preset: str, size: int) -> None:
     config = PRESETS[preset]
     params = jax.eval_shape(lambda key: unet.init(key, config, size), jax.random.key(0))

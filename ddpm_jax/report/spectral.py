@@ -1,0 +1,125 @@
+"""What `experiments.spectral_gain` prints and draws, from its results."""
+
+from itertools import cycle, product
+
+from matplotlib.figure import Figure
+
+from ddpm_jax.report import chart, figures, markdown
+from ddpm_jax.report.chart import COLOURS, MARKERS, Curve
+from ddpm_jax.report.printed import MISSING, measured, number
+from ddpm_jax.report.table import Results, Row
+
+REFERENCE = "isotropic"
+HEIGHT = 4.8
+PAYS = 2.0  # standard errors
+
+
+def _cells(network: Row) -> dict[tuple[str, str, int], Row]:
+    return {(row["variance"], row["trajectory"], row["K"]): row for row in network["rows"]}
+
+
+def _trajectories(network: Row) -> list[str]:
+    return list(dict.fromkeys(row["trajectory"] for row in network["rows"]))
+
+
+def _table(network: Row, Ks: list[int]) -> str:
+    """bits/dim of isotropic, its KL sum, and what every other variance saves or loses against it."""
+    cells, lines = _cells(network), []
+    for path in _trajectories(network):
+        known = [cells[REFERENCE, path, K] for K in Ks]
+        totals = [measured(row["bits_per_dim"], row["standard_error"]) for row in known]
+        lines.append([path, REFERENCE, *totals])
+        lines.append([path, "its KL terms", *(number(row["kl"]) for row in known)])
+        for name in network["variances"]:
+            others = [cells.get((name, path, K)) for K in Ks]
+            if name != REFERENCE and any(others):
+                words = [
+                    measured(row["minus_isotropic"], row["paired_standard_error"], "+") if row else MISSING
+                    for row in others
+                ]
+                lines.append([path, name, *words])
+    return markdown.table(["trajectory", "variance", *(f"K = {K}" for K in Ks)], lines)
+
+
+def _noise(network: Row) -> str:
+    """How much of the measured spectrum is noise."""
+    known = network["spectrum"]["noise"]
+    header = ["median relative standard error", *(f"t = {row['t']}" for row in known)]
+    names = {"full": "M of one frequency", "radial": "mean over a radius"}
+    rows = [[word, *(f"{100 * row[key]:.1f} %" for row in known)] for key, word in names.items()]
+    return markdown.table(header, rows)
+
+
+def verdict(network: Row, K: int) -> str:
+    """Whether any variance pays on the even chain of K steps: less than isotropic by PAYS paired standard errors."""
+    cells = _cells(network)
+    best = min(network["variances"], key=lambda name: cells[name, "even", K]["bits_per_dim"])
+    row = cells[best, "even", K]
+    gain, error = row["minus_isotropic"], row["paired_standard_error"]
+    pays = best != REFERENCE and gain < -PAYS * error
+    words = f"{best} saves {measured(-gain, error)} bits/dim" if pays else f"nothing saves more than {PAYS:g} errors"
+    return f"{network['data']['name']}, K = {K}: {words}"
+
+
+def _section(network: Row, Ks: list[int]) -> str:
+    data, training = network["data"], network["training"]
+    config = training["config"]
+    return (
+        f"## {data['name']}\n\n"
+        f"{data['description']}. A U-Net of {training['parameters']:,} parameters, {config['steps']:,} steps of batch "
+        f"{config['batch']}. {network['images']} calibration images fix the variances, {network['images']} test images "
+        f"judge them. bits/dim; below isotropic the differences to it.\n\n"
+        f"{_table(network, Ks)}\n{_noise(network)}"
+    )
+
+
+def text(results: Results) -> str:
+    """A section a network, and which of them gain."""
+    sections = [_section(network, results["K"]) for network in results["networks"]]
+    verdicts = [f"- {verdict(network, K)}" for network, K in product(results["networks"], results["K"])]
+    return "\n".join(sections) + "\n## For which images it pays\n\n" + "\n".join(verdicts) + "\n"
+
+
+def _gains(network: Row, Ks: list[int], panel: int, path: str) -> list[Curve]:
+    """What every variance saves against isotropic; those fixed by fewer images on the even chain alone."""
+    cells, curves = _cells(network), []
+    for name, colour, marker in zip(network["variances"], cycle(COLOURS), cycle(MARKERS), strict=False):
+        rows = [cells.get((name, path, K), {}) for K in Ks]
+        if name != REFERENCE:
+            gain = -chart.numbers(row.get("minus_isotropic") for row in rows)
+            error = chart.numbers(row.get("paired_standard_error") for row in rows)
+            style = dict(kind="bars", color=colour, marker=marker, markersize=6, markerfacecolor="none", linewidth=1.2)
+            curves.append(Curve(name, panel, chart.numbers(Ks), gain, error, [f"K = {K}" for K in Ks], style))
+    return curves
+
+
+def gain(network: Row, Ks: list[int]) -> Figure:
+    """The gain against the number of steps, a panel a trajectory."""
+    paths = _trajectories(network)
+    figure = chart.panels([f"{network['data']['name']}, {path} trajectory" for path in paths], HEIGHT)
+    drawn = chart.draw(figure, [curve for i, path in enumerate(paths) for curve in _gains(network, Ks, i, path)])
+    for axis in figure.axes:
+        axis.set(xscale="log", xlabel="steps K")
+        axis.axhline(0.0, color=chart.LIGHT["ink"], linestyle="--", linewidth=1.0)
+        chart.log_ticks(axis.xaxis, Ks)
+    figure.axes[0].set_ylabel(f"bits/dim saved against {REFERENCE}")
+    chart.add_legend(drawn)
+    return figure
+
+
+def spectra(network: Row) -> Figure:
+    """M_{t,j} against the radius."""
+    drawn = figures.spectrum(network)
+    assert drawn is not None
+    chart.add_legend(drawn)
+    return drawn.figure
+
+
+def pictures(results: Results) -> dict[str, Figure]:
+    """Both figures of every network, by the name of their file."""
+    found = {}
+    for network in results["networks"]:
+        name = network["data"]["name"]
+        found[f"gain-{name}"] = gain(network, results["K"])
+        found[f"spectrum-{name}"] = spectra(network)
+    return found

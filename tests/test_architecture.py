@@ -61,14 +61,15 @@ LAYERS = {
     "the mathematics": "gaussian predict process reverse heads variance objective frozen sampler mixture finite_set "
     "worlds",
     "training": "train checkpoint",
-    "evaluation": "subject eval.classifier eval.costs eval.visit eval.moments eval.elbo eval.ablation eval.checks "
-    "eval.curves eval.quality",
+    "evaluation": "subject eval.classifier eval.decoders eval.costs eval.visit eval.moments eval.elbo eval.ablation "
+    "eval.checks eval.curves eval.quality eval.spread",
     "exact worlds": "eval.gaussian_chain eval.frechet_schedule eval.gaussian_samples eval.power_law eval.density",
-    "a whole study": "eval.study eval.findings",
+    "a whole study": "eval.study eval.findings eval.whole_chain",
     "a run": "run sources loop head_run",
     "the page": "report.chart report.bound_figures report.figures report.mosaics report.interactive report.printed "
     "report.claims report.markdown report.published report.literature report.page report.provenance report.distances "
-    "report.exact_figures report.exact_tables",
+    "report.exact_figures report.exact_tables report.spectral "
+    "report.trained_claims report.trained_table",
 }
 ORDER = [name for row in LAYERS.values() for name in row.split()]
 ON_THEIR_OWN = set(LAYERS["on their own"].split())

@@ -1,0 +1,149 @@
+"""Which statements of Ho et al. 2020 on their table 2 our own trainings meet.
+
+A row has `prediction`, `objective`, `variance`, `published` (the fields of `published.Trained`) and `networks`, one a
+training seed: `diverged`, what the training said when its loss became infinite or NaN, or None; and then a value under
+every key of MEASURES, of which less is better.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ddpm_jax.report.claims import STANDARD_ERRORS
+from ddpm_jax.report.printed import measured, number
+from ddpm_jax.report.table import Number, Row
+
+MEASURES = {"frechet": "Frechet distance to the training images", "bits_per_dim": "bits/dim of test images"}
+
+
+def values(row: Row, key: str) -> list[Number]:
+    """A measure of the networks that did not diverge."""
+    return [network[key] for network in row["networks"] if network["diverged"] is None]
+
+
+def summary(row: Row, key: str) -> tuple[Number | None, Number | None]:
+    """Mean and standard deviation over training seeds; None where there are too few that did not diverge."""
+    known = values(row, key)
+    mean = float(np.mean(known)) if known else None
+    return mean, float(np.std(known, ddof=1)) if len(known) > 1 else None
+
+
+def over_seeds(row: Row) -> Row:
+    """How many diverged, and mean and deviation of every measure, as results.json keeps them."""
+    found: Row = {"diverged": len(row["networks"]) - len(values(row, "frechet"))}
+    for key in MEASURES:
+        found[key], found[f"{key}_std"] = summary(row, key)
+    return found
+
+
+def difference(worse: Row, better: Row, key: str) -> tuple[Number, Number] | None:
+    """d = mean(worse) - mean(better) and its standard error, sqrt(s_w^2/n_w + s_b^2/n_b), over training seeds; None
+    where a row has fewer than two networks that did not diverge.
+    """
+    known = [np.asarray(values(row, key)) for row in (worse, better)]
+    if min(map(len, known)) < 2:
+        return None
+    error = math.sqrt(sum(one.var(ddof=1) / len(one) for one in known))
+    return float(known[0].mean() - known[1].mean()), error
+
+
+def clearly(worse: Row, better: Row, key: str) -> bool | None:
+    """Whether one row is worse than the other by more than two standard errors: False where it is better by as much,
+    None where neither is. A row that always diverged is worse than one that did not.
+    """
+    there = [bool(values(row, key)) for row in (worse, better)]
+    gap = difference(worse, better, key)
+    if there[0] != there[1]:
+        return there[1]
+    if gap is None or not abs(gap[0]) > STANDARD_ERRORS * gap[1]:
+        return None
+    return gap[0] > 0
+
+
+def every(verdicts: Iterable[bool | None]) -> bool | None:
+    """Whether all hold: False where one does not, None where one is not decided and none fails."""
+    found = set(verdicts)
+    return False if False in found else None if None in found else True
+
+
+def _name(row: Row) -> str:
+    return f"{row['prediction']}, {row['published']['objective']}"
+
+
+def _gap(worse: Row, better: Row, key: str) -> str:
+    """A difference in words."""
+    gap = difference(worse, better, key)
+    if gap is None:
+        never = [_name(row) for row in (worse, better) if not values(row, key)]
+        return f"{' and '.join(never)} diverged" if never else "too few networks for a spread"
+    return f"{_name(worse)} minus {_name(better)}: {measured(*gap, '+')}"
+
+
+def _best_samples(rows: Sequence[Row], best: Row) -> Row:
+    """Against every other row; the figure is that of the nearest."""
+    others = [row for row in rows if row is not best]
+    gaps = {i: gap[0] for i, row in enumerate(others) if (gap := difference(row, best, "frechet"))}
+    nearest = others[min(gaps, key=lambda i: gaps[i])] if gaps else others[0]
+    return dict(
+        statement=f"{_name(best)}: the best samples of all rows (published FID {_fid(best)})",
+        holds=every(clearly(row, best, "frechet") for row in others),
+        figures=_gap(nearest, best, "frechet"),
+    )
+
+
+def _fid(row: Row) -> str:
+    return number(row["published"]["fid"], 2)
+
+
+def _unstable(row: Row, printed: Sequence[Row]) -> Row:
+    """A training diverged, or the samples are worse than those of every row whose figures were printed."""
+    diverged = len(row["networks"]) - len(values(row, "frechet"))
+    worse = every(clearly(row, other, "frechet") for other in printed)
+    known = [other for other in printed if values(other, "frechet")]
+    worst = max(known, key=lambda other: np.mean(values(other, "frechet")), default=printed[0])
+    count = f"{diverged} of {len(row['networks'])} trainings diverged"
+    return dict(
+        statement=f"{_name(row)}: unstable, it diverges or has worse samples than every row with printed figures",
+        holds=True if diverged else worse,
+        figures=count if diverged else f"none diverged; {_gap(row, worst, 'frechet')}",
+    )
+
+
+def statements(rows: Sequence[Row]) -> list[Row]:
+    """What Ho et al. 2020 say of the table in section 4.2, and section 4.1 of codelengths, judged by our rows.
+
+    Returns:
+      One dict a statement: `statement`, `holds` (None where it is not decided) and `figures`.
+    """
+    by_name = {(row["prediction"], row["objective"], row["variance"]): row for row in rows}
+    learned, fixed = by_name["mu", "vlb", "learned"], by_name["mu", "vlb", "large"]
+    bound, simple = by_name["eps", "vlb", "large"], by_name["eps", "simple", "large"]
+    apart = clearly(bound, fixed, "frechet")
+    undecided = difference(bound, fixed, "frechet") is None and apart is None
+    nll = [number(row["published"]["nll_test"], 2) for row in (bound, simple)]
+    return [
+        _best_samples(rows, simple),
+        dict(
+            statement=f"mu under L: a fixed variance gives better samples than a learned one (published FID "
+            f"{_fid(fixed)} and {_fid(learned)})",
+            holds=clearly(learned, fixed, "frechet"),
+            figures=_gap(learned, fixed, "frechet"),
+        ),
+        dict(
+            statement=f"L, fixed variance: the samples of mu and eps are not told apart (published FID "
+            f"{_fid(fixed)} and {_fid(bound)})",
+            holds=None if undecided else apart is None,
+            figures=_gap(bound, fixed, "frechet"),
+        ),
+        dict(
+            statement=f"eps: L gives a better codelength than L_simple (published bits/dim {nll[0]} and {nll[1]})",
+            holds=clearly(simple, bound, "bits_per_dim"),
+            figures=_gap(simple, bound, "bits_per_dim"),
+        ),
+        *(
+            _unstable(row, [other for other in rows if other["published"]["fid"] is not None])
+            for row in rows
+            if row["published"]["fid"] is None
+        ),
+    ]

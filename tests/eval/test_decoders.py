@@ -50,9 +50,9 @@ def test_the_best_variance_is_the_least_of_a_one_dimensional_search():
 # ---------------------------------------------------------------- the choice's own, as improved-diffusion has it
 
 
-def own_log_var(name, t, later):
-    """From the paper: log tb(tau_1, tau_2) for fixed variances; for a range, f log b + (1 - f) log tb(tau_1, tau_2)."""
-    stand_in, b = np.log(pairs.pair(BETAS, t, later).tb), pairs.pair(BETAS, 0, t).b
+def own_log_var(name, t, stand_in):
+    """From the paper: the stand-in for fixed variances; for a range, f log b + (1 - f) times the stand-in."""
+    b = pairs.pair(BETAS, 0, t).b
     if name == "interpolated":
         return 0.5 * np.log(b) + 0.5 * stand_in
     if name == "learned_range":
@@ -74,12 +74,23 @@ def test_a_choices_own_decoder_replaces_the_shared_one_and_nothing_else(own, cal
     for (name, path, K), bound in theirs.items():
         assert bound is not None
         times = own.times[name, path, K]
-        expected = direct(int(times[0]), own_log_var(name, int(times[0]), int(times[1]))) / np.log(2)
+        stand_in = np.log(pairs.pair(BETAS, int(times[0]), int(times[1])).tb)
+        expected = direct(int(times[0]), own_log_var(name, int(times[0]), stand_in)) / np.log(2)
         mine = ours[name, path, K]
         assert mine is not None
         without = bound.per_image - test.decoder[:, times[0]] / np.log(2)
         np.testing.assert_allclose(mine.per_image, without + expected, rtol=2e-3)
         assert (mine.kl, mine.prior) == (bound.kl, bound.prior)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_from_any_time_the_stand_in_enters_as_the_choice_has_it(calibration, name):
+    t, stand_in = 20, np.array([-5.0, -3.0, -1.0])
+    found = elbo.own_decoder(
+        SCHEDULE, variance.build(name, calibration), t, stand_in, noisy_moments(1), noisy_moments(1).tables.get(name)
+    )
+    for k, one in enumerate(stand_in):
+        np.testing.assert_allclose(found[:, k], direct(t, own_log_var(name, t, one)), rtol=2e-3)
 
 
 def test_a_chain_of_one_step_has_no_second_time_and_takes_the_shared_stand_in(own):
@@ -117,6 +128,21 @@ def test_a_free_chain_is_the_cheapest_of_all_with_their_best_decoders(own, name)
     assert known.times[name, FREE, 2][0] > 1
     chosen = totals(known, name, FREE, [known.times[name, FREE, 2]])
     assert chosen[0] <= every.min() + 2e-5  # means of interpolated costs, and interpolated means
+
+
+def test_a_decoder_that_is_dear_after_long_steps_is_paid_by_the_step_into_1(calibration):
+    """L_0 made steep in the variance, which grows with tau_2: then tau_2 = 2, and not where the steps are cheapest."""
+    moments = noisy_moments(0)
+    steep = moments.decoders.copy()
+    steep[:, :, 1] = 1e3 * np.linspace(1, 2, decoders.NODES) ** 4
+    dear = moments._replace(decoders=steep)
+    for name in ("small", "isotropic"):
+        own, shared = (
+            ablation.choose(calibration, Wanted((name,), (OPTIMAL,), (3,), how), dear).times[name, OPTIMAL, 3].tolist()
+            for how in ("own", "shared")
+        )
+        assert own == [1, 2, 60]
+        assert shared[1] > 2
 
 
 @pytest.mark.parametrize("name", SOME)

@@ -115,7 +115,7 @@ MUTANTS = (
         "ddpm_jax/eval/elbo.py",
         "    if not choice.has_excess:",
         "    if not choice.bound:",
-        ("tests/eval/test_decoders.py::test_a_choices_own_decoder_replaces_the_shared_one_and_nothing_else",),
+        ("tests/eval/test_decoders.py::test_from_any_time_the_stand_in_enters_as_the_choice_has_it",),
     ),
     Mutant(
         "heads_decode_without_the_stand_in",
@@ -131,7 +131,7 @@ MUTANTS = (
         "ddpm_jax/eval/ablation.py",
         "            cost[1, 2:] += elbo",
         "            cost[1, 2:] + elbo",
-        ("tests/eval/test_decoders.py::test_an_optimal_chain_with_its_own_decoder_is_the_cheapest_of_all",),
+        ("tests/eval/test_decoders.py::test_a_decoder_that_is_dear_after_long_steps_is_paid_by_the_step_into_1",),
     ),
     Mutant(
         "worst_decoder",

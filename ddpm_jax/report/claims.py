@@ -98,12 +98,15 @@ def _optimal_is_least(results: Results) -> Row:
 
 
 def _free_is_least(results: Results) -> Row:
-    """A chain that may choose its first time and decoder may choose t = 1 and the papers' decoder."""
+    """A chain that may choose its first time and decoder may choose t = 1 and the papers' decoder; not judged where
+    choices have decoders of their own, which may be better than any of one number.
+    """
     rows = table.likelihood(results, "calibration")
     margins = []
     for (variance, trajectory, K), row in rows.items():
         fixed = rows.get((variance, "optimal", K))
-        if trajectory == "optimal_free" and fixed and _bounded(row) and _bounded(fixed):
+        shared = results["rules"]["decoder"] == "shared"
+        if trajectory == "optimal_free" and shared and fixed and _bounded(row) and _bounded(fixed):
             margins.append(Margin(fixed["bits_per_dim"] - row["bits_per_dim"], f"{variance}, K = {K}", DECODERS))
     sentence = (
         "The optimal trajectory with its first time free is never worse than the one that ends at t = 1, within "
@@ -196,7 +199,7 @@ def judge(results: Results) -> list[Row]:
     """Every claim with its verdict.
 
     Args:
-      results: results.json; read are K, likelihood, clamped, negative_control and gap_check.
+      results: results.json; read are K, rules, likelihood, clamped, negative_control and gap_check.
 
     Returns:
       One dict a claim: `claim` (a sentence), `split`, `holds` (None where nothing was measured) and `figures`.

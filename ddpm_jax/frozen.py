@@ -14,7 +14,7 @@ from jax import Array
 from jax.tree_util import Partial
 from jaxtyping import Float, Int
 
-from ddpm_jax import heads, objective, predict
+from ddpm_jax import heads, objective, predict, process
 from ddpm_jax.objective import Noised, Objective, per_example
 from ddpm_jax.predict import Denoiser, Images, Network, Prediction
 from ddpm_jax.process import Steps
@@ -31,7 +31,8 @@ class Units(NamedTuple):
 
     Attributes:
       excess: h of data of variance 1 and a perfect mean, alpha_bar_t: that of `large`. 1 where alpha_bar_t = 0.
-      ratio: b/tb - 1 of the chain's step from t; at s = 0 with the stand-in for tb. 0 where the chain has no step.
+      ratio: b/tb - 1 of the chain's step from t, and of the step t -> t - 1 where the chain has none; at s = 0 with the
+        stand-in for tb.
       log_tb: log tb of that step, in nats.
       signal: sqrt(alpha_bar_t).
       noise: sqrt(1 - alpha_bar_t).
@@ -48,8 +49,9 @@ def units(schedule: Schedule, chain: Steps) -> Units:
     """excess_t = alpha_bar_t; ratio_t = b/tb - 1 and log_tb_t = log tb of the step of the chain that leaves t."""
     alpha_bar, noise = np.asarray(schedule.alpha_bar), np.asarray(schedule.one_minus_alpha_bar)
     ratio, log_tb = np.zeros(schedule.T + 1), np.zeros(schedule.T + 1)
-    ratio[chain.t] = np.expm1(chain.log_b - chain.log_tb_floored)
-    log_tb[chain.t] = chain.log_tb_floored
+    for steps in (process.every_step(schedule), chain):
+        ratio[steps.t] = np.expm1(steps.log_b - steps.log_tb_floored)
+        log_tb[steps.t] = steps.log_tb_floored
     return Units(np.where(alpha_bar > 0, alpha_bar, 1.0), ratio, log_tb, np.sqrt(alpha_bar), np.sqrt(noise))
 
 
@@ -91,14 +93,16 @@ def fit_ocm(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: St
     shape = drawn.x_t.shape[1:]
     probe = jax.vmap(lambda key: jax.random.rademacher(key, shape, drawn.x_t.dtype))(drawn.keys)
     _, turned = jax.jvp(lambda x_t: denoiser(x_t, drawn.step.t).eps, (drawn.x_t,), (probe,))
-    wanted = jax.lax.stop_gradient(-drawn.step.noise * probe * turned)
+    unknown = (drawn.x_0 - prediction.x_0) ** 2 - 1  # where alpha_bar_t = 0, x_t says nothing and has no Jacobian
+    wanted = jax.lax.stop_gradient(jnp.where(drawn.step.signal > 0, -drawn.step.noise * probe * turned, unknown))
     return per_example((wanted - heads.read(prediction, "ocm")) ** 2)
 
 
 def fit_learned(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
     """The term of the bound of `heads.learned`, nats per dimension, weighed by (1 - tb/b)^-2.
 
-    Ho et al. 2020, equation 5. The weight makes all times learn alike and moves no optimum: each time has its own.
+    Ho et al. 2020, equation 5. The term depends on the variance by (1 - tb/b)^2: the weight, which moves no optimum at
+    any time, lets short steps learn as fast as long ones, down to b/tb - 1 = LEAST_RATIO.
     """
     return _weight(drawn) * objective.bound_term(heads.learned(None), chain, drawn, prediction)
 

@@ -56,6 +56,8 @@ def check(config: Heads, schedule: Schedule, images: DataSet) -> UNetConfig:
     for name in ("head_steps", "head_batch"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} = {getattr(config, name)}: it is at least 1")
+    if not config.head_learning_rate > 0:
+        raise ValueError(f"head_learning_rate = {config.head_learning_rate:g}: it must be positive")
     trajectory.even(schedule.T, config.chain or schedule.T)
     size = run.named(unet.HEAD_SIZES, config.size, "size")
     network = replace(size, image_channels=images.shape[2], heads=len(config.heads) - 1)
@@ -164,7 +166,7 @@ def headed(wanted: HeadRun, state: TrainState) -> Subject:
         heads=list(config.heads),
         unit=wanted.unit,
         clip=config.fit_clip_x_0,
-        code=cells.code_version(frozen.__name__),
+        code=[cells.code_version(frozen.__name__), run.CODE],
     )
     times = tuple(wanted.recipe.chain.t.tolist()) if "learned" in config.heads else subject.learned_times
     return subject._replace(
@@ -172,6 +174,7 @@ def headed(wanted: HeadRun, state: TrainState) -> Subject:
         fingerprint=cells.fingerprint(parts),
         heads=tuple(dict.fromkeys((*subject.heads, *config.heads))),
         learned_times=times,
+        clip_x_0=config.fit_clip_x_0,
     )
 
 

@@ -91,6 +91,8 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
     for name in ("steps", "batch", "log_every", "save_every"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} = {getattr(config, name)}: it is at least 1")
+    if not config.learning_rate > 0:
+        raise ValueError(f"learning_rate = {config.learning_rate:g}: it must be positive")
     if config.seed < 0:
         raise ValueError(f"seed = {config.seed}: it is at least 0")
     images = data.load(config.data)
@@ -106,6 +108,8 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
         )
     chain = process.every_step(forward)
     choice = in_loss(config, forward)
+    if not choice.heads and config.objective not in ("vlb", "hybrid") and config.variance != Config.variance:
+        raise ValueError(f"variance {config.variance!r} has no effect on objective {config.objective!r}: leave it out")
     parts = objective.Parts(config.prediction, config.weighting, choice, chain)
     recipe = Recipe(
         schedule=forward,

@@ -24,6 +24,7 @@ class Subject(NamedTuple):
       fingerprint: a hash that changes when the denoiser does.
       heads: names of what it says beside the mean.
       learned_times: of the chain that `learned` was trained on, see `heads.learned`.
+      clip_x_0: whether its heads were fitted to a mean with x_0_hat clipped; None where they came with the mean.
     """
 
     source: str
@@ -34,6 +35,20 @@ class Subject(NamedTuple):
     fingerprint: str
     heads: tuple[str, ...] = ()
     learned_times: tuple[int, ...] | None = None
+    clip_x_0: bool | None = None
+
+
+def check_clip(subject: Subject, clip_x_0: bool) -> None:
+    """Refuse heads that were fitted to another mean than the one they are used with.
+
+    Raises:
+      ValueError: see above.
+    """
+    if subject.clip_x_0 not in (None, clip_x_0):
+        raise ValueError(
+            f"clip_x_0 = {clip_x_0}: the heads of {subject.name} were fitted with fit_clip_x_0 = {subject.clip_x_0}; "
+            "use the same, or fit heads anew"
+        )
 
 
 def of(function: Any, schedule: Schedule, prediction: str, images: DataSet, name: str = "own") -> Subject:

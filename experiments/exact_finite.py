@@ -61,7 +61,7 @@ class ExactFinite:
       seeds: sampling seeds.
       frac: of `interpolated`.
       last_step: noise of the last step: mean (none) or noise.
-      pixel_clip: bound on the noise of the step into tau_1, in grey levels; None for none.
+      pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none.
       seed: of the calibration.
       force: draw again what is in workdir/cells.
       dry_run: print the options and stop.
@@ -78,7 +78,7 @@ class ExactFinite:
     seeds: int = 3
     frac: float = 0.5
     last_step: str = "mean"
-    pixel_clip: float | None = None
+    pixel_clip: float = 0.0
     seed: int = 0
     force: bool = False
     dry_run: bool = False
@@ -118,7 +118,7 @@ def resolve(options: ExactFinite) -> tuple[DataSet, Schedule, Design]:
     if options.examples is not None and not 2 <= options.examples <= there:
         raise ValueError(f"examples = {options.examples}: {options.data} has 2 to {there}")
     images = images._replace(train=Split(*(part[: options.examples] for part in images.train)))
-    rules = Rules(options.last_step, options.pixel_clip, images.levels)
+    rules = Rules(options.last_step, options.pixel_clip or None, images.levels)
     K, n, seeds = options.K, options.images, options.seeds
     design = Design(rules, options.variances, ("even",), K, K, images=n, seeds=seeds, frac=options.frac)
     study.check(design, tables, images, study.needed(options.variances, tables))

@@ -5,14 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_jax import cells, head_run, parallel, run, sampler, sources
+from ddpm_jax import cells, head_run, parallel, run, sampler, sources, subject, trajectory
 from ddpm_jax.config import Config, Flat, FlatHeads, Heads, to_dict
-from ddpm_jax.data import DataSet
 from ddpm_jax.eval import study
 from ddpm_jax.eval.study import Design
-from ddpm_jax.run import Trained
+from ddpm_jax.run import Run, Trained
 from ddpm_jax.sampler import Rules
-from ddpm_jax.schedule import Schedule
 from ddpm_jax.subject import Subject
 
 RESULTS = "results.json"
@@ -27,7 +25,8 @@ class Ablation:
 
     Attributes:
       training: the network's run.
-      heads: that are trained on it for the variances that read them; none on a --checkpoint or --denoiser.
+      heads: that are trained on it, all of them if any variance that is compared reads one; none on a --checkpoint or
+        --denoiser.
       workdir: where the run, the heads, the cells, the tables and the report go.
       checkpoint: workdir of a finished run whose network to take.
       denoiser: module:function of your own network (x_t, t) -> what --prediction says, trained for --schedule and --T.
@@ -117,17 +116,24 @@ def resolve(options: Ablation) -> Plan:
     found = there.subject if there else run.resolve(training)
     if options.training_seeds < 1 or (there and options.training_seeds > 1):
         raise ValueError(f"training_seeds = {options.training_seeds}: at least 1, more only of networks trained here")
-    own = there.subject.heads if there else run.in_loss(training, found.schedule).heads
-    design, heads = _compared(options, found.schedule, found.data, own, trained_here=not there)
+    if there:
+        own, times = there.subject.heads, there.subject.learned_times
+    else:
+        in_loss = run.in_loss(training, found.schedule)
+        own, times = in_loss.heads, in_loss.times
+    design, heads = _compared(options, found, own, times, trained_here=not there)
+    if there and study.needed(design.variances, found.schedule):
+        subject.check_clip(there.subject, design.rules.clip_x_0)
     parallel.check(training.parallel)
     check_workdir(options, there)
     return Plan(options, there, heads, design)
 
 
 def _compared(
-    options: Ablation, schedule: Schedule, images: DataSet, own: tuple[str, ...], trained_here: bool
+    options: Ablation, found: Subject | Run, own: tuple[str, ...], times: tuple[int, ...] | None, trained_here: bool
 ) -> tuple[Design, Heads | None]:
     """What is compared, and the heads that have to be trained for it."""
+    schedule, images = found.schedule, found.data
     alone = {name: getattr(options, name) for name in ("last_step", "pixel_clip", "clip_x_0", "clamp_cov", "decoder")}
     rules = sampler.protocol(options.protocol, images.levels, **alone)
     design = Design(rules, **{name: getattr(options, name) for name in Design._fields if name != "rules"})
@@ -136,11 +142,19 @@ def _compared(
         head_run.check(every, schedule, images)
     possible = tuple(dict.fromkeys((*own, *every.heads))) if trained_here else own
     design = study.resolved(design, schedule, possible)
-    study.check(design, schedule, images, possible)
-    wanted = [name for name in study.needed(design.variances, schedule) if name not in own]
-    if not wanted:
+    if "learned" not in own:
+        times = tuple(trajectory.even(schedule.T, every.chain or schedule.T).tolist())
+    study.check(design, schedule, images, possible, times)
+    if {*study.needed(design.variances, schedule)} <= {*own}:
+        if options.heads != Heads():
+            raise ValueError("options of heads have no effect: no variance that is compared reads one; leave them out")
         return design, None
-    return design, replace(every, heads=tuple(name for name in every.heads if name in wanted))
+    if every.fit_clip_x_0 != rules.clip_x_0:
+        raise ValueError(
+            f"fit_clip_x_0 = {every.fit_clip_x_0} and clip_x_0 = {rules.clip_x_0}: heads are fitted to the mean that "
+            "is used, set both alike"
+        )
+    return design, replace(every, heads=tuple(name for name in every.heads if name not in own))
 
 
 def existing(options: Ablation) -> Existing | None:

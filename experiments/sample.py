@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from ddpm_jax import basis, cells, head_run, process, run, sampler, sources, trajectory, variance
+from ddpm_jax import subject as subjects
 from ddpm_jax.config import Config, command_line
 from ddpm_jax.eval import ablation, moments
 from ddpm_jax.reverse import ReverseVariance
@@ -112,6 +113,8 @@ def main(options: Sample) -> None:
         print(json.dumps({**resolved, "times": times.tolist()}, indent=2))
         return
     choice = build(options, subject, rules, times)
+    if choice.heads:
+        subjects.check_clip(subject, rules.clip_x_0)
     shape = (options.n, *images.shape)
     x_0 = sampler.sample(jax.random.key(options.seed), steps, subject.denoiser, choice, shape, rules)
     out.mkdir(parents=True, exist_ok=True)

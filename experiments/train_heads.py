@@ -62,6 +62,8 @@ def main(options: TrainHeads) -> None:
         why = f"the network of {options.checkpoint} is taken as it is"
         run.check_given(given, trained.run.config, set(vars(given)) - set(OF_A_DENOISER), why)
         subject = sources.subject(trained, "checkpoint", str(options.checkpoint))
+    if options.save_every < 1:
+        raise ValueError(f"save_every = {options.save_every}: it is at least 1")
     if options.workdir == options.checkpoint:
         raise ValueError(f"--workdir {options.workdir} holds the network: choose another folder for its heads")
     parallel.check(options.parallel)

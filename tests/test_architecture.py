@@ -61,8 +61,8 @@ LAYERS = {
     "the mathematics": "gaussian predict process reverse heads variance objective frozen sampler mixture finite_set "
     "worlds",
     "training": "train checkpoint",
-    "evaluation": "subject eval.classifier eval.decoders eval.costs eval.visit eval.moments eval.elbo eval.ablation "
-    "eval.checks eval.curves eval.quality eval.spread",
+    "evaluation": "subject eval.classifier eval.spline eval.decoders eval.costs eval.visit eval.moments eval.elbo "
+    "eval.ablation eval.checks eval.curves eval.quality eval.spread",
     "exact worlds": "eval.gaussian_chain eval.frechet_schedule eval.gaussian_samples eval.power_law eval.density",
     "a whole study": "eval.study eval.findings eval.whole_chain",
     "a run": "run sources loop head_run",

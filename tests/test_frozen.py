@@ -141,8 +141,8 @@ def test_heads_start_as_large_and_clip_their_own_mean_only(linear):
 @pytest.mark.parametrize("t", [1, 100, 500, 1000])
 @pytest.mark.parametrize("name", ["npr", "sn", "ocm"])
 def test_no_time_and_no_head_drowns_the_others(name, t):
-    """The loss of the best head is the variance of its target, at most 2 at every time: the heads are fitted
-    together, and where alpha_bar_t is 4e-5 a loss in its units would be 1e9.
+    """The loss of the best head is the variance of its target, at most 2 at every time: the heads are fitted together,
+    and where alpha_bar_t is 4e-5 a loss in its units would be 1e9.
     """
     c, every = 0.25, process.every_step(LINEAR)
     world = worlds.gaussian(LINEAR, np.zeros(SHAPE), np.full(SHAPE, c))
@@ -153,7 +153,60 @@ def test_no_time_and_no_head_drowns_the_others(name, t):
     loss = frozen.FITS[name].loss(drawn, world.denoiser, said, every)
     h = variances.noise_variance(pairs.pair(BETAS, t - 1, t), c)
     expected = {"npr": 2 * h**2, "sn": 2 * h**2 + 4 * h * (1 - h), "ocm": 0.0}[name]
-    assert loss.mean() == pytest.approx(expected, rel=0.1, abs=1e-9)
+    assert loss.mean() == pytest.approx(expected, rel=0.1, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["learned", "learned_range"])
+def test_short_steps_learn_as_fast_as_long_ones(name):
+    """The slope of the loss in what the network says, root mean square over draws, where b/tb - 1 is 1.2 and .02."""
+    c, n, every = 0.25, 2000, process.every_step(LINEAR)
+    world, unit = worlds.gaussian(LINEAR, np.zeros(SHAPE), np.full(SHAPE, c)), frozen.units(LINEAR, every)
+    x_0, eps = (jax.random.normal(jax.random.key(i), (n, *SHAPE)) for i in range(2))
+    slopes = []
+    for t in (2, 100):
+        drawn = objective.noised(LINEAR, every, jnp.full(n, t - 1), 0.5 * x_0, eps)
+        said = world.denoiser(drawn.x_t, drawn.step.t)
+
+        def loss(raw, t=t, drawn=drawn, said=said):
+            at = frozen.Units(*(column[t] for column in unit))
+            head = frozen.FITS[name].natural(at, jax.nn.softplus(raw + frozen.START), said.eps)
+            heads = {name: jnp.broadcast_to(head, drawn.x_t.shape)}
+            return frozen.FITS[name].loss(drawn, world.denoiser, said._replace(heads=heads), every)
+
+        slopes.append(float(jnp.sqrt(jnp.mean(jax.jacfwd(loss)(jnp.float32(0)) ** 2))))
+    assert 1 / 5 < slopes[0] / slopes[1] < 5
+
+
+@pytest.mark.parametrize("name", ["npr", "sn", "ocm"])
+def test_where_no_data_are_left_heads_are_fitted_to_the_error_of_x_0(name):
+    """At alpha_bar_T = 0, h is Var x_0 = c; the loss is least there."""
+    tables, c, n = schedule.SCHEDULES["linear_zero_terminal"](20), 0.25, 20_000
+    chain = process.every_step(tables)
+    world = worlds.gaussian(tables, np.zeros((2, 2, 1)), np.full((2, 2, 1), c))
+    x_0, eps = (jax.random.normal(jax.random.key(i), (n, 2, 2, 1)) for i in range(2))
+    keys = jax.random.split(jax.random.key(2), n)
+    drawn = objective.noised(tables, chain, jnp.full(n, 19), np.sqrt(c) * x_0, eps, None, keys)
+    said = world.denoiser(drawn.x_t, drawn.step.t)
+
+    def loss(h):
+        head = {"npr": h, "sn": h + said.eps**2, "ocm": h - 1}[name]
+        heads = {name: jnp.broadcast_to(head, x_0.shape)}
+        return frozen.FITS[name].loss(drawn, world.denoiser, said._replace(heads=heads), chain).mean()
+
+    assert loss(c) < min(loss(0.8 * c), loss(1.25 * c))
+    assert jax.grad(loss)(c) == pytest.approx(0, abs=2 * 5 * c * np.sqrt(2 / (4 * n)))  # 2 (h - mean of squares)
+
+
+def test_off_its_chain_a_range_is_that_of_adjacent_times(linear):
+    every = frozen.units(linear, process.every_step(linear))
+    on = np.isin(np.arange(1001), CHAIN.t)
+    for name in ("ratio", "log_tb"):
+        found = getattr(UNITS, name)
+        np.testing.assert_array_equal(found[~on], getattr(every, name)[~on])
+    p = pairs.pair(BETAS, 459, 460)
+    assert UNITS.ratio[460] == pytest.approx(p.b / p.tb - 1, rel=1e-6)
+    p = pairs.pair(BETAS, 334, 445)
+    assert UNITS.ratio[445] == pytest.approx(p.b / p.tb - 1, rel=1e-9)
 
 
 def test_the_heads_of_a_denoiser_stay_beside_new_ones(short):

@@ -75,6 +75,16 @@ def test_two_and_two_steps_with_a_restore_between_are_four(
     assert head_run.fit(HEADS, PACE, frozen, tmp_path).fingerprint == trained[0].fingerprint
 
 
+@pytest.mark.slow
+def test_heads_are_fitted_to_the_mean_that_the_config_names(
+    frozen: Subject, trained: tuple[Subject, Path], tmp_path: Path
+) -> None:
+    """The Gaussian's x_0_hat leaves [-1, 1]: without the clip the errors are others."""
+    free = head_run.fit(replace(HEADS, fit_clip_x_0=False), PACE, frozen, tmp_path)
+    assert (free.clip_x_0, trained[0].clip_x_0) == (False, True)
+    assert np.abs(said(free)["npr"] - said(trained[0])["npr"]).max() > 0
+
+
 def test_learned_is_bound_to_the_chain_it_was_fitted_on(frozen: Subject, tmp_path: Path) -> None:
     wanted = head_run.resolve(replace(HEADS, heads=("learned",), chain=5), frozen)
     state = jax.jit(lambda: head_run.fresh(wanted, 0))()
@@ -92,6 +102,7 @@ def test_learned_is_bound_to_the_chain_it_was_fitted_on(frozen: Subject, tmp_pat
         ({"chain": 31}, "K = 31"),
         ({"head_steps": 0}, "head_steps = 0"),
         ({"head_batch": 0}, "head_batch = 0"),
+        ({"head_learning_rate": 0.0}, "head_learning_rate = 0: it must be positive"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(frozen: Subject, change: dict, message: str) -> None:

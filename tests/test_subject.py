@@ -36,6 +36,14 @@ class NNX(nnx.Module):
         return self.dense(x_t) + t[:, None, None, None] / 100
 
 
+def test_heads_fitted_to_another_mean_are_refused():
+    own = subject.of(halve, LINEAR, "eps", DIGITS)
+    for fitted, used in ((None, True), (None, False), (True, True), (False, False)):
+        subject.check_clip(own._replace(clip_x_0=fitted), used)
+    with pytest.raises(ValueError, match="clip_x_0 = False: the heads of own were fitted with fit_clip_x_0 = True"):
+        subject.check_clip(own._replace(clip_x_0=True), False)
+
+
 def linen_network():
     module = Linen()
     params = module.init(jax.random.key(0), X_T, T)

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32, Float64
-from scipy.interpolate import CubicSpline
 
 from ddpm_jax import process, reverse
 from ddpm_jax.basis import Basis
+from ddpm_jax.eval import spline
 from ddpm_jax.predict import Images, Prediction
 from ddpm_jax.process import Steps
 from ddpm_jax.reverse import ReverseVariance
@@ -28,7 +28,6 @@ from ddpm_jax.schedule import Schedule
 NODES = 32
 BEYOND = 1.1  # the table reaches this factor further than any step, so that no interval is empty
 NEAR = 1.001  # and this factor, where a choice is defined for one u alone
-LEAST = 1e-30  # of a cost whose logarithm is taken: a step that costs nothing
 
 
 class Table(NamedTuple):
@@ -198,5 +197,4 @@ def between_nodes(
         raise ValueError("a variance that looks at x_t is negative or infinite for some image: clamp the covariance")
     if not ((row[0] <= u) & (u <= row[-1])).all():
         raise ValueError(f"u = {u.min():g} to {u.max():g} leaves the table, which has {row[0]:g} to {row[-1]:g}")
-    logs = np.log(np.maximum(np.asarray(cost, np.float64), LEAST))
-    return np.exp(CubicSpline(np.log(row), logs, axis=-1)(np.log(u)))
+    return spline.between(np.log(row), cost, np.log(u))

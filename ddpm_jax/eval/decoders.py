@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Float64
-from scipy.interpolate import CubicSpline
 
 from ddpm_jax import gaussian, process
+from ddpm_jax.eval import spline
 from ddpm_jax.predict import Images
 from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.schedule import Schedule
 
 NODES = 20
-LEAST = 1e-30  # of a term whose logarithm is taken: an image that costs nothing
 
 
 def nodes(schedule: Schedule) -> Float64[np.ndarray, " nodes"]:
@@ -51,8 +50,7 @@ def between_nodes(
     schedule: Schedule, terms: Float[np.ndarray, "*n nodes"], log_var: Float64[np.ndarray, " k"]
 ) -> Float64[np.ndarray, "*n k"]:
     """Tabulated L_0 at any log variance, nats per dimension: its log is a cubic spline."""
-    logs = np.log(np.maximum(np.asarray(terms, np.float64), LEAST))
-    return np.exp(CubicSpline(nodes(schedule), logs, axis=-1)(log_var))
+    return spline.between(nodes(schedule), terms, log_var)
 
 
 def best(

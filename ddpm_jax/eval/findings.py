@@ -105,7 +105,8 @@ def pictures(
     """The small images of the report, as grey levels 0..255, with the times and distances that stand beside them."""
     images = subject.data
     K, short, shown = max(design.sample_K), min(design.sample_K), min(SHOWN, design.images)
-    best = REFERENCE if REFERENCE in design.variances else design.variances[0]
+    both = [name for name in design.variances if (name, "even", K) in drawn and (name, "even", short) in drawn]
+    best = REFERENCE if REFERENCE in both else both[0]
     long = drawn[best, "even", K][0, :shown]
     index, distance = quality.nearest(long, images.train.images)
     cell, shape = (best, "even", short), (4, *images.shape)

@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Key
 
-from ddpm_jax import basis, cells, process, sampler, trajectory, variance
+from ddpm_jax import basis, cells, process, reverse, sampler, trajectory, variance
+from ddpm_jax import subject as subjects
 from ddpm_jax.cells import Keep
 from ddpm_jax.data import DataSet
 from ddpm_jax.eval import ablation, costs, moments
@@ -67,7 +68,13 @@ class Means(NamedTuple):
     keep: Keep = cells.compute_always
 
 
-def check(design: Design, schedule: Schedule, images: DataSet, heads: tuple[str, ...] = ()) -> None:
+def check(
+    design: Design,
+    schedule: Schedule,
+    images: DataSet,
+    heads: tuple[str, ...] = (),
+    learned_times: tuple[int, ...] | None = None,
+) -> None:
     """Refuse what cannot be compared, before anything is measured.
 
     Args:
@@ -75,10 +82,11 @@ def check(design: Design, schedule: Schedule, images: DataSet, heads: tuple[str,
       schedule: the forward process.
       images: what is measured on.
       heads: of the denoiser.
+      learned_times: see Subject.
 
     Raises:
-      ValueError: an unknown name, a variance whose head the denoiser lacks, K outside 1..T, another number out of
-        range, or fewer than 2 images or 1 seed.
+      ValueError: an unknown name, nothing to sample at all of sample_K, a variance whose head the denoiser lacks, K
+        outside 1..T, another number out of range, or fewer than 2 images or 1 seed.
     """
     for name in ("variances", "K", "sample_K"):
         values = getattr(design, name)
@@ -94,8 +102,15 @@ def check(design: Design, schedule: Schedule, images: DataSet, heads: tuple[str,
             trajectory.named("even" if path in (OPTIMAL, FREE) else path, schedule.T, K)
     c = 0.0 if design.c is None else design.c
     known = _nothing_measured(schedule, images.shape)._replace(frac=design.frac, c=c, clamp_cov=design.rules.clamp_cov)
-    for name in design.variances:
-        for head in variance.build(name, known).heads:
+    known = known._replace(learned_times=learned_times)
+    built = {name: variance.build(name, known) for name in design.variances}
+    chains = [trajectory.even(schedule.T, K) for K in (min(design.sample_K), max(design.sample_K))]
+    if built and not any(all(reverse.fits(one, chain) for chain in chains) for one in built.values()):
+        raise ValueError(
+            f"sample_K = {' '.join(map(str, design.sample_K))}: none of {', '.join(built)} is defined on such chains"
+        )
+    for name, one in built.items():
+        for head in one.heads:
             if head not in heads:
                 raise ValueError(
                     f"the variance {name!r} reads the head {head!r} and the denoiser has {', '.join(heads) or 'none'}: "
@@ -139,7 +154,7 @@ def compare(subject: Subject, design: Design, key: Key[Array, ""] | None = None,
       ValueError: see `check` and `measure`.
     """
     design = resolved(design._replace(sample_K=design.K), subject.schedule, subject.heads)
-    check(design, subject.schedule, subject.data, subject.heads)
+    check(design, subject.schedule, subject.data, subject.heads, subject.learned_times)
     key = jax.random.key(0) if key is None else key
     calibration = measure(subject, design, key, "calibration", means=means)
     choices = choose(subject, design, calibration, means.keep)
@@ -166,10 +181,13 @@ def measure(
       means: how the work is done.
 
     Raises:
-      ValueError: the rules are for another number of grey levels than the data have.
+      ValueError: the rules are for another number of grey levels than the data have, or another clip than heads were
+        fitted with.
     """
     if design.rules.levels != subject.data.levels:
         raise ValueError(f"levels = {design.rules.levels} in the rules: {subject.data.name} has {subject.data.levels}")
+    if needed(design.variances, subject.schedule):
+        subjects.check_clip(subject, design.rules.clip_x_0)
     chain = trajectory.even(subject.schedule.T, min(GAP_K, subject.schedule.T))
     known = _unmeasured(subject, design) if choices is None else choices.calibration
     return moments.measure(

@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from ddpm_jax.report import chart, markdown
 from ddpm_jax.report.chart import COLOURS, MARKERS, Curve
 from ddpm_jax.report.printed import measured
-from ddpm_jax.report.table import Results, Row
+from ddpm_jax.report.table import REFERENCE, Results, Row
 
 HEIGHT = 5.2
-REFERENCE = "isotropic"  # the best variance that does not look at x_t
 Cells = dict[tuple[str, int], Row]
 
 

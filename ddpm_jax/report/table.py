@@ -9,6 +9,7 @@ Row = dict[str, Any]
 Cell = tuple[str, str, int]
 
 OPTIMAL = ("optimal", "optimal_free")  # trajectories chosen by dynamic programming
+REFERENCE = "isotropic"  # the variance that differences are taken to
 
 LIKELIHOOD_COLUMNS = (
     "bits_per_dim",

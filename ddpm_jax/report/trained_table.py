@@ -49,8 +49,8 @@ def text(results: Results) -> str:
         f"{config['training_seeds']} training seeds. Published: CIFAR-10, T = 1000; a dash where none was printed. "
         "Compare the order of the rows: the Frechet distance here is not the FID.\n",
         tables(rows),
-        f"The published pattern, by more than two standard errors over training seeds: of {len(results['statements'])} "
-        f"statements {verdict}.\n",
+        f"The published pattern, by more than two standard errors over training seeds (with three a row, chance alone "
+        f"does so about one time in nine): of {len(results['statements'])} statements {verdict}.\n",
         *(f"- {VERDICTS[one['holds']]}: {one['statement']}. Here: {one['figures']}." for one in results["statements"]),
         "",
     ]

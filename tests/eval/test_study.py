@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax import cells, data, process, schedule, subject, trajectory, variance, worlds
-from ddpm_jax.eval import findings, study
+from ddpm_jax.eval import ablation, findings, study
 from ddpm_jax.eval.study import Design, Means
 from ddpm_jax.sampler import Rules
 from ddpm_jax.subject import Subject
@@ -287,3 +287,17 @@ def test_a_variance_from_outside_is_in_the_command_line_and_the_report(tmp_path:
     for name in THEIRS:
         assert name in page
         assert f"{test[name]:.2f}" in page
+
+
+def test_pictures_are_of_a_variance_that_was_drawn_at_both_ends(own: Subject) -> None:
+    """The first by name is defined on one chain alone."""
+    known = variance.Calibration(LINEAR)
+    first = variance.large(LINEAR)._replace(times=tuple(range(1, 41)))
+    cells_of = [("first", 40), ("second", 3), ("second", 40)]
+    times = {(name, "even", K): trajectory.even(40, K) for name, K in cells_of}
+    choices = ablation.Choices(known, {"first": first, "second": variance.small()}, times)
+    drawn = {cell: np.zeros((2, 4, 8, 8, 1), np.uint8) for cell in times}
+    design = DESIGN._replace(variances=("first", "second"), sample_K=(3, 40))
+    shown = findings.pictures(own, design, choices, drawn, cells.compute_always)
+    assert shown["strip_t"].tolist() == trajectory.even(40, 3)[::-1].tolist()
+    assert shown["grid_names"].tolist() == ["first", "second"]

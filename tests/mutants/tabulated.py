@@ -23,8 +23,8 @@ MUTANTS = (
         "spline_in_u",
         "log KL is a cubic spline of log u, not of u",
         "ddpm_jax/eval/costs.py",
-        "CubicSpline(np.log(row), logs, axis=-1)(np.log(u))",
-        "CubicSpline(row, logs, axis=-1)(u)",
+        "spline.between(np.log(row), cost, np.log(u))",
+        "spline.between(row, cost, u)",
         ("tests/eval/test_costs.py::test_interpolation_alone_errs_by_little",),
     ),
     Mutant(

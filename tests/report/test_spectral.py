@@ -50,10 +50,10 @@ def test_every_number_stands_in_the_tables() -> None:
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
-        (0.4, "photos, K = 10: radial saves 0.400 ± 0.010 bits/dim"),
+        (0.4, "photos, K = 10: radial saves 0.400 ± 0.010, radial, 4 images saves 0.200 ± 0.010 bits/dim"),
         (0.021, "photos, K = 10: radial saves 0.021 ± 0.010 bits/dim"),
-        (0.019, "photos, K = 10: nothing saves more than 2 errors"),
-        (-0.3, "photos, K = 10: nothing saves more than 2 errors"),
+        (0.019, "photos, K = 10: nothing saves more than 2 standard errors"),
+        (-0.3, "photos, K = 10: nothing saves more than 2 standard errors"),
     ],
 )
 def test_it_pays_where_the_gain_is_more_than_two_standard_errors(gain: float, words: str) -> None:

@@ -50,9 +50,18 @@ def test_the_reverse_meets_none() -> None:
     assert verdicts(made_rows(far, (3.9, 3.8, 3.9, 3.9, 3.75, 3.70))) == [False] * 6
 
 
-def test_a_spread_that_hides_everything_decides_nothing_but_that_mu_and_eps_are_not_told_apart() -> None:
+def test_a_spread_that_hides_everything_decides_nothing() -> None:
     far = (23.69, 13.22, 30.0, 30.0, 13.51, 3.17)
-    assert verdicts(made_rows(far, spread=(-100.0, 0.0, 100.0))) == [None, None, True, None, None, None]
+    assert verdicts(made_rows(far, spread=(-100.0, 0.0, 100.0))) == [None] * 6
+
+
+@pytest.mark.parametrize(
+    ("mu", "holds"), [(13.22, True), (8.5, True), (3.17, None), (23.85, None), (0.1, False), (40.0, False)]
+)
+def test_mu_and_eps_are_alike_where_they_are_nearer_than_the_losses(mu: float, holds: bool | None) -> None:
+    """eps under L at 13.51, L_simple at 3.17: 10.34 apart, as is mu at 3.17 or 23.85 from the first."""
+    rows = made_rows((23.69, mu, None, None, 13.51, 3.17), spread=(-1.0, 0.0, 1.0))
+    assert trained_claims.statements(rows)[2]["holds"] is holds
 
 
 def test_one_network_has_no_spread_and_decides_nothing_but_what_diverged() -> None:
@@ -80,7 +89,7 @@ def test_one_training_that_diverges_is_unstable_and_the_others_are_compared() ->
 
 def test_a_row_that_always_diverged_is_worse_than_one_that_did_not() -> None:
     rows = made_rows((None, 13.22, None, None, 13.51, None))
-    assert verdicts(rows) == [False, True, True, True, True, True]
+    assert verdicts(rows) == [False, True, None, True, True, True]
     found = trained_claims.statements(rows)
     assert found[1]["figures"] == "mu, L, learned diagonal variance diverged"
     assert verdicts(made_rows((23.69, None, None, None, None, 3.17)))[1:4] == [False, None, False]

@@ -287,7 +287,7 @@ def test_heads_follow_the_exact_covariance_of_a_mixture_of_images():
     for t in MIXTURE_TIMES:
         x_t = process.diffuse(LINEAR, x_0, t, jax.random.normal(jax.random.key(t), x_0.shape))
         said = headed(x_t, jnp.full(len(x_t), t))
-        h = np.asarray(world.cov(x_t, t)) * LINEAR.alpha_bar[t] / LINEAR.one_minus_alpha_bar[t]
+        h = np.asarray(world.cov(x_t, jnp.full(len(x_t), t))) * LINEAR.alpha_bar[t] / LINEAR.one_minus_alpha_bar[t]
         assert h.std() / h.mean() > 0.2
         for name, found in (("npr", said.heads["npr"]), ("ocm", 1 + said.heads["ocm"])):
             assert np.corrcoef(np.ravel(found), h.ravel())[0, 1] > 0.99, (name, t)

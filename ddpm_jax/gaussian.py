@@ -29,8 +29,11 @@ class Gaussian(NamedTuple):
 
 
 def sample(gaussian: Gaussian, noise: Float[Array, "b *x"]) -> Float[Array, "b *x"]:
-    """The draw that standard-normal `noise` becomes: x = mean + sqrt(covariance) noise."""
-    return gaussian.mean + gaussian.basis.inverse(jnp.exp(gaussian.log_var / 2) * noise)
+    """The draw that standard-normal `noise` becomes: x = mean + sqrt(covariance) noise.
+
+    The root is the symmetric one: like covariances make like samples of one noise, whatever their bases.
+    """
+    return gaussian.mean + gaussian.basis.inverse(jnp.exp(gaussian.log_var / 2) * gaussian.basis.forward(noise))
 
 
 def kl(q: Gaussian, p: Gaussian) -> Float[Array, " b"]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from ddpm_jax import gaussian
+from ddpm_jax import basis, gaussian
 from tests.oracle import gaussians
 
 SHAPE = (3, 2, 2, 1)
@@ -110,3 +110,12 @@ def test_discretised_log_prob_finds_the_open_ends_itself():
 def test_fewer_than_two_levels_are_refused_with_the_value():
     with pytest.raises(ValueError, match="1"):
         gaussian.discretised_log_prob(make(0, 0.0), jnp.zeros(SHAPE), 1)
+
+
+def test_in_any_basis_the_noise_is_the_same() -> None:
+    """sqrt(covariance) is symmetric: with one variance for all coefficients a sample is what it is in pixels."""
+    mean, noise = (jax.random.normal(jax.random.key(i), (3, 6, 4, 2)) for i in range(2))
+    dct = basis.dct(((0.6, 0.8), (-0.8, 0.6)))
+    log_var = jnp.float32(-1.3)
+    found, pixels = (gaussian.sample(gaussian.Gaussian(mean, log_var, of), noise) for of in (dct, basis.PIXEL))
+    np.testing.assert_allclose(found, pixels, atol=1e-5)

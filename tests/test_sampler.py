@@ -601,7 +601,7 @@ def test_chains_start_where_no_data_are_left(of, kind, times):
     [
         ("ddpm", sampler.Rules("mean", None, 17, True, True)),
         ("analytic-dpm", sampler.Rules("mean", 1.0, 17, True, True)),
-        ("iddpm", sampler.Rules("mean", None, 17, True, True)),
+        ("iddpm", sampler.Rules("mean", None, 17, True, True, "own")),
     ],
 )
 def test_a_protocol_is_its_papers_rules_for_the_datas_levels(name, expected):

@@ -114,8 +114,8 @@ GAUSSIAN = (
         "sample_scales_by_the_variance",
         "a draw is mean + sqrt(variance) noise",
         "ddpm_jax/gaussian.py",
-        "jnp.exp(gaussian.log_var / 2) * noise",
-        "jnp.exp(gaussian.log_var) * noise",
+        "jnp.exp(gaussian.log_var / 2) * gaussian.basis",
+        "jnp.exp(gaussian.log_var) * gaussian.basis",
         ("tests/test_gaussian.py::test_a_sample_is_mean_plus_scaled_noise",),
     ),
     Mutant(

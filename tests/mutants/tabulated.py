@@ -102,6 +102,14 @@ MUTANTS = (
         ("tests/eval/test_ablation.py::test_there_is_a_row_for_every_variance_trajectory_and_K",),
     ),
     Mutant(
+        "noise_of_every_basis_its_own",
+        "the root of the covariance is symmetric: B^T sigma B noise, not B^T sigma noise",
+        "ddpm_jax/gaussian.py",
+        "* gaussian.basis.forward(noise))",
+        "* noise)",
+        ("tests/test_gaussian.py::test_in_any_basis_the_noise_is_the_same",),
+    ),
+    Mutant(
         "stand_in_of_the_first_steps",
         "improved-diffusion's stand-in is log tb(tau_1, tau_2) of the chain, not log tb(1, 2)",
         "ddpm_jax/eval/ablation.py",

@@ -21,6 +21,7 @@ from ddpm_jax.process import Steps
 from ddpm_jax.schedule import Schedule, rows
 
 START = np.log(np.e - 1)  # softplus(START) = 1
+LEAST_UNIT = 0.05  # of alpha_bar_t: the mistakes of a real network's Jacobian at large t are larger than alpha_bar_t
 LEAST_RATIO = 0.01  # of b/tb - 1: below it the bound hardly depends on the variance, and float32 cannot tell
 
 Row = Float[Array, "..."] | Float[np.ndarray, "..."]
@@ -67,20 +68,25 @@ class Fit(NamedTuple):
     loss: Callable[[Noised, Denoiser, Prediction, Steps], Float[Array, " b"]]
 
 
+def _unit(drawn: Noised) -> Array:
+    """What errors of h are counted in: alpha_bar_t, the h of data of variance 1, and at least LEAST_UNIT."""
+    return jnp.maximum(drawn.step.signal**2, LEAST_UNIT)
+
+
 def fit_npr(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
-    """((eps - eps_hat)^2 - g)^2. Bao et al. 2022b, section 4."""
+    """((eps - eps_hat)^2 - g)^2 in units of alpha_bar_t, the order of the target. Bao et al. 2022b, section 4."""
     error = jnp.where(drawn.step.signal > 0, drawn.eps - prediction.eps, drawn.x_0 - prediction.x_0)
-    return per_example((error**2 - heads.read(prediction, "npr")) ** 2)
+    return per_example(((error**2 - heads.read(prediction, "npr")) / _unit(drawn)) ** 2)
 
 
 def fit_sn(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
-    """(eps^2 - g)^2. Bao et al. 2022b, section 3."""
+    """(eps^2 - g)^2, the target of order 1 at every time. Bao et al. 2022b, section 3."""
     square = jnp.where(drawn.step.signal > 0, drawn.eps**2, drawn.x_0**2 - prediction.x_0**2 + prediction.eps**2)
     return per_example((square - heads.read(prediction, "sn")) ** 2)
 
 
 def fit_ocm(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
-    """((1 - alpha_bar_t) r * (H r) - g)^2. Ou et al. 2025, section 3.
+    """((1 - alpha_bar_t) r * (H r) - g)^2 in units of alpha_bar_t. Ou et al. 2025, section 3.
 
     H is the Jacobian of the score -eps_hat/sqrt(1 - alpha_bar_t), r has entries +-1: one Jacobian-vector product, and
     E r * (H r) = diag H.
@@ -95,7 +101,7 @@ def fit_ocm(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: St
     _, turned = jax.jvp(lambda x_t: denoiser(x_t, drawn.step.t).eps, (drawn.x_t,), (probe,))
     unknown = (drawn.x_0 - prediction.x_0) ** 2 - 1  # where alpha_bar_t = 0, x_t says nothing and has no Jacobian
     wanted = jax.lax.stop_gradient(jnp.where(drawn.step.signal > 0, -drawn.step.noise * probe * turned, unknown))
-    return per_example((wanted - heads.read(prediction, "ocm")) ** 2)
+    return per_example(((wanted - heads.read(prediction, "ocm")) / _unit(drawn)) ** 2)
 
 
 def fit_learned(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:

@@ -141,8 +141,8 @@ def test_heads_start_as_large_and_clip_their_own_mean_only(linear):
 @pytest.mark.parametrize("t", [1, 100, 500, 1000])
 @pytest.mark.parametrize("name", ["npr", "sn", "ocm"])
 def test_no_time_and_no_head_drowns_the_others(name, t):
-    """The loss of the best head is the variance of its target, at most 2 at every time: the heads are fitted together,
-    and where alpha_bar_t is 4e-5 a loss in its units would be 1e9.
+    """The loss of the best head is the variance of its target in its unit, at most 2 at every time: they are fitted
+    together, and where alpha_bar_t is 4e-5 the loss of sn in such units would be 1e9.
     """
     c, every = 0.25, process.every_step(LINEAR)
     world = worlds.gaussian(LINEAR, np.zeros(SHAPE), np.full(SHAPE, c))
@@ -152,8 +152,9 @@ def test_no_time_and_no_head_drowns_the_others(name, t):
     said = worlds.exact_heads(world, every)(drawn.x_t, drawn.step.t)
     loss = frozen.FITS[name].loss(drawn, world.denoiser, said, every)
     h = variances.noise_variance(pairs.pair(BETAS, t - 1, t), c)
-    expected = {"npr": 2 * h**2, "sn": 2 * h**2 + 4 * h * (1 - h), "ocm": 0.0}[name]
-    assert loss.mean() == pytest.approx(expected, rel=0.1, abs=1e-12)
+    unit = max(LINEAR.alpha_bar[t], frozen.LEAST_UNIT)
+    expected = {"npr": 2 * h**2 / unit**2, "sn": 2 * h**2 + 4 * h * (1 - h), "ocm": 0.0}[name]
+    assert loss.mean() == pytest.approx(expected, rel=0.1, abs=1e-9 if name == "ocm" else 0)
 
 
 @pytest.mark.parametrize("name", ["learned", "learned_range"])
@@ -194,7 +195,8 @@ def test_where_no_data_are_left_heads_are_fitted_to_the_error_of_x_0(name):
         return frozen.FITS[name].loss(drawn, world.denoiser, said._replace(heads=heads), chain).mean()
 
     assert loss(c) < min(loss(0.8 * c), loss(1.25 * c))
-    assert jax.grad(loss)(c) == pytest.approx(0, abs=2 * 5 * c * np.sqrt(2 / (4 * n)))  # 2 (h - mean of squares)
+    slope = 2 / (1 if name == "sn" else frozen.LEAST_UNIT) ** 2  # of slope/2 (h - square)^2
+    assert jax.grad(loss)(c) == pytest.approx(0, abs=slope * 5 * c * np.sqrt(2 / (4 * n)))
 
 
 def test_off_its_chain_a_range_is_that_of_adjacent_times(linear):

@@ -4,7 +4,7 @@ Takes trained networks of one or more data sets. Calibration images fix a varian
 for every colour axis, for every radius of a frequency (`spectral_radial`) and for every frequency (`spectral`); test
 images judge them, bits/dim, with paired standard errors. Full tables rest on few images, so they are fixed by fewer
 ones as well. Only the times that an even chain visits and some more are measured, and optimal trajectories are chosen
-among these.
+among these. x_0_hat is clipped, and the decoder shared, as in the papers.
 Needs: trained networks (experiments.train); minutes each on two CPU cores for small networks of 32 x 32 pixels.
 Command: python -m experiments.spectral_gain --checkpoints runs/digits runs/mnist --workdir runs/spectral_gain
 """

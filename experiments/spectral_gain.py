@@ -123,7 +123,11 @@ def judge(options: SpectralGain, trained: Trained) -> Row:
     likelihoods = ablation.likelihoods(found.choices, found.test)
     return {
         "data": provenance.images(subject.data, found.calibration.variance),
-        "training": {"config": vars(config), "parameters": unet.parameter_count(trained.state.params)},
+        "training": {
+            "steps": int(trained.state.step),
+            "batch": config.batch,
+            "parameters": unet.parameter_count(trained.state.params),
+        },
         "images": options.images,
         "variances": list(found.choices.variances),
         "rows": ablation.rows(likelihoods, "test"),

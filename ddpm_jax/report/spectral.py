@@ -63,11 +63,10 @@ def verdict(network: Row, K: int) -> str:
 
 def _section(network: Row, Ks: list[int]) -> str:
     data, training = network["data"], network["training"]
-    config = training["config"]
     return (
         f"## {data['name']}\n\n"
-        f"{data['description']}. A U-Net of {training['parameters']:,} parameters, {config['steps']:,} steps of batch "
-        f"{config['batch']}. {network['images']} calibration images fix the variances, {network['images']} test images "
+        f"{data['description']}. A U-Net of {training['parameters']:,} parameters, {training['steps']:,} steps of batch "
+        f"{training['batch']}. {network['images']} calibration images fix the variances, {network['images']} test images "
         f"judge them. bits/dim; below isotropic the differences to it.\n\n"
         f"{_table(network, Ks)}\n{_noise(network)}"
     )

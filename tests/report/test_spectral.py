@@ -23,7 +23,7 @@ def network(gain, name="photos"):
     ]
     return dict(
         data=dict(name=name, description="Made up"),
-        training=dict(parameters=12345, config=dict(steps=2000, batch=64)),
+        training=dict(parameters=12345, steps=2000, batch=64),
         images=256,
         variances=["isotropic", "radial", "radial, 4 images"],
         rows=rows,

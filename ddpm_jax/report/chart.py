@@ -160,13 +160,13 @@ def panels(titles: Sequence[str], height: float, sharey: bool = True) -> Figure:
     return figure
 
 
-def add_legend(chart: Chart) -> None:
+def add_legend(chart: Chart, columns: int = LEGEND_COLUMNS) -> None:
     """One legend for all panels, under them; none for a single curve."""
     handles: dict[str, Any] = {}
     for axis in chart.figure.axes:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     if len(handles) > 1:
-        style: dict[str, Any] = dict(ncols=LEGEND_COLUMNS, frameon=False)
+        style: dict[str, Any] = dict(ncols=columns, frameon=False)
         chart.figure.legend(list(handles.values()), list(handles), loc="outside lower center", **style)
 
 

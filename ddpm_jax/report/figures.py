@@ -80,7 +80,7 @@ def spectrum(results: Results) -> Chart | None:
         curves.append(Curve(f"t = {row['t']}", row["axis"], radius, mean, error, where, style))
     drawn = chart.draw(figure, curves)
     for axis in figure.axes:
-        axis.set(yscale="log", xlabel="radius of the frequency, half cycles an image")
+        axis.set(yscale="log", xlabel="radius, half cycles an image")
     figure.axes[0].set_ylabel("M_{t,j}, log scale")
     chart.log_ticks(figure.axes[0].yaxis)
     return drawn

@@ -65,9 +65,9 @@ def _section(network: Row, Ks: list[int]) -> str:
     data, training = network["data"], network["training"]
     return (
         f"## {data['name']}\n\n"
-        f"{data['description']}. A U-Net of {training['parameters']:,} parameters, {training['steps']:,} steps of batch "
-        f"{training['batch']}. {network['images']} calibration images fix the variances, {network['images']} test images "
-        f"judge them. bits/dim; below isotropic the differences to it.\n\n"
+        f"{data['description']}. A U-Net of {training['parameters']:,} parameters, {training['steps']:,} steps of "
+        f"batch {training['batch']}. {network['images']} calibration images fix the variances, as many test images judge "
+        f"them. bits/dim; below isotropic the differences to it.\n\n"
         f"{_table(network, Ks)}\n{_noise(network)}"
     )
 
@@ -102,7 +102,7 @@ def gain(network: Row, Ks: list[int]) -> Figure:
         axis.axhline(0.0, color=chart.LIGHT["ink"], linestyle="--", linewidth=1.0)
         chart.log_ticks(axis.xaxis, Ks)
     figure.axes[0].set_ylabel(f"bits/dim saved against {REFERENCE}")
-    chart.add_legend(drawn)
+    chart.add_legend(drawn, columns=3)
     return figure
 
 

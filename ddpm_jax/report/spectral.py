@@ -66,8 +66,8 @@ def _section(network: Row, Ks: list[int]) -> str:
     return (
         f"## {data['name']}\n\n"
         f"{data['description']}. A U-Net of {training['parameters']:,} parameters, {training['steps']:,} steps of "
-        f"batch {training['batch']}. {network['images']} calibration images fix the variances, as many test images judge "
-        f"them. bits/dim; below isotropic the differences to it.\n\n"
+        f"batch {training['batch']}. {network['images']} calibration images fix the variances, as many test images "
+        f"judge them. bits/dim; below isotropic the differences to it.\n\n"
         f"{_table(network, Ks)}\n{_noise(network)}"
     )
 

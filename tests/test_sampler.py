@@ -330,7 +330,7 @@ def test_clipping_x_0_acts_before_the_mean_is_formed_in_an_inner_step(short):
 
 
 def test_the_default_rules_add_no_noise_in_the_last_step_and_clip_x_0(short, four_steps):
-    assert sampler.Rules() == ("mean", None, 256, True, True)
+    assert sampler.Rules() == ("mean", None, 256, True, True, "shared")
     path = sampler.sample_path(jax.random.key(0), four_steps, crooked, variance.large(short), SMALL_SHAPE)
     np.testing.assert_allclose(path.x_0, path.x_0_hat[-1], atol=1e-6)
     assert np.abs(path.x_0_hat).max() <= 1

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax import data, unet
+from experiments import variance_ablation
 from tests.experiments.conftest import TINY, TRAINING, run
 
 FEW = ["--K", "3", "--sample-K", "3", "--images", "4", "--seeds", "1", "--variances", "large", "isotropic"]
@@ -43,6 +44,7 @@ def places(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     root = tmp_path_factory.mktemp("places")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(unet.PRESETS, "tiny", TINY)
+        patch.setattr(variance_ablation.page, "write", lambda *parts: None)  # no case looks at it
         run("variance_ablation", *TRAINING, "--seed", "1", *FEW, "--workdir", str(root / "ablated"))
         own = ["--denoiser", f"{HERE}:whole", "--T", "30"]
         run("variance_ablation", *own, *FEW, "--workdir", str(root / "own"))

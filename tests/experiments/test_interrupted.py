@@ -18,6 +18,7 @@ from ddpm_jax.config import command_line
 from experiments import variance_ablation as tool
 from tests.experiments.conftest import TINY
 unet.PRESETS["tiny"] = TINY
+unet.HEAD_SIZES["narrow"] = TINY
 command_line(tool.Ablation, tool.main, tool.__doc__)
 """
 OPTIONS = [
@@ -26,6 +27,8 @@ OPTIONS = [
     "1000",
     "--steps",
     "40",
+    "--head-steps",
+    "20",
     "--K",
     "5",
     "20",

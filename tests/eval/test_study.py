@@ -301,3 +301,18 @@ def test_pictures_are_of_a_variance_that_was_drawn_at_both_ends(own: Subject) ->
     shown = findings.pictures(own, design, choices, drawn, cells.compute_always)
     assert shown["strip_t"].tolist() == trajectory.even(40, 3)[::-1].tolist()
     assert shown["grid_names"].tolist() == ["first", "second"]
+
+
+def test_what_cannot_be_sampled_can_be_compared() -> None:
+    """A choice of one chain has no samples on shorter ones; `compare` draws none and gives its row."""
+    world = worlds.gaussian(LINEAR, np.zeros((8, 8, 1)), np.full((8, 8, 1), 0.3))
+    whole = process.every_step(LINEAR)
+    learned = Subject(
+        "exact", "gaussian", FEW, LINEAR, worlds.exact_heads(world, whole), "g", ("learned",), tuple(whole.t.tolist())
+    )
+    design = DESIGN._replace(variances=("learned",), trajectories=("even",), K=(10, 40), sample_K=(10, 40))
+    with pytest.raises(ValueError, match="none of learned is defined on such chains"):
+        study.check(design, LINEAR, FEW, learned.heads, learned.learned_times)
+    (row,) = study.compare(learned, design)
+    assert (row["variance"], row["K"]) == ("learned", 40)
+    assert np.isfinite(row["bits_per_dim"])

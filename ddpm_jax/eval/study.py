@@ -82,7 +82,7 @@ def check(
       schedule: the forward process.
       images: what is measured on.
       heads: of the denoiser.
-      learned_times: see Subject.
+      learned_times: see Subject; None where nothing will be sampled.
 
     Raises:
       ValueError: an unknown name, nothing to sample at all of sample_K, a variance whose head the denoiser lacks, K
@@ -154,7 +154,7 @@ def compare(subject: Subject, design: Design, key: Key[Array, ""] | None = None,
       ValueError: see `check` and `measure`.
     """
     design = resolved(design._replace(sample_K=design.K), subject.schedule, subject.heads)
-    check(design, subject.schedule, subject.data, subject.heads, subject.learned_times)
+    check(design, subject.schedule, subject.data, subject.heads)
     key = jax.random.key(0) if key is None else key
     calibration = measure(subject, design, key, "calibration", means=means)
     choices = choose(subject, design, calibration, means.keep)

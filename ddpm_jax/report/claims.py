@@ -101,12 +101,11 @@ def _free_is_least(results: Results) -> Row:
     """A chain that may choose its first time and decoder may choose t = 1 and the papers' decoder; not judged where
     choices have decoders of their own, which may be better than any of one number.
     """
-    rows = table.likelihood(results, "calibration")
+    rows = table.likelihood(results, "calibration") if results["rules"]["decoder"] == "shared" else {}
     margins = []
     for (variance, trajectory, K), row in rows.items():
         fixed = rows.get((variance, "optimal", K))
-        shared = results["rules"]["decoder"] == "shared"
-        if trajectory == "optimal_free" and shared and fixed and _bounded(row) and _bounded(fixed):
+        if trajectory == "optimal_free" and fixed and _bounded(row) and _bounded(fixed):
             margins.append(Margin(fixed["bits_per_dim"] - row["bits_per_dim"], f"{variance}, K = {K}", DECODERS))
     sentence = (
         "The optimal trajectory with its first time free is never worse than the one that ends at t = 1, within "

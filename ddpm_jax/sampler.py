@@ -56,8 +56,8 @@ PROTOCOLS: dict[str, Rules] = {
     "analytic-dpm": Rules(pixel_clip=1.0),
     "iddpm": Rules(decoder="own"),
 }
-"""The papers' conventions by name. All take x_0_hat clipped and no noise in the last step. For a network that predicts mu
-set clip_x_0 = False: it says the mean itself, which no clipped x_0_hat forms.
+"""The papers' conventions by name. All take x_0_hat clipped and no noise in the last step. For a network that predicts
+mu set clip_x_0 = False: it says the mean itself, which no clipped x_0_hat forms.
 
 ddpm: Ho et al. 2020, released code. analytic-dpm: Bao et al. 2022, section 4, y = 1 (their linear CIFAR-10 row takes
 y = 2). iddpm: Nichol & Dhariwal 2021, released code."""

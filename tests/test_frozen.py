@@ -254,7 +254,7 @@ def test_what_cannot_be_fitted_is_refused(short):
 
 # ---------------------------------------------------------------- a mixture of images, where the truth depends on x_t
 
-MIXTURE_TIMES = [100, 130, 160, 190, 220, 260, 300, 340, 380, 420]
+MIXTURE_TIMES = [80, 86, 92, 98, 104, 110, 116, 122, 130, 138]  # h lies above .3, where sn is judged, and differs
 MIXTURE_STEPS = 3000
 
 
@@ -285,16 +285,13 @@ def test_heads_follow_the_exact_covariance_of_a_mixture_of_images():
         state, _ = step(state, jax.random.fold_in(jax.random.key(7), i))
 
     headed = frozen.with_heads(still, network, state.ema, names, unit)
-    x_0, pooled = world.sample(jax.random.key(99), 4000), []
+    x_0 = world.sample(jax.random.key(99), 4000)
     for t in MIXTURE_TIMES:
         x_t = process.diffuse(LINEAR, x_0, t, jax.random.normal(jax.random.key(t), x_0.shape))
         said = headed(x_t, jnp.full(len(x_t), t))
         h = np.asarray(world.cov(x_t, jnp.full(len(x_t), t))) * LINEAR.alpha_bar[t] / LINEAR.one_minus_alpha_bar[t]
-        assert h.std() / h.mean() > 0.2
-        for name, found in (("npr", said.heads["npr"]), ("ocm", 1 + said.heads["ocm"])):
+        assert h.std() / h.mean() > 0.2 and h.min() >= 0.3
+        found_h = {"npr": said.heads["npr"], "ocm": 1 + said.heads["ocm"], "sn": said.heads["sn"] - said.eps**2}
+        for name, found in found_h.items():
             assert np.corrcoef(np.ravel(found), h.ravel())[0, 1] > 0.99, (name, t)
             assert np.abs(found - h).mean() < 0.03 * h.mean(), (name, t)
-        pooled.append(np.stack([np.ravel(said.heads["sn"] - said.eps**2), h.ravel()])[:, h.ravel() >= 0.3])
-        if pooled[-1].shape[1] >= 200:  # of 64,000; at the last time only a handful reach .3
-            assert np.abs(np.diff(pooled[-1], axis=0)).mean() < 0.03 * pooled[-1][1].mean(), t
-    assert np.corrcoef(np.concatenate(pooled, axis=1))[0, 1] > 0.99

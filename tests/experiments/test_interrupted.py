@@ -15,16 +15,18 @@ from tests.experiments.conftest import TRAINING
 PROGRAM = """
 from ddpm_jax import unet
 from ddpm_jax.config import command_line
+from ddpm_jax.eval import moments
 from experiments import variance_ablation as tool
 from tests.experiments.conftest import TINY
 unet.PRESETS["tiny"] = TINY
 unet.HEAD_SIZES["narrow"] = TINY
+moments.EVALUATIONS_PER_CALL = 3000
 command_line(tool.Ablation, tool.main, tool.__doc__)
 """
 OPTIONS = [
     *TRAINING,
     "--T",
-    "1000",
+    "100",
     "--steps",
     "40",
     "--head-steps",

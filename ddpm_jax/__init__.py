@@ -20,14 +20,21 @@ and these put it to work:
     unet        the network
     frozen      heads of their own on a denoiser that stays as it is
     time_sampler  how training draws its times
+    recipes     what a training step is made of, and the state it changes
+    optimizer   optax by name
     train       one training step
     parallel    one device's work on many devices
-    data        images as a function of the step
+    processes   many processes as one run
+    data        images by name; parts, records, framing, prepared and image_files read them
+    feed        images as a function of the step
     cells       results on disk, under the hash of what they depend on
-    checkpoint  save and restore
+    checkpoint  save and restore; manifest and storage: what can be wrong with it
     subject     a denoiser with its schedule and images, the user's own too
-    config      plain values, JSON both ways
+    config      plain values, JSON both ways; agreement: with what is there
     run         a config's names become things
+    pace        when something is due
+    guard       one trainer a workdir, finite numbers
+    journal     what a run says of itself
     sources     trained networks and the user's own as subjects
     loop        the training loop
     head_run    the training of heads

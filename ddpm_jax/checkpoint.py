@@ -1,87 +1,137 @@
-"""Training states on disk; the only file that imports orbax.
+"""Training states on disk or in a bucket; the only file that imports orbax.
 
 A state is stored as a flat table of named arrays, with the run's description beside it. Names, shapes and dtypes are
-compared before anything is restored: orbax would cast a dtype silently.
+compared before anything is restored (orbax would cast a dtype silently), and a checksum of every array and of the
+description afterwards (a flipped bit in a compressed array would pass). Saving goes on in the background.
 """
 
-import errno
-import shutil
+import json
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, EveryNSteps, LatestN
+from orbax.checkpoint.options import MultiprocessingOptions
 
-from ddpm_jax.train import TrainState
+from ddpm_jax import manifest, storage
+from ddpm_jax.recipes import TrainState
 
 Description = dict[str, Any]
+Store: TypeAlias = ocp.CheckpointManager
 R = TypeVar("R")
 
 
-def _plain(state: TrainState) -> TrainState:
-    """The state with its key as numbers."""
-    return state._replace(key=jax.random.key_data(state.key))
+class Keep(NamedTuple):
+    """Which checkpoints stay.
+
+    Attributes:
+      newest: how many of the newest.
+      every: those of the multiples of so many steps; 0 for none.
+      best: how many with the least held-out loss.
+    """
+
+    newest: int = 2
+    every: int = 0
+    best: int = 0
 
 
-def _named(plain: TrainState) -> dict[str, Any]:
-    leaves, _ = jax.tree.flatten_with_path(plain)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+@contextmanager
+def _reading(folder: epath.Path) -> Iterator[Store]:
+    """Reads for this process alone: others may read something else, or nothing."""
+    me = jax.process_index()
+    alone = MultiprocessingOptions(me, {me}, f"process_{me}") if jax.process_count() > 1 else MultiprocessingOptions()
+    options = ocp.CheckpointManagerOptions(
+        create=False, enable_async_checkpointing=False, multiprocessing_options=alone
+    )
+    with storage.quiet(), ocp.CheckpointManager(folder, options=options) as store:
+        yield store
 
 
-def _layout(named: dict[str, Any]) -> dict[str, list]:
-    return {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in named.items()}
-
-
-def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(folder.absolute(), options=options)
-
-
-def save(folder: Path, state: TrainState, description: Description, keep: int = 2) -> None:
-    """Store the state under its step; the `keep` newest remain.
+@contextmanager
+def writing(folder: epath.PathLike, keep: Keep = Keep()) -> Iterator[Store]:
+    """The store that `save` takes, in every process; leaving it waits until the last state is stored.
 
     Args:
-      folder: of this run's checkpoints.
-      state: one copy, without a device axis.
-      description: the whole config and whatever else a reader needs to rebuild the run; plain values.
-      keep: how many remain.
+      folder: of this run's checkpoints, local or in a bucket (gs://...).
+      keep: which remain.
 
     Raises:
-      OSError: the disk has no room for it; nothing is written.
+      OSError: the folder cannot be made, or the last state could not be stored.
+    """
+    best = BestN(
+        get_metric_fn=lambda metrics: -metrics["held_out_loss"], n=keep.best, keep_checkpoints_without_metrics=False
+    )
+    policies = [LatestN(keep.newest), best, *([EveryNSteps(keep.every)] if keep.every else [])]
+    options = ocp.CheckpointManagerOptions(preservation_policy=AnyPreservationPolicy(policies))
+    place = storage.place(folder)
+    with storage.quiet():
+        with storage.one_line(place):
+            store = ocp.CheckpointManager(place, options=options)
+        try:
+            yield store
+        finally:
+            with storage.one_line(place):
+                store.close()
+
+
+def save(store: Store, state: TrainState, description: Description, held_out_loss: float | None = None) -> None:
+    """Store the state under its step. Returns as soon as it lies in host memory; the disk is written meanwhile.
+
+    Args:
+      store: see `writing`.
+      state: one copy, without a device axis.
+      description: the whole config and whatever else a reader needs to rebuild the run; plain values.
+      held_out_loss: what the best are chosen by; None where it was not measured.
+
+    Raises:
+      OSError: the disk has no room for it; nothing is written. Or an earlier state could not be stored.
     """
     # On the host: of arrays on several devices orbax would save slices, and compile one program for each.
-    named = jax.device_get(_named(_plain(state)))
-    _check_room(folder, sum(leaf.nbytes for leaf in named.values()))
-    with _manager(folder, keep) as manager:
-        manager.save(
+    named = jax.device_get(manifest.named(manifest.plain(state)))
+    storage.check_room(store.directory, sum(leaf.nbytes for leaf in named.values()))
+    of_arrays = {"layout": manifest.layout(named), "checksums": manifest.checksums(named)}
+    said = json.dumps({**description, **of_arrays})
+    with storage.one_line(store.directory):
+        store.save(
             int(state.step),
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(named),
-                description=ocp.args.JsonSave({**description, "layout": _layout(named)}),
+                description=ocp.args.JsonSave({"said": said, "checksum": zlib.crc32(said.encode())}),
             ),
+            metrics=None if held_out_loss is None else {"held_out_loss": held_out_loss},
             force=True,
         )
 
 
-def _check_room(folder: Path, arrays: int) -> None:
-    """Room for the arrays, a fifth more and a MiB for what orbax writes beside them; its own words fill screens."""
-    free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
-    if free < 1.2 * arrays + 2**20:
-        room = f"No space left for a checkpoint of {arrays / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free"
-        raise OSError(errno.ENOSPC, room, str(folder))
+def finish(store: Store) -> None:
+    """Wait until the last state is stored.
+
+    Raises:
+      OSError: it could not be.
+    """
+    with storage.one_line(store.directory):
+        store.wait_until_finished()
 
 
-def latest(folder: Path) -> int | None:
-    """The newest stored step, or None."""
-    return next(iter(_steps(folder)), None)
+def steps(folder: epath.PathLike) -> list[int]:
+    """The stored steps, the newest first."""
+    place = storage.place(folder)
+    with storage.one_line(place):
+        if not place.is_dir():
+            return []
+    with _reading(place) as store:
+        return sorted(store.all_steps(), reverse=True)
 
 
-def describe(folder: Path, step: int | None = None) -> Description:
-    """What `save` was given as description, with the layout of the arrays.
+def describe(folder: epath.PathLike, step: int | None = None) -> Description:
+    """What `save` was given as description, with the layout and the checksums of the arrays.
 
     Args:
       folder: of the checkpoints.
@@ -93,7 +143,7 @@ def describe(folder: Path, step: int | None = None) -> Description:
     return _newest(folder, step, _describe)
 
 
-def restore(folder: Path, template: TrainState, step: int | None = None) -> TrainState:
+def restore(folder: epath.PathLike, template: TrainState, step: int | None = None) -> TrainState:
     """The stored state.
 
     Args:
@@ -104,70 +154,69 @@ def restore(folder: Path, template: TrainState, step: int | None = None) -> Trai
     Raises:
       ValueError: there is none, or its arrays differ from the template's in name, shape or dtype.
     """
-    wanted_state = jax.eval_shape(_plain, template)
-    named = _named(wanted_state)
+    wanted_state = jax.eval_shape(manifest.plain, template)
+    named = manifest.named(wanted_state)
 
-    def read(folder: Path, step: int) -> dict[str, Any]:
-        _check_layout(f"{folder}/{step}", _describe(folder, step)["layout"], _layout(named))
-        targets = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in named.items()}
-        with _manager(folder) as manager:
-            return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(targets)))["state"]
+    def read(folder: epath.Path, step: int) -> dict[str, np.ndarray]:
+        stored = _describe(folder, step)["layout"]
+        manifest.check_layout(f"{folder}/{step}", stored, manifest.layout(named))
+        return read_arrays(folder, step)
 
     arrays = _newest(folder, step, read)
     plain = jax.tree.unflatten(jax.tree.structure(wanted_state), [jax.numpy.asarray(arrays[name]) for name in named])
     return plain._replace(key=jax.random.wrap_key_data(plain.key))
 
 
-def set_aside(folder: Path, after: int) -> None:
+def read_arrays(folder: epath.PathLike, step: int) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint by name, compared with their checksums.
+
+    Raises:
+      manifest.Damaged: one has changed since it was stored. Others where files are missing.
+    """
+    place = storage.place(folder)
+    stored = _describe(place, step)
+    targets = {name: np.empty(shape, dtype) for name, (shape, dtype) in stored["layout"].items()}
+    with _reading(place) as store:
+        found = store.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(targets)))["state"]
+    manifest.check_numbers(found, stored["checksums"])
+    return found
+
+
+def set_aside(folder: epath.PathLike, after: int) -> None:
     """Rename the checkpoints of later steps to STEP.damaged-1 (or -2, ...): a run from `after` stores its own there.
 
     Args:
       folder: of the checkpoints.
       after: the step that was restored.
     """
-    for step in _steps(folder):
+    place = storage.place(folder)
+    for step in steps(place):
         if step > after:
-            free = next(i for i in count(1) if not (folder / f"{step}.damaged-{i}").exists())
-            (folder / str(step)).rename(folder / f"{step}.damaged-{free}")
+            free = next(i for i in count(1) if not (place / f"{step}.damaged-{i}").exists())
+            (place / str(step)).rename(place / f"{step}.damaged-{free}")
 
 
-class Misfit(ValueError):
-    """A checkpoint is whole and of another layout."""
+def _describe(folder: epath.Path, step: int) -> Description:
+    with _reading(folder) as store:
+        stored = store.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))["description"]
+    if zlib.crc32(stored["said"].encode()) != stored["checksum"]:
+        raise manifest.Damaged("its description has changed since it was stored")
+    return json.loads(stored["said"])
 
 
-def _check_layout(place: str, stored: dict[str, list], wanted: dict[str, list]) -> None:
-    for name in sorted(stored.keys() | wanted.keys()):
-        if stored.get(name) != wanted.get(name):
-            raise Misfit(
-                f"checkpoint {place} does not fit: {name} is {stored.get(name, 'absent')} there and "
-                f"{wanted.get(name, 'absent')} here; use the preset and optimizer it was made with"
-            )
-
-
-def _steps(folder: Path) -> list[int]:
-    """The stored steps, the newest first."""
-    if not folder.is_dir():
-        return []
-    with _manager(folder) as manager:
-        return sorted(manager.all_steps(), reverse=True)
-
-
-def _describe(folder: Path, step: int) -> Description:
-    with _manager(folder) as manager:
-        return manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))["description"]
-
-
-def _newest(folder: Path, step: int | None, read: Callable[[Path, int], R]) -> R:
+def _newest(folder: epath.PathLike, step: int | None, read: Callable[[epath.Path, int], R]) -> R:
     """What `read` finds at a step, or at the newest step that it can read."""
-    steps = _steps(folder) if step is None else [step]
-    if not steps:
-        raise ValueError(f"no checkpoint in {folder}: train first")
-    for candidate in steps:
+    place = storage.place(folder)
+    candidates = steps(place)
+    if not candidates or step not in (None, *candidates):
+        held = f", only of {', '.join(map(str, candidates))}" if candidates else ""
+        raise ValueError(f"no checkpoint {'' if step is None else f'of step {step} '}in {place}{held}: train first")
+    for candidate in candidates if step is None else [step]:
         try:
-            return read(folder, candidate)
-        except Misfit:
+            return read(place, candidate)
+        except manifest.Misfit:
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
-            reason = str(error).strip().partition("\n")[0]
-            print(f"warning: checkpoint {folder}/{candidate} cannot be read: {reason}", file=sys.stderr)
-    raise ValueError(f"no checkpoint in {folder} can be read: train again in another --workdir")
+            reason = str(error).strip().partition("\n")[0][:200]
+            print(f"warning: checkpoint {place}/{candidate} cannot be read: {reason}", file=sys.stderr)
+    raise ValueError(f"no checkpoint in {place} can be read: train again in another --workdir")

@@ -15,12 +15,18 @@ import tyro
 C = TypeVar("C")
 
 
+class Stopped(Exception):
+    """SIGTERM or a notice of preemption came and everything is stored: the command line ends with exit code 143."""
+
+
 @dataclass(frozen=True)
 class Config:
     """A training run.
 
     Attributes:
-      data: a name of data.DATASETS.
+      data: a name of data.DATASETS, any image set of TFDS (lsun/bedroom), a folder of images, or an .npz; default the
+        preset's.
+      image_size: crop and shrink images to so many pixels; default as they are, 64 for celeb_a.
       preset: a name of unet.PRESETS.
       schedule: a name of schedule.SCHEDULES.
       T: number of noise levels.
@@ -30,19 +36,34 @@ class Config:
       weighting: of the error over times: uniform, min_snr or truncated_snr.
       time_sampler: how training draws times: uniform, antithetic or loss_second_moment.
       steps: training steps.
-      batch: images a step, over all devices.
-      learning_rate: Adam's, after warm-up.
+      batch: images a step, over all devices of all processes.
+      microbatches: parts of a device's share of the batch that are worked through one after another, to save memory.
+      optimizer: adam, adamw, lookahead (slow steps over adam's) or sgd.
+      learning_rate: the largest, after warm-up.
+      rate_schedule: of the learning rate after warm-up: constant, or falling to 0 at the last step: cosine or linear.
       warmup: steps over which the learning rate grows from 0.
       clip_norm: largest norm of a gradient.
-      ema_decay: of the average of the parameters that is used afterwards.
+      weight_decay: of adamw; default 0.01.
+      slow_period: of lookahead, fast steps to one slow step; default 5.
+      slow_step: of lookahead, share of the way from the slow parameters to the fast ones; default 0.5.
+      ema_decay: of the averages of the parameters, any number of rates; the first is used afterwards.
+      activations: precision in training: float32 or bfloat16; parameters and statistics stay float32.
       seed: of everything random.
       parallel: how a step is spread over devices: pmap or shard_map.
+      steps_per_call: training steps in one program call; default 1 on CPUs and 10 on accelerators.
       log_every: steps between lines of metrics.jsonl.
-      save_every: steps between checkpoints.
+      save_every: steps between checkpoints, each with the loss of held-out images.
+      keep: how many of the newest checkpoints stay.
+      keep_every: checkpoints of the multiples of so many steps stay, too; 0 for none.
+      keep_best: how many of the checkpoints with the least held-out loss stay, too.
+      checkpoints: folder of the checkpoints, local or in a bucket (gs://bucket/run); default workdir/checkpoints.
       sample_every: steps between sample grids; 0 for none.
+      wandb: project of Weights & Biases, which must be installed; default none.
+      profile: first and last step of which a trace is written, for TensorBoard or Perfetto; default none.
     """
 
-    data: str = "digits"
+    data: str | None = None
+    image_size: int | None = None
     preset: str = "digits"
     schedule: str = "linear"
     T: int = 1000
@@ -53,15 +74,29 @@ class Config:
     time_sampler: str = "uniform"
     steps: int = 2600
     batch: int = 128
+    microbatches: int = 1
+    optimizer: str = "adam"
     learning_rate: float = 2e-3
+    rate_schedule: str = "constant"
     warmup: int = 100
     clip_norm: float = 1.0
-    ema_decay: float = 0.998
+    weight_decay: float | None = None
+    slow_period: int | None = None
+    slow_step: float | None = None
+    ema_decay: tuple[float, ...] = (0.998,)
+    activations: str = "float32"
     seed: int = 0
     parallel: str = "pmap"
+    steps_per_call: int | None = None
     log_every: int = 50
     save_every: int = 500
+    keep: int = 2
+    keep_every: int = 0
+    keep_best: int = 1
+    checkpoints: str | None = None
     sample_every: int = 1000
+    wandb: str | None = None
+    profile: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +168,9 @@ def command_line(kind: type[C], run: Callable[[C], None], description: str, argv
     except ValueError as error:
         print(f"error: {str(error).partition(chr(10))[0]}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(143)
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -1,114 +1,75 @@
-"""Images as a function of the training step: resuming needs only the step. The only file that imports grain and TFDS.
+"""Data sets by name: in the code, among what TFDS prepared, in a folder of image files or in an .npz."""
 
-A data set is three fixed disjoint parts: the network learns on `train`, variances and trajectories are fixed on
-`calibration`, and the likelihood is reported on `test`.
-
-MNIST and CIFAR-10 are read from a folder that TFDS (tensorflow-datasets) prepared in its array_record format;
-TFDS_DATA_DIR names it, default ~/tensorflow_datasets. Reading needs no TensorFlow, preparing does. They are decoded
-once a process, in 7 to 15 s of one core, and kept in memory, 55 and 184 MB.
-"""
-
-import os
 from collections.abc import Callable
-from functools import lru_cache
-from io import BytesIO
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import grain
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
-HELD_OUT = 1000  # images of the official training split that are kept for calibration
-BLOCK = 10_000  # records read at a time
-PARTS = ("train", "calibration", "test")
-
-
-class Split(NamedTuple):
-    """One part of a data set.
-
-    Attributes:
-      images: (n, H, W, C) grey levels 0..levels-1.
-      labels: (n,) classes.
-    """
-
-    images: UInt8[np.ndarray, "n h w c"]
-    labels: Int[np.ndarray, " n"]
+from ddpm_jax import image_files, parts, prepared
+from ddpm_jax.feed import batches as batches
+from ddpm_jax.feed import stream as stream
+from ddpm_jax.framing import Framing
+from ddpm_jax.parts import PARTS as PARTS
+from ddpm_jax.parts import DataSet as DataSet
+from ddpm_jax.parts import Large as Large
+from ddpm_jax.parts import Split as Split
+from ddpm_jax.parts import seen as seen
+from ddpm_jax.records import ImageArray as ImageArray
 
 
-class DataSet(NamedTuple):
-    """Images with what the mathematics needs to know of them.
+class Known(NamedTuple):
+    """What is known of a set of TFDS beside its files.
 
     Attributes:
-      name: of the data set.
-      description: one sentence for reports.
-      levels: number of grey levels; on [-1, 1] they are 2/(levels - 1) apart and the decoder uses that.
+      title: what its images are.
       flip: a mirrored image is as likely as the image.
-      train: what the network learns.
-      calibration: what fixes variances and trajectories.
-      test: what likelihoods are reported on.
+      framing: what becomes of its pictures where no other size is asked for.
+      kind: how TFDS itself stores them, where that is without loss.
     """
 
-    name: str
-    description: str
-    levels: int
-    flip: bool
-    train: Split
-    calibration: Split
-    test: Split
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(H, W, C) of an image."""
-        return self.train.images.shape[1:]
+    title: str
+    flip: bool = True
+    framing: Framing = Framing()
+    kind: str | None = None
 
 
-def digits() -> DataSet:
+def digits(image_size: int | None = None) -> DataSet:
     """The 1,797 handwritten digits inside scikit-learn: 8 x 8 pixels, 17 grey levels, no download.
 
     Source: Alpaydin & Kaynak 1998, the test set of UCI's "Optical Recognition of Handwritten Digits". They come ordered
     by writer and are shuffled once, always alike, into 1,297 + 200 + 300.
+
+    Raises:
+      ValueError: another size is asked for.
     """
     from sklearn.datasets import load_digits
 
+    _check_size("digits", image_size, 8)
     source = load_digits()
     order = np.random.RandomState(0).permutation(len(source.target))
     images = source.images.astype(np.uint8)[order, ..., None]
-    parts = [Split(images[i], source.target[order[i]]) for i in np.split(np.arange(len(order)), [1297, 1497])]
-    return DataSet("digits", "1,797 handwritten digits of 8 x 8 pixels (UCI, in scikit-learn)", 17, False, *parts)
+    three = [Split(images[i], source.target[order[i]]) for i in np.split(np.arange(len(order)), [1297, 1497])]
+    return DataSet("digits", "1,797 handwritten digits of 8 x 8 pixels (UCI, in scikit-learn)", 17, False, *three)
 
 
-def mnist() -> DataSet:
-    """MNIST from TFDS, 28 x 28 pixels. Source: LeCun et al. 1998.
-
-    Its training split is shuffled once, always alike, into 59,000 + 1,000 for calibration; its 10,000 test images stay.
-
-    Raises:
-      ValueError: TFDS's folder does not hold it.
-    """
-    return _prepared("mnist", "MNIST, handwritten digits of 28 x 28 pixels", False)
-
-
-def cifar10() -> DataSet:
-    """CIFAR-10 from TFDS, 32 x 32 pixels in colour. Source: Krizhevsky 2009.
-
-    Its training split is shuffled once, always alike, into 49,000 + 1,000 for calibration; its 10,000 test images stay.
-
-    Raises:
-      ValueError: TFDS's folder does not hold it.
-    """
-    return _prepared("cifar10", "CIFAR-10, photographs of 32 x 32 pixels", True)
-
-
-def cifar10_16() -> DataSet:
+def cifar10_16(image_size: int | None = None) -> DataSet:
     """`cifar10` with each 2 x 2 pixels averaged and rounded to one of the 256 levels, halves up: 16 x 16 pixels.
 
     Raises:
-      ValueError: TFDS's folder does not hold CIFAR-10.
+      ValueError: TFDS's folder does not hold CIFAR-10, or another size is asked for.
     """
-    full = cifar10()
-    parts = {part: getattr(full, part)._replace(images=halve(getattr(full, part).images)) for part in PARTS}
-    return full._replace(name="cifar10_16", description=f"{full.description}, averaged 2 x 2 to 16 x 16", **parts)
+    _check_size("cifar10_16", image_size, 16)
+    full = load("cifar10")
+    halved = {part: getattr(full, part)._replace(images=halve(getattr(full, part).images)) for part in PARTS}
+    return full._replace(name="cifar10_16", description=f"{full.description}, averaged 2 x 2 to 16 x 16", **halved)
+
+
+def _check_size(name: str, image_size: int | None, own: int) -> None:
+    if image_size not in (None, own):
+        raise ValueError(f"image_size = {image_size}: {name} comes in {own} x {own} pixels alone, leave it out")
 
 
 def halve(images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h/2 w/2 c"]:
@@ -118,86 +79,94 @@ def halve(images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h/2 w/2 
     return ((rows[:, :, ::2] + rows[:, :, 1::2] + 2) // 4).astype(np.uint8)
 
 
-def _prepared(name: str, description: str, flip: bool) -> DataSet:
-    """What TFDS prepared, in three parts."""
-    root = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    folders = sorted(path.parent for path in root.glob(f"{name}/*/{name}-train.array_record-*"))
-    if not folders:
-        raise ValueError(
-            f"{root} does not hold {name} as array_record: set TFDS_DATA_DIR to a folder that does, or prepare it, "
-            'with tensorflow and tensorflow-datasets installed, by python -c "import tensorflow_datasets as tfds; '
-            f"tfds.builder('{name}', data_dir='{root}').download_and_prepare(file_format='array_record')\""
-        )
-    train, test, kind = _official(folders[-1])
-    order = np.random.RandomState(0).permutation(len(train.labels))
-    learned, held_out = (Split(train.images[i], train.labels[i]) for i in np.split(order, [len(order) - HELD_OUT]))
-    description += "" if kind == "PNG" else f", from a {kind} copy"
-    return DataSet(name, description, 256, flip, learned, held_out, test)
+def of_tfds(name: str, known: Known, image_size: int | None = None) -> DataSet:
+    """A set that TFDS prepared.
+
+    Args:
+      name: set or set/config.
+      known: what is known of it.
+      image_size: default as `known` has it.
+
+    Raises:
+      ValueError: it is not there, or cannot be used; says what to do.
+    """
+    return _of_version(prepared.find(name), name, known, image_size)
 
 
 @lru_cache(maxsize=2)
-def _official(folder: Path) -> tuple[Split, Split, str | None]:
-    """The official splits of one version of a data set, and how its images are stored: as PNG by TFDS itself."""
-    import tensorflow_datasets as tfds
-    from PIL import Image
-
-    builder = tfds.builder_from_directory(folder)
-    shape = builder.info.features["image"].shape
-    sources = builder.as_data_source(split=["train", "test"], decoders={"image": tfds.decode.SkipDecoding()})
-    train, test = (_decoded(source, shape) for source in sources)
-    return train, test, Image.open(BytesIO(sources[0][0]["image"])).format
+def _of_version(folder: Path, name: str, known: Known, image_size: int | None) -> DataSet:
+    """One version of a set of TFDS. Read once a process, as `_of_path` is."""
+    framing = known.framing._replace(size=image_size or known.framing.size)
+    found = prepared.read(folder, framing, name)
+    notes = f", the middle {framing.crop} x {framing.crop} of each" if framing.crop else ""
+    notes += f", from a {found.kind} copy" if known.kind not in (None, found.kind) else ""
+    notes += ", tested on validation images" if found.tested == "validation" else ""
+    return _noted(parts.divide(name, known.title, known.flip, found.train, found.test), notes)
 
 
-def _decoded(source: Any, shape: tuple[int, ...]) -> Split:
-    """All images and labels of a split. Read in blocks, three times as fast as one by one; threads were no faster."""
-    from PIL import Image
-
-    images, labels = np.empty((len(source), *shape), np.uint8), np.empty(len(source), np.int64)
-    for first in range(0, len(source), BLOCK):
-        block = range(first, min(first + BLOCK, len(source)))
-        for i, example in zip(block, source.__getitems__(block), strict=True):
-            images[i] = np.asarray(Image.open(BytesIO(example["image"]))).reshape(shape)
-            labels[i] = example["label"]
-    return Split(images, labels)
+@lru_cache(maxsize=2)
+def _of_path(name: str, image_size: int | None) -> DataSet:
+    path = Path(name).expanduser()
+    found = image_files.read(path, Framing(image_size))
+    flip = path.is_dir()
+    return _noted(parts.divide(name, f"images in {path}", flip, found, None), MIRRORED if flip else "")
 
 
-DATASETS: dict[str, Callable[[], DataSet]] = {
+def _noted(found: DataSet, notes: str) -> DataSet:
+    return found._replace(description=found.description + notes)
+
+
+MIRRORED = ", mirror images taken as likely"  # said where it is assumed
+DATASETS: dict[str, Callable[..., DataSet]] = {
     "digits": digits,
-    "mnist": mnist,
-    "cifar10": cifar10,
+    # LeCun et al. 1998
+    "mnist": partial(of_tfds, "mnist", Known("MNIST, handwritten digits", flip=False, kind="PNG")),
+    # Xiao et al. 2017
+    "fashion_mnist": partial(of_tfds, "fashion_mnist", Known("Fashion-MNIST, pieces of clothing", False, kind="PNG")),
+    # Krizhevsky 2009
+    "cifar10": partial(of_tfds, "cifar10", Known("CIFAR-10, photographs", kind="PNG")),
     "cifar10_16": cifar10_16,
+    # Liu et al. 2015, cut and shrunk as the released code of Song et al. 2021 (score SDE) does
+    "celeb_a": partial(of_tfds, "celeb_a", Known("CelebA, faces", framing=Framing(64, 140, "BILINEAR"))),
 }
 
 
-def load(name: str) -> DataSet:
+def load(name: str, image_size: int | None = None) -> DataSet:
     """The data set called `name`.
 
+    Args:
+      name: of DATASETS; or of any image set of TFDS, as set or set/config (lsun/bedroom, imagenet_resized/64x64,
+        celeb_a_hq/256); or a path that begins with . / or ~ or ends in .npz: a folder of image files, or an array.
+      image_size: side of the squares that pictures are shrunk to, from the largest square in their middle; default as
+        they are. Nothing is enlarged.
+
+    Mirror images count as likely in sets of TFDS that are not in DATASETS and in folders, and not in .npz files.
+
     Raises:
-      ValueError: no data set has this name, or its images leave [-1, 1].
+      ValueError: there is none of this name, it cannot be used, or its images leave [-1, 1].
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
-    found = DATASETS[name]()
-    highest = max(int(split.images.max()) for split in (getattr(found, part) for part in PARTS))
-    if highest >= found.levels:
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size = {image_size}: it is at least 1")
+    if name.startswith((".", "/", "~")) or name.endswith(".npz"):
+        return _of_path(name, image_size)
+    if name in DATASETS:
+        found = DATASETS[name]() if image_size is None else DATASETS[name](image_size)
+    elif prepared.is_known(name):
+        found = _noted(of_tfds(name, Known(f"{name} of TFDS, images"), image_size), MIRRORED)
+    else:
         raise ValueError(
-            f"data set {name!r} has grey level {highest}, outside [-1, 1] with {found.levels} levels: give it "
-            f"{highest + 1} or more"
+            f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, an image set of TFDS such as "
+            f"lsun/bedroom, or a path of images such as ./{name}"
         )
+    if found.levels < 256:
+        _check_levels(found)
     return found
 
 
-def batches(images: UInt8[np.ndarray, "n h w c"], batch: int, seed: int) -> grain.MapDataset:
-    """`batches(...)[step]` is the batch (batch, H, W, C) of that step: every epoch in a new order.
-
-    Args:
-      images: a split's.
-      batch: examples a step, over all devices.
-      seed: of the order.
-
-    Raises:
-      ValueError: batch < 1.
-    """
-    if batch < 1:
-        raise ValueError(f"batch = {batch}: it is at least 1")
-    return grain.MapDataset.source(images).seed(seed).shuffle().repeat().batch(batch)
+def _check_levels(found: DataSet) -> None:
+    highest = max(int(getattr(found, part).images.max()) for part in PARTS)
+    if highest >= found.levels:
+        raise ValueError(
+            f"data set {found.name!r} has grey level {highest}, outside [-1, 1] with {found.levels} levels: give it "
+            f"{highest + 1} or more"
+        )

@@ -9,15 +9,31 @@ import jax
 from jax import Array
 from jaxtyping import Key
 
-from ddpm_jax import cells, checkpoint, frozen, loop, predict, process, run, time_sampler, train, trajectory, unet
+from ddpm_jax import (
+    agreement,
+    cells,
+    checkpoint,
+    frozen,
+    loop,
+    optimizer,
+    parallel,
+    predict,
+    process,
+    recipes,
+    run,
+    time_sampler,
+    trajectory,
+    unet,
+)
 from ddpm_jax.config import Config, Heads, from_dict, to_dict
 from ddpm_jax.data import DataSet
 from ddpm_jax.frozen import Units
 from ddpm_jax.loop import Job
+from ddpm_jax.optimizer import Settings
 from ddpm_jax.predict import Denoiser, Network
+from ddpm_jax.recipes import Recipe, TrainState
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.subject import Subject
-from ddpm_jax.train import Recipe, TrainState
 from ddpm_jax.unet import UNetConfig
 
 HEADS = "heads"  # the folder of heads inside the workdir of an ablation
@@ -59,7 +75,7 @@ def check(config: Heads, schedule: Schedule, images: DataSet) -> UNetConfig:
     if not config.head_learning_rate > 0:
         raise ValueError(f"head_learning_rate = {config.head_learning_rate:g}: it must be positive")
     trajectory.even(schedule.T, config.chain or schedule.T)
-    size = run.named(unet.HEAD_SIZES, config.size, "size")
+    size = agreement.named(unet.HEAD_SIZES, config.size, "size")
     network = replace(size, image_channels=images.shape[2], heads=len(config.heads) - 1)
     unet.check(network, images.shape[0])
     return network
@@ -81,16 +97,22 @@ def resolve(config: Heads, subject: Subject) -> HeadRun:
         denoiser=partial(_in_training, unet.network(network), config.heads, unit),
         objective=frozen.fit(config.heads, chain),
         time_sampler=time_sampler.build("antithetic"),
-        optimizer=train.adam(config.head_learning_rate, 100, 1.0),
-        ema_decay=config.head_ema_decay,
+        optimizer=optimizer.build(Settings(learning_rate=config.head_learning_rate, warmup=100)),
+        ema_decay=(config.head_ema_decay,),
         levels=subject.data.levels,
         flip=subject.data.flip,
+        unroll=parallel.loops_are_slow(),
     )
     return HeadRun(config, subject, network, unit, recipe)
 
 
 def _in_training(
-    network: Network, names: tuple[str, ...], unit: Units, params: train.Params, keys: Key[Array, " b"], still: Denoiser
+    network: Network,
+    names: tuple[str, ...],
+    unit: Units,
+    params: recipes.Params,
+    keys: Key[Array, " b"] | None,
+    still: Denoiser,
 ) -> Denoiser:
     return frozen.with_heads(still, network, params, names, unit)
 
@@ -98,7 +120,7 @@ def _in_training(
 def fresh(wanted: HeadRun, seed: int) -> TrainState:
     """The state before the first step."""
     params_key, key = jax.random.split(jax.random.key(seed))
-    return train.init(key, unet.init(params_key, wanted.network, wanted.subject.data.shape[0]), wanted.recipe)
+    return recipes.init(key, unet.init(params_key, wanted.network, wanted.subject.data.shape[0]), wanted.recipe)
 
 
 def fit(config: Heads, pace: Config, subject: Subject, workdir: Path) -> Subject:
@@ -122,7 +144,7 @@ def fit(config: Heads, pace: Config, subject: Subject, workdir: Path) -> Subject
         recipe=wanted.recipe,
         frozen=predict.as_argument(still),
         fresh=partial(fresh, wanted, pace.seed),
-        images_uint8=subject.data.train.images,
+        data=subject.data,
         pace=replace(pace, steps=config.head_steps, batch=config.head_batch),
         description=describe(wanted, pace.seed),
         check=partial(_check_same, describe(wanted, pace.seed), workdir),
@@ -141,11 +163,8 @@ def _check_same(wanted: dict[str, Any], workdir: Path, stored: dict[str, Any]) -
     """Refuse to go on with heads of another denoiser or config; more steps are no difference."""
     if "heads" not in stored:
         raise ValueError(f"{workdir} holds a training run, not heads: choose another --workdir")
-    pairs = {name: (stored["heads"].get(name), value) for name, value in wanted["heads"].items()}
-    pairs |= {name: (stored.get(name), wanted[name]) for name in ("subject", "network", "seed")}
-    for name, (there, here) in pairs.items():
-        if there != here and name != "head_steps":
-            raise ValueError(f"{workdir} holds heads with {name} = {there}, not {here}: choose another --workdir")
+    flat = lambda said: {**said["heads"], **{name: said.get(name) for name in ("subject", "network", "seed")}}  # noqa: E731
+    agreement.check(workdir, "heads", flat(wanted), flat(stored), {"head_steps"})
 
 
 def headed(wanted: HeadRun, state: TrainState) -> Subject:
@@ -154,14 +173,14 @@ def headed(wanted: HeadRun, state: TrainState) -> Subject:
     denoiser = frozen.with_heads(
         predict.as_argument(subject.denoiser),
         unet.network(wanted.network),
-        state.ema,
+        state.ema[0],
         config.heads,
         wanted.unit,
         config.fit_clip_x_0,
     )
     parts = dict(
         subject=subject.fingerprint,
-        parameters=jax.tree.leaves(jax.device_get(state.ema)),
+        parameters=jax.tree.leaves(jax.device_get(state.ema[0])),
         network=to_dict(wanted.network),
         heads=list(config.heads),
         unit=wanted.unit,

@@ -1,66 +1,85 @@
 """The training loop: steps, log, checkpoints. The one imperative file."""
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from ddpm_jax import cells, checkpoint, data, parallel, process, run, sampler, train, trajectory, variance
-from ddpm_jax.config import Config
+from ddpm_jax import (
+    cells,
+    checkpoint,
+    data,
+    guard,
+    journal,
+    pace,
+    parallel,
+    process,
+    processes,
+    run,
+    sampler,
+    train,
+    trajectory,
+    variance,
+)
+from ddpm_jax.config import Config, Stopped
+from ddpm_jax.journal import Journal
 from ddpm_jax.parallel import Layout
+from ddpm_jax.recipes import Metrics, Params, Recipe, TrainState
 from ddpm_jax.run import Run, Trained
-from ddpm_jax.train import Recipe, TrainState
 
-METRICS = "metrics.jsonl"
-FAST_TO_COMPILE = {"xla_backend_optimization_level": 0}  # for hundreds of random draws that run once
+# Compiles in 2.2 s instead of 6.5 s and runs once: the start of a training does little else than draw parameters.
+FAST_TO_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+HELD_OUT = 1000  # images that judge a state, at most
+SHOWN = ("loss", "held_out_loss", "images_per_second")  # beside the progress bar
 
 
 class Job(NamedTuple):
-    """A training that the loop can do.
+    """What is trained, for a loop that does not know what it is.
 
     Attributes:
-      recipe: of a step.
-      frozen: what a step reads and does not change.
+      recipe: of a training step.
+      frozen: tree of arrays that a step reads and does not change.
       fresh: () -> the state before the first step.
-      images_uint8: that it learns from.
+      data: whose training images it learns from; its calibration images judge it.
       pace: steps, batch, seed, and how often to log, save and sample.
       description: stored with every checkpoint.
       check: refuses what another training's checkpoint says of itself.
-      preview: state -> samples as grey levels 0..255; None for none.
+      preview: parameters -> samples as grey levels 0..255; None for none.
     """
 
     recipe: Recipe
     frozen: Any
     fresh: Callable[[], TrainState]
-    images_uint8: np.ndarray
+    data: data.DataSet
     pace: Config
     description: dict[str, Any]
     check: Callable[[dict[str, Any]], None]
-    preview: Callable[[TrainState], np.ndarray] | None
+    preview: Callable[[Params], np.ndarray] | None
 
 
 def fit(config: Config, workdir: Path) -> Trained:
     """Train to config.steps, from the newest checkpoint of workdir that can be read, if there is one.
 
-    Writes checkpoints, metrics.jsonl, TensorBoard event files and sample grids.
+    Writes checkpoints, metrics.jsonl, TensorBoard event files, sample grids, and how it was started.
 
     Raises:
-      ValueError: the config cannot work, or workdir is not writable or holds a run with another config.
-      FloatingPointError: the loss is not finite; names the step and the time t. The last checkpoint stays.
+      ValueError: the config cannot work, or workdir is not writable, in use, or holds a run with another config.
+      FloatingPointError: the loss or its gradient is not finite; names the step and the times. The last checkpoint
+        stays.
+      Stopped: SIGTERM or a notice of preemption came; the state is stored.
     """
     wanted = run.resolve(config)
     job = Job(
         recipe=wanted.recipe,
         frozen=None,
         fresh=partial(run.fresh, wanted),
-        images_uint8=wanted.data.train.images,
+        data=wanted.data,
         pace=config,
         description=run.describe(wanted),
         check=partial(run.check_same, wanted, workdir=workdir),
@@ -73,99 +92,159 @@ def work(job: Job, workdir: Path) -> TrainState:
     """The state after the last step of a job, as far as it is not done yet; see `fit`.
 
     Raises:
-      ValueError: workdir is not writable or holds another training, or more steps.
-      FloatingPointError: the loss is not finite.
+      ValueError: workdir holds another training, or more steps. Others: see `fit`.
     """
-    layout = Layout(job.pace.parallel)
-    step = parallel.parallelise(partial(train.train_step, job.recipe), job.pace.batch, layout, job.frozen)
+    config, layout = job.pace, Layout(job.pace.parallel)
+    parallel.check(layout.how)
+    parallel.check_batch(config.batch, config.microbatches, layout)
     cells.check_writable(workdir)
-    state = _begin(job, workdir)
-    if int(state.step) == job.pace.steps:
-        return state
-    if int(state.step) > job.pace.steps:
-        raise ValueError(
-            f"{workdir} holds a run of {int(state.step)} steps, more than steps = {job.pace.steps}: ask for as many, "
-            "or choose another --workdir"
-        )
-    workdir.mkdir(parents=True, exist_ok=True)
-    return _advance(job, step, parallel.replicate(state, layout), workdir)
+    with guard.locked(workdir), processes.ending_together():
+        state = _begin(job, workdir)
+        if int(state.step) > config.steps:
+            raise ValueError(
+                f"{workdir} holds a run of {int(state.step)} steps, more than steps = {config.steps}: ask for as many, "
+                "or choose another --workdir"
+            )
+        if int(state.step) < config.steps:
+            state = _advance(job, parallel.replicate(state, layout), workdir)
+    return parallel.own(state)
 
 
 def _begin(job: Job, workdir: Path) -> TrainState:
     """The state to start from; what a damaged newer checkpoint left is set aside."""
-    folder = workdir / run.CHECKPOINTS
-    if checkpoint.latest(folder) is None:
+    folder = run.checkpoints(workdir, job.pace)
+    if not checkpoint.steps(folder):
         return jax.jit(job.fresh, compiler_options=FAST_TO_COMPILE)()
     job.check(checkpoint.describe(folder))
     state = checkpoint.restore(folder, jax.eval_shape(job.fresh))
-    checkpoint.set_aside(folder, int(state.step))
+    processes.wait_for_all("restored")
+    if processes.first():
+        checkpoint.set_aside(folder, int(state.step))
+    processes.wait_for_all("set aside")
     return state
 
 
-def _advance(job: Job, step: parallel.Step, state: TrainState, workdir: Path) -> TrainState:
+class Open(NamedTuple):
+    """What is open while a job is worked on.
+
+    Attributes:
+      sinks: of the numbers and pictures; none in any process but the first.
+      store: of the checkpoints.
+      judge: state -> loss of held-out images.
+    """
+
+    sinks: Journal
+    store: checkpoint.Store
+    judge: Callable[[TrainState], float | None]
+
+
+def _advance(job: Job, state: TrainState, workdir: Path) -> TrainState:
     """The steps from state.step to the last."""
-    pace, first = job.pace, int(state.step)
-    batches = data.batches(job.images_uint8, pace.batch, pace.seed)
+    config, first = job.pace, int(state.step)
+    call = parallel.parallelise(partial(train.train_steps, job.recipe), Layout(config.parallel), job.frozen)
+    order = data.batches(job.data.train.images, config.batch, config.seed, processes.share())
+    keep = checkpoint.Keep(config.keep, config.keep_every, config.keep_best)
     with (
-        _open_log(workdir / METRICS, first) as log,
-        SummaryWriter(str(workdir / "tensorboard"), purge_step=first) as board,
-        tqdm(desc="train", total=pace.steps, initial=first, unit="step", mininterval=1) as bar,
+        closing(data.stream(order, first)) as batches,
+        _journal(job, workdir, first) as sinks,
+        checkpoint.writing(run.checkpoints(workdir, config), keep) as store,
+        processes.stop_request() as stop_asked,
+        guard.tracing(workdir, config.profile) as trace_at,
+        tqdm(desc="train", total=config.steps, initial=first, unit="step", mininterval=1, disable=not sinks) as bar,
     ):
-        started, before = time.perf_counter(), None
-        for index in range(first + 1, pace.steps + 1):
-            state, metrics = step(state, batches[index - 1])
-            _check_finite(before, index - 1)
+        desk, before, logged = Open(sinks, store, _judge(job)), None, (first, time.perf_counter())
+        for number, (start, end) in enumerate(pace.calls(first, config, parallel.loops_are_slow())):
+            trace_at(start + 1)
+            state, metrics = call(state, np.stack([next(batches) for _ in range(start, end)]))
+            guard.check_finite(before, start, state, workdir)
             before = metrics
-            bar.update()
-            last = index == pace.steps
-            if index % pace.log_every == 0 or last:
-                rate = (index - first) * pace.batch / (time.perf_counter() - started)
-                line = {"step": index, "loss": float(metrics.loss), "gradient_norm": float(metrics.gradient_norm)}
-                _check_finite(metrics, index)
-                _record(log, board, {**line, "images_per_second": round(rate, 1)})
-                bar.set_postfix_str(f"loss {line['loss']:.4f}, {rate:.0f} images/s")
-            if job.preview and pace.sample_every and index % pace.sample_every == 0:
-                board.add_images("samples", job.preview(state), index, dataformats="NHWC")
-            if index % pace.save_every == 0 or last:
-                _check_finite(metrics, index)
-                checkpoint.save(workdir / run.CHECKPOINTS, state, job.description)
+            bar.update(end - start)
+            due, stopping = pace.due(config, end), stop_asked(number)
+            if stopping or due:
+                guard.check_finite(metrics, end, state, workdir)
+                line = _measured(state, metrics, (end - logged[0]) * config.batch, logged[1]) if "log" in due else {}
+                logged = (end, time.perf_counter()) if "log" in due else logged
+                _record(job, desk, state, line, due | ({"save"} if stopping else set()))
+                bar.set_postfix_str(
+                    ", ".join(f"{name} {line[name]:.4g}" for name in SHOWN if line.get(name) is not None)
+                )
+            if stopping:
+                checkpoint.finish(store)
+                raise Stopped(f"stopped as asked: step {end} is stored, the same command goes on from there")
+        checkpoint.finish(store)
     return state
 
 
-def _check_finite(metrics: train.Metrics | None, step: int) -> None:
-    """Looks at the step before the one just dispatched, so that the device need not wait for the host."""
-    if metrics is not None and not np.isfinite(metrics.loss):
-        raise FloatingPointError(
-            f"loss {float(metrics.loss)} at step {step}, t = {int(metrics.bad_t)}: lower the learning rate; "
-            "the last checkpoint is as it was"
-        )
+def _record(job: Job, desk: Open, state: TrainState, line: dict[str, Any], due: set[str]) -> None:
+    """Write down what is due, and store the state last: what a log says of a stored step is there."""
+    step, config = int(state.step), job.pace
+    if "save" in due and (step % config.save_every == 0 or step == config.steps):
+        line["held_out_loss"] = desk.judge(state)
+    if line:
+        journal.scalars(desk.sinks, step, line)
+    if "sample" in due and job.preview:
+        own = parallel.own((state.params, *state.ema))
+        names = ("raw", *(f"ema_{rate:g}" for rate in job.recipe.ema_decay))
+        for name, params in zip(names, own, strict=True) if desk.sinks else ():
+            journal.pictures(desk.sinks, step, f"samples/{name}", job.preview(params))
+    if "save" in due:
+        checkpoint.save(desk.store, state, job.description, line.get("held_out_loss"))
 
 
-def _open_log(path: Path, first: int) -> TextIO:
-    """metrics.jsonl for appending, without what an interrupted run wrote after its last checkpoint."""
-    if path.exists():
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first]
-        cells.write_whole(path, lambda file: file.write("".join(kept).encode()))
-    return path.open("a", encoding="utf-8")
+def _measured(state: TrainState, metrics: Metrics, images: int, since: float) -> dict[str, Any]:
+    """The last step's numbers, and what was done since the last look."""
+    last = jax.tree.map(lambda values: float(values[-1]), metrics)
+    return {
+        "loss": last.loss,
+        "gradient_norm": last.gradient_norm,
+        "parameter_norm": last.parameter_norm,
+        "loss_by_noise_level": [None if np.isnan(mean) else float(mean) for mean in state.recent.means],
+        "images_per_second": round(images / (time.perf_counter() - since), 1),
+        "memory_gib": round(parallel.peak_memory() / 2**30, 2),
+    }
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file, without a last one that was cut short."""
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+def _judge(job: Job) -> Callable[[TrainState], float | None]:
+    """state -> the mean loss of the calibration images, of the first average; times spread evenly, noise fixed.
+
+    None where it is not finite.
+    """
+    images = np.asarray(job.data.calibration.images[:HELD_OUT])
+    index = np.arange(len(images))
+    examples = (index * job.recipe.chain.K // len(images), index, images)
+    of, layout = partial(train.held_out_loss, job.recipe), Layout(job.pace.parallel)
+
+    def judge(state: TrainState) -> float | None:
+        shared = (jax.random.key(0), parallel.own(state.ema[0]), job.frozen)
+        loss = float(np.mean(parallel.over_examples(of, shared, examples, layout)))
+        return loss if np.isfinite(loss) else None
+
+    return judge
 
 
-def _record(log: TextIO, board: SummaryWriter, line: dict[str, Any]) -> None:
-    log.write(json.dumps(line) + "\n")
-    log.flush()
-    for name in line.keys() - {"step"}:
-        board.add_scalar(name, line[name], line["step"])
+@contextmanager
+def _journal(job: Job, workdir: Path, first: int) -> Iterator[Journal]:
+    """The sinks of the first process, after it has introduced itself; none of any other."""
+    if not processes.first():
+        yield ()
+        return
+    devices = parallel.words()
+    journal.introduce(workdir, job.description, first, devices)
+    with journal.writing(workdir, first, job.description, job.pace.wandb) as sinks:
+        journal.note(workdir, f"training from step {first} to {job.pace.steps} on {devices}")
+        try:
+            yield sinks
+        except BaseException as stop:
+            journal.note(workdir, f"{type(stop).__name__}: {stop}")
+            raise
+        journal.note(workdir, f"trained to step {job.pace.steps}")
 
 
-def _preview(wanted: Run, state: TrainState, count: int = 16, K: int = 50) -> np.ndarray:
-    """A few samples of the averaged network, a short chain with `large` variance."""
+def _preview(wanted: Run, params: Params, count: int = 16, K: int = 50) -> np.ndarray:
+    """A few samples of some parameters, a short chain with `large` variance; the same noise every time."""
     steps = process.steps(wanted.schedule, trajectory.even(wanted.schedule.T, min(K, wanted.schedule.T)))
     shape = (count, *wanted.data.shape)
-    rules = sampler.Rules(levels=wanted.data.levels)
     choice = variance.large(wanted.schedule)
-    x_0 = sampler.sample(state.key, steps, run.trained(wanted, state).denoiser, choice, shape, rules)
-    return np.round((np.clip(np.asarray(x_0), -1, 1) + 1) * 127.5).astype(np.uint8)
+    rules = sampler.Rules(levels=wanted.data.levels)
+    x_0 = sampler.sample(jax.random.key(0), steps, run.denoiser(wanted, params), choice, shape, rules)
+    return train.to_levels(x_0, 256)

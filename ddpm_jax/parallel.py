@@ -1,10 +1,12 @@
 """One device's work becomes that of many; the only file that names devices.
 
-Two shapes of work. `parallelise`: a training step, whose state is one tree, the same on all devices and without a
-device axis, so that a checkpoint does not know how many devices wrote it. `over_examples`: a function of examples that
-do not look at each other (samples, images), of which every device takes a share.
+Two shapes of work. `parallelise`: training steps, whose state is one tree, the same on all devices of all processes and
+without a device axis, so that a checkpoint does not know how many devices wrote it. `over_examples`: a function of
+examples that do not look at each other (samples, images), of which every device of this process takes a share.
 """
 
+import resource
+import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
@@ -16,8 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Shaped
 
 S = TypeVar("S")
-Batch = Shaped[Array, "b *x"] | Shaped[np.ndarray, "b *x"]
-Step = Callable[[S, Batch], tuple[S, Any]]
+Batches = Shaped[Array, "n b *x"] | Shaped[np.ndarray, "n b *x"]
+Step = Callable[[S, Batches], tuple[S, Any]]
 Devices = tuple[jax.Device, ...]
 AXIS = "devices"
 WHOLE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
@@ -28,7 +30,7 @@ class Layout(NamedTuple):
 
     Attributes:
       how: a name of PARALLEL.
-      devices: default all local ones.
+      devices: default all: of every process in training, of this one elsewhere.
       batch: examples that one device takes at a time, at most, outside training.
     """
 
@@ -38,8 +40,50 @@ class Layout(NamedTuple):
 
 
 def local(layout: Layout) -> Devices:
-    """The devices of a layout."""
+    """The devices of a layout in this process."""
     return tuple(jax.local_devices()) if layout.devices is None else layout.devices
+
+
+def every(layout: Layout) -> Devices:
+    """The devices of a layout in all processes, one process after the other, as their rows of a batch lie."""
+    found = jax.devices() if layout.devices is None else layout.devices
+    return tuple(sorted(found, key=lambda device: (device.process_index, device.id)))
+
+
+def own(tree: S) -> S:
+    """This process's copy of what all processes hold, in its memory; what it holds alone stays where it is."""
+
+    def copy(x: Any) -> Any:
+        if x.is_fully_addressable:
+            return x
+        if _is_key(x):
+            return jax.random.wrap_key_data(copy(jax.random.key_data(x)))
+        return np.asarray(x.addressable_data(0))
+
+    return jax.tree.map(copy, tree)
+
+
+def _is_key(x: Any) -> bool:
+    return jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def peak_memory() -> int:
+    """The most bytes that were in use at once: of a device, or of this process where the device is a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return stats["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def words() -> str:
+    """All devices in words."""
+    many = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}{many}"
+
+
+def loops_are_slow() -> bool:
+    """Whether gradients of convolutions inside a loop are far slower than outside, as on CPUs."""
+    return jax.default_backend() == "cpu"
 
 
 def block(layout: Layout, n: int) -> int:
@@ -48,30 +92,34 @@ def block(layout: Layout, n: int) -> int:
     return -(-n // -(-n // most))
 
 
-def _shares(x: Any, count: int) -> Any:
-    return x.reshape(count, x.shape[0] // count, *x.shape[1:])
-
-
-def _pmap(function: Callable, devices: Devices, whole_result: bool) -> Callable:
-    """function(whole, split) under jax.pmap: the first argument broadcast, the second split."""
-    count = len(devices)
+def _pmap(function: Callable, devices: Devices, axis: int, whole_result: bool) -> Callable:
+    """function(whole, split) under jax.pmap: the first argument broadcast, the second split along an axis."""
+    count = sum(device.process_index == jax.process_index() for device in devices)
     out_axes = None if whole_result else 0
-    mapped = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=list(devices))
+    mapped = jax.pmap(function, axis_name=AXIS, in_axes=(None, axis), out_axes=out_axes, devices=list(devices))
+
+    def shares(x: Any) -> Any:
+        return x.reshape(*x.shape[:axis], count, x.shape[axis] // count, *x.shape[axis + 1 :])
 
     def run(whole: Any, split: Any) -> Any:
-        result = mapped(whole, jax.tree.map(partial(_shares, count=count), split))
+        result = mapped(whole, jax.tree.map(shares, split))
         return result if whole_result else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
 
     return run
 
 
-def _shard_map(function: Callable, devices: Devices, whole_result: bool) -> Callable:
+def _shard_map(function: Callable, devices: Devices, axis: int, whole_result: bool) -> Callable:
     """The same under jit(shard_map)."""
-    mesh, out = Mesh(np.asarray(devices), (AXIS,)), WHOLE if whole_result else SPLIT
-    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=(WHOLE, SPLIT), out_specs=out))
+    mesh, split = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(*[None] * axis, AXIS)
+    out = WHOLE if whole_result else SPLIT
+    mapped = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=(WHOLE, split), out_specs=out))
+    if not mesh.is_multi_process:
+        return mapped
+    joined = partial(jax.make_array_from_process_local_data, NamedSharding(mesh, split))
+    return lambda whole, shares: mapped(whole, jax.tree.map(joined, shares))
 
 
-PARALLEL: dict[str, Callable[[Callable, Devices, bool], Callable]] = {"pmap": _pmap, "shard_map": _shard_map}
+PARALLEL: dict[str, Callable[[Callable, Devices, int, bool], Callable]] = {"pmap": _pmap, "shard_map": _shard_map}
 
 
 def check(how: str) -> None:
@@ -85,29 +133,58 @@ def check(how: str) -> None:
 
 
 def replicate(state: S, layout: Layout = Layout()) -> S:
-    """The state on every device, as a step returns it: without this the second step would compile again."""
-    return jax.device_put(state, NamedSharding(Mesh(np.asarray(local(layout)), (AXIS,)), WHOLE))
+    """The state on every device, as a step returns it: without this the second step would compile again.
+
+    Of several processes, pmap returns each its own copy, shard_map one array that all of them hold.
+    """
+    devices = local(layout) if layout.how == "pmap" else every(layout)
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), WHOLE)
+
+    def put(x: Any) -> Array:
+        if _is_key(x):  # its numbers: a key cannot leave its process
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+        return jax.device_put(x, sharding)
+
+    return jax.tree.map(put, state)
 
 
-def parallelise(step: Callable, batch: int, layout: Layout = Layout(), frozen: Any = None) -> Step:
-    """`step` on all devices: the batch split, the state whole.
-
-    Args:
-      step: (state, batch, axis, frozen) -> (state, metrics).
-      batch: size of the global batch.
-      layout: see Layout; its `batch` plays no part.
-      frozen: tree of arrays that the step reads and does not change; whole on every device.
+def check_batch(batch: int, microbatches: int, layout: Layout) -> None:
+    """Refuse a batch that does not split evenly.
 
     Raises:
-      ValueError: the layout's name is unknown, or the batch does not split evenly.
+      ValueError: see above.
     """
-    devices = local(layout)
+    parts = len(every(layout)) * microbatches
+    if batch % parts:
+        raise ValueError(
+            f"batch {batch} does not split over {len(every(layout))} devices"
+            + (f" and {microbatches} microbatches" if microbatches > 1 else "")
+            + f": choose a multiple of {parts}"
+        )
+
+
+def parallelise(steps: Callable, layout: Layout = Layout(), frozen: Any = None) -> Step:
+    """`steps` on all devices of all processes: the batches split, the state whole.
+
+    Args:
+      steps: (state, batches (n, b, *x), axis, frozen) -> (state, metrics).
+      layout: see Layout; its `batch` plays no part.
+      frozen: tree of arrays that a step reads and does not change; whole on every device.
+
+    Returns:
+      (state, this process's rows of n global batches (n, b, *x)) -> (state, metrics).
+
+    Raises:
+      ValueError: the layout's name is unknown.
+    """
     check(layout.how)
-    if batch % len(devices):
-        raise ValueError(f"batch {batch} does not split over {len(devices)} devices: choose a multiple of that")
     still = replicate(frozen, layout)
-    run = PARALLEL[layout.how](lambda whole, split: step(whole[0], split, axis=AXIS, frozen=whole[1]), devices, True)
-    return lambda state, images: run((state, still), images)
+
+    def on_one(whole: Any, split: Any) -> Any:
+        return steps(whole[0], split, axis=AXIS, frozen=whole[1])
+
+    run = PARALLEL[layout.how](on_one, every(layout), 1, True)
+    return lambda state, batches: run((state, still), batches)
 
 
 def over_examples(function: Callable, shared: Any, examples: Any, layout: Layout = Layout(), **fixed: Any) -> Any:
@@ -146,4 +223,4 @@ def over_examples(function: Callable, shared: Any, examples: Any, layout: Layout
 
 @lru_cache(maxsize=256)
 def _compiled(function: Callable, how: str, devices: Devices, fixed: tuple[tuple[str, Any], ...]) -> Callable:
-    return PARALLEL[how](partial(function, **dict(fixed)), devices, False)
+    return PARALLEL[how](partial(function, **dict(fixed)), devices, 0, False)

@@ -1,5 +1,6 @@
 """A config's names become things, and checkpoints become denoisers; refuses what cannot work before work is done."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,15 +9,19 @@ from typing import Any, NamedTuple
 import jax
 
 from ddpm_jax import (
+    agreement,
     cells,
     checkpoint,
     data,
+    journal,
     objective,
+    optimizer,
+    pace,
     parallel,
     predict,
     process,
+    recipes,
     time_sampler,
-    train,
     unet,
     variance,
 )
@@ -24,15 +29,21 @@ from ddpm_jax import schedule as schedules
 from ddpm_jax.config import Config, from_dict, to_dict
 from ddpm_jax.data import DataSet
 from ddpm_jax.predict import Denoiser
+from ddpm_jax.recipes import Params, Recipe, TrainState
 from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.schedule import Schedule
-from ddpm_jax.train import Recipe, TrainState
 from ddpm_jax.unet import UNetConfig
 from ddpm_jax.variance import Calibration
 
 CODE = cells.code_version(unet.__name__)
 CHECKPOINTS = "checkpoints"
-PROLONGING = {"steps", "log_every", "save_every", "sample_every", "parallel"}  # may differ when a run goes on
+# What may differ when a run goes on.
+PROLONGING = {"steps", "log_every", "save_every", "sample_every", "keep", "keep_every", "keep_best", "parallel"}
+PROLONGING |= {"steps_per_call", "microbatches", "wandb", "profile", "checkpoints"}
+OTHER_DATA = {
+    "cifar10_small": "cifar10",
+    "celebahq256": "celeb_a_hq/256",
+}  # of presets without a data set of their name
 
 
 class Run(NamedTuple):
@@ -58,24 +69,29 @@ class Trained(NamedTuple):
 
     Attributes:
       run: what it was trained with.
-      state: at the last step.
-      denoiser: of the averaged parameters.
+      state: at a step.
+      averaged: the average of its parameters that is used.
+      denoiser: of these.
     """
 
     run: Run
     state: TrainState
+    averaged: Params
     denoiser: Denoiser
 
 
-def named(table: dict[str, Any], name: str, kind: str) -> Any:
-    """The entry of a registry.
+def checkpoints(workdir: Path, config: Config | None = None) -> str:
+    """The folder of a run's checkpoints: what the config says (default: workdir's), or workdir/checkpoints."""
+    said = workdir / journal.CONFIG
+    if config is None and said.exists():
+        config = from_dict(Config, json.loads(said.read_text(encoding="utf-8"))["config"])
+    return (config and config.checkpoints) or str(workdir / CHECKPOINTS)
 
-    Raises:
-      ValueError: there is none of this name.
-    """
-    if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(table)}")
-    return table[name]
+
+def data_of(config: Config) -> str:
+    """The name of the data set: by default the preset's, of another network the digits."""
+    own = config.preset if config.preset in data.DATASETS else "digits"
+    return config.data or OTHER_DATA.get(config.preset, own)
 
 
 def resolve(config: Config, network: UNetConfig | None = None) -> Run:
@@ -88,16 +104,12 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
     Raises:
       ValueError: an unknown name, or parts that do not fit each other.
     """
-    for name in ("steps", "batch", "log_every", "save_every"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} = {getattr(config, name)}: it is at least 1")
-    if not config.learning_rate > 0:
-        raise ValueError(f"learning_rate = {config.learning_rate:g}: it must be positive")
-    if config.seed < 0:
-        raise ValueError(f"seed = {config.seed}: it is at least 0")
-    images = data.load(config.data)
+    pace.check(config)
+    journal.check(config.wandb)
+    config = replace(config, data=data_of(config))
+    images = data.load(data_of(config), config.image_size)
     network = shape(config) if network is None else network
-    forward = named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
+    forward = agreement.named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
     predict.check_prediction(config.prediction, forward)
     parallel.check(config.parallel)
     unet.check(network, images.shape[0])
@@ -114,13 +126,15 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
     recipe = Recipe(
         schedule=forward,
         chain=chain,
-        denoiser=train.in_training(unet.network(network), forward, config.prediction, choice.heads),
+        denoiser=recipes.in_training(unet.network(network), forward, config.prediction, choice.heads),
         objective=objective.build(config.objective, parts),
         time_sampler=time_sampler.build(config.time_sampler),
-        optimizer=train.adam(config.learning_rate, config.warmup, config.clip_norm),
+        optimizer=optimizer.build(optimizer.Settings(*(getattr(config, name) for name in optimizer.Settings._fields))),
         ema_decay=config.ema_decay,
         levels=images.levels,
         flip=images.flip,
+        microbatches=config.microbatches,
+        unroll=parallel.loops_are_slow(),
     )
     return Run(config, images, network, forward, recipe)
 
@@ -144,41 +158,65 @@ def shape(config: Config) -> UNetConfig:
     Raises:
       ValueError: no preset has this name.
     """
-    heads = in_loss(config, named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)).heads
-    return replace(named(unet.PRESETS, config.preset, "preset"), heads=len(heads))
+    heads = in_loss(config, agreement.named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)).heads
+    return replace(
+        agreement.named(unet.PRESETS, config.preset, "preset"), heads=len(heads), activations=config.activations
+    )
 
 
 def fresh(run: Run) -> TrainState:
     """The state before the first step."""
     params_key, key = jax.random.split(jax.random.key(run.config.seed))
     params = unet.init(params_key, run.network, run.data.shape[0])
-    return train.init(key, params, run.recipe)
+    return recipes.init(key, params, run.recipe)
 
 
 def describe(run: Run) -> dict[str, Any]:
     """What a checkpoint says of its run; plain values."""
     images = {"levels": run.data.levels, "shape": list(run.data.shape)}
-    return {"config": to_dict(run.config), "network": to_dict(run.network), "data": images}
+    parts = {"config": to_dict(run.config), "network": to_dict(run.network), "data": images}
+    return {**parts, "made_with": journal.made_with()}
 
 
-def load(workdir: Path) -> Trained:
-    """The network of the newest checkpoint in workdir that can be read.
+def load(workdir: Path, step: int | None = None, ema_decay: float | None = None) -> Trained:
+    """The network of a checkpoint in workdir.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint; default the newest that can be read.
+      ema_decay: which average of the parameters; default the run's first.
 
     Raises:
       ValueError: there is none, or it does not fit this version or its data set.
     """
-    folder = workdir / CHECKPOINTS
-    stored = checkpoint.describe(folder)
+    folder = checkpoints(workdir)
+    stored = checkpoint.describe(folder, step)
     config = from_dict(Config, stored["config"])
     run = resolve(config, from_dict(UNetConfig, stored["network"]))
     _check_data(run, stored, workdir)
-    return trained(run, checkpoint.restore(folder, jax.eval_shape(partial(fresh, run))))
+    return trained(run, checkpoint.restore(folder, jax.eval_shape(partial(fresh, run)), step), ema_decay)
 
 
-def trained(run: Run, state: TrainState) -> Trained:
-    """The denoiser of a state's averaged parameters, beside them."""
-    kind, heads = run.config.prediction, in_loss(run.config, run.schedule).heads
-    return Trained(run, state, predict.make_denoiser(unet.network(run.network), state.ema, run.schedule, kind, heads))
+def trained(run: Run, state: TrainState, ema_decay: float | None = None) -> Trained:
+    """The denoiser of a state's averaged parameters, beside them; by default of the first average.
+
+    Raises:
+      ValueError: the run has no average of this rate.
+    """
+    rates = run.config.ema_decay
+    if ema_decay not in (None, *rates):
+        raise ValueError(
+            f"ema_decay = {ema_decay:g}: the run has averages of {', '.join(f'{rate:g}' for rate in rates)}"
+        )
+    averaged = state.ema[0 if ema_decay is None else rates.index(ema_decay)]
+    return Trained(run, state, averaged, denoiser(run, averaged))
+
+
+def denoiser(run: Run, params: Params) -> Denoiser:
+    """What some parameters make of a run's network, in float32 whatever it is trained in."""
+    network = unet.network(replace(run.network, activations="float32"))
+    heads = in_loss(run.config, run.schedule).heads
+    return predict.make_denoiser(network, params, run.schedule, run.config.prediction, heads)
 
 
 def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
@@ -190,15 +228,12 @@ def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
       workdir: of both.
 
     Raises:
-      ValueError: names what differs.
+      ValueError: lists what differs.
     """
     wanted = {**to_dict(run.config), "network": to_dict(run.network)}
     there = {**stored["config"], "network": stored["network"]}
-    for name in sorted(wanted.keys() - PROLONGING):
-        if wanted[name] != there.get(name):
-            raise ValueError(
-                f"{workdir} holds a run with {name} = {there.get(name)}, not {wanted[name]}: choose another --workdir"
-            )
+    free = PROLONGING if run.config.rate_schedule == "constant" else PROLONGING - {"steps"}
+    agreement.check(workdir, "a run", wanted, there, free)
     _check_data(run, stored, workdir)
 
 
@@ -212,21 +247,3 @@ def _check_data(run: Run, stored: dict[str, Any], workdir: Path) -> None:
                 f"{workdir} was trained on {run.config.data} with {name} {there[name]} and it now has {here[name]}: "
                 "use the data it was trained on, or train again"
             )
-
-
-def check_given(given: Config, actual: Config, free: set[str], why: str) -> None:
-    """Refuse training options that would have no effect, because the network is already there.
-
-    Args:
-      given: from the command line.
-      actual: what holds; options that agree with it are harmless.
-      free: names that may differ.
-      why: what makes them idle, for the message.
-
-    Raises:
-      ValueError: names the option.
-    """
-    for name, default in vars(Config()).items():
-        value = getattr(given, name)
-        if name not in free and value not in (default, getattr(actual, name)):
-            raise ValueError(f"{name} = {value} has no effect, {why}: leave it out")

@@ -5,7 +5,7 @@ import importlib.util
 
 import jax
 
-from ddpm_jax import cells, data, predict, run, unet
+from ddpm_jax import agreement, cells, data, predict, run, unet
 from ddpm_jax import schedule as schedules
 from ddpm_jax import subject as subjects
 from ddpm_jax.config import Config, to_dict
@@ -19,7 +19,7 @@ def subject(trained: Trained, source: str, name: str) -> Subject:
     """What is judged: the network of a run, known by its parameters, not by where it lies."""
     made = trained.run
     parts = dict(
-        parameters=jax.tree.leaves(jax.device_get(trained.state.ema)),
+        parameters=jax.tree.leaves(jax.device_get(trained.averaged)),
         network=to_dict(made.network),
         prediction=made.config.prediction,
         variance=made.config.variance,
@@ -42,9 +42,9 @@ def own(spec: str, config: Config) -> Subject:
     Raises:
       ValueError: it cannot be imported, or does not do what a denoiser does; see `subject.of`.
     """
-    schedule = run.named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
+    schedule = agreement.named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
     predict.check_prediction(config.prediction, schedule)
-    images = data.load(config.data)
+    images = data.load(run.data_of(config), config.image_size)
     module, _, attribute = spec.partition(":")
     try:
         origin = getattr(importlib.util.find_spec(module), "origin", None) or ""

@@ -5,112 +5,22 @@ one device and eight draw the same times and noise.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jaxtyping import Float, Int, Key, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from ddpm_jax import objective
-from ddpm_jax.objective import Noised, Objective
-from ddpm_jax.predict import Denoiser, Images, Network, make_denoiser
-from ddpm_jax.process import Steps
-from ddpm_jax.schedule import Schedule
-from ddpm_jax.time_sampler import History, TimeSampler
+from ddpm_jax.objective import Noised
+from ddpm_jax.predict import Images
+from ddpm_jax.recipes import TENTHS, Metrics, Params, Recent, Recipe, TrainState
 
-Params = Any
-MakesDenoiser = Callable[[Params, Key[Array, " b"] | None, Any], Denoiser]
 Batch = UInt8[Array, "b *x"] | Float[Array, "b *x"]
-
-
-class TrainState(NamedTuple):
-    """All that changes in training, and all that a checkpoint holds.
-
-    Attributes:
-      step: number of updates made.
-      params: of the network.
-      ema: exponential moving average of params, right from step 1.
-      opt_state: optax's.
-      key: root of all randomness; never changes.
-      history: of the time sampler.
-    """
-
-    step: Int[Array, ""]
-    params: Params
-    ema: Params
-    opt_state: optax.OptState
-    key: Key[Array, ""]
-    history: History
-
-
-class Recipe(NamedTuple):
-    """All that does not change in training.
-
-    Attributes:
-      schedule: the forward process.
-      chain: whose steps are drawn; in ordinary training all T.
-      denoiser: (params, dropout keys, frozen) -> the denoiser they make; `frozen` is what training leaves alone.
-      objective: the loss.
-      time_sampler: how steps of the chain are drawn.
-      optimizer: optax's.
-      ema_decay: of the average; early steps use the smaller (1 + step)/(10 + step).
-      levels: number of grey levels of the data; None for data that come as they are.
-      flip: mirror each image with probability 1/2.
-    """
-
-    schedule: Schedule
-    chain: Steps
-    denoiser: MakesDenoiser
-    objective: Objective
-    time_sampler: TimeSampler
-    optimizer: optax.GradientTransformation
-    ema_decay: float
-    levels: int | None
-    flip: bool
-
-
-class Metrics(NamedTuple):
-    """What a step reports.
-
-    Attributes:
-      loss: mean over the batch.
-      gradient_norm: before clipping.
-      bad_t: a time at which an example's loss was not finite, or 0.
-    """
-
-    loss: Float[Array, ""]
-    gradient_norm: Float[Array, ""]
-    bad_t: Int[Array, ""]
-
-
-def in_training(network: Network, schedule: Schedule, kind: str, heads: tuple[str, ...] = ()) -> MakesDenoiser:
-    """A Recipe's denoiser: network(params, x_t, t, dropout keys) that predicts `kind` and has these heads."""
-
-    def made(params: Params, keys: Key[Array, " b"] | None, frozen: Any) -> Denoiser:
-        return make_denoiser(lambda params, x_t, t: network(params, x_t, t, keys), params, schedule, kind, heads)
-
-    return made
-
-
-def adam(learning_rate: float, warmup: int, clip_norm: float) -> optax.GradientTransformation:
-    """Adam after clipping of the global norm, with linear warm-up. Ho et al. 2020, appendix B.
-
-    Args:
-      learning_rate: after warm-up.
-      warmup: steps over which it grows linearly from 0.
-      clip_norm: largest norm of a gradient.
-    """
-    rate = optax.linear_schedule(0.0, learning_rate, warmup) if warmup else learning_rate
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(rate))
-
-
-def init(key: Key[Array, ""], params: Params, recipe: Recipe) -> TrainState:
-    """The state before the first step."""
-    history = recipe.time_sampler.init(recipe.chain.K)
-    return TrainState(jnp.int32(0), params, params, recipe.optimizer.init(params), key, history)
+FORGET = 0.98  # share of its weight that an example's loss keeps a step, in the losses by noise level
 
 
 def to_unit(images_uint8: UInt8[Array, "b *x"], levels: int) -> Images:
@@ -121,6 +31,28 @@ def to_unit(images_uint8: UInt8[Array, "b *x"], levels: int) -> Images:
 def to_levels(x: Images | Float[np.ndarray, "b *x"], levels: int) -> np.ndarray:
     """[-1, 1] to the nearest grey level 0..levels-1, after clipping; the inverse of `to_unit`, on the host."""
     return np.round((np.clip(np.asarray(x), -1, 1) + 1) * ((levels - 1) / 2)).astype(np.uint8)
+
+
+def train_steps(
+    recipe: Recipe, state: TrainState, batches: Batch, axis: str | None = None, frozen: Any = None
+) -> tuple[TrainState, Metrics]:
+    """As many updates as there are batches, in one program; the metrics of each. See `train_step`."""
+
+    def one(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return train_step(recipe, state, batch, axis, frozen)
+
+    return _loop(one, state, batches, recipe.unroll)
+
+
+def _loop(body: Callable, carry: Any, xs: Any, unroll: bool) -> tuple[Any, Any]:
+    """`jax.lax.scan`, or the same written out."""
+    if not unroll:
+        return jax.lax.scan(body, carry, xs)
+    results = []
+    for i in range(len(jax.tree.leaves(xs)[0])):
+        carry, result = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+        results.append(result)
+    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *results)
 
 
 def train_step(
@@ -140,27 +72,72 @@ def train_step(
       frozen: see Recipe; an argument, so that it is not compiled in.
     """
     drawn, weight = draw(recipe, state, batch, axis)
-
-    def mean_loss(params: Params) -> tuple[Array, Array]:
-        losses = recipe.objective(drawn, recipe.denoiser(params, drawn.keys, frozen))
-        return (weight * losses).mean(), losses
-
-    params = state.params if axis is None else jax.lax.pcast(state.params, axis, to="varying")
-    (loss, losses), gradient = jax.value_and_grad(mean_loss, has_aux=True)(params)
+    params = _varying(state.params, axis)
+    (loss, gradient), losses = _gradient(recipe, params, drawn, weight, _varying(jnp.float32(0), axis), frozen)
     bad_t = jnp.max(jnp.where(jnp.isfinite(losses), 0, drawn.step.t))
+    recent = _by_noise_level(recipe.schedule.T, drawn.step.t, losses)
     k = drawn.k
     if axis is not None:
         loss, gradient = jax.lax.pmean((loss, gradient), axis)
-        bad_t = jax.lax.pmax(bad_t, axis)
+        bad_t, recent = jax.lax.pmax(bad_t, axis), jax.lax.psum(recent, axis)
         k, losses = _everywhere((k, losses), axis)
 
     updates, opt_state = recipe.optimizer.update(gradient, state.opt_state, state.params)
     new_params = optax.apply_updates(state.params, updates)
-    decay = jnp.minimum(recipe.ema_decay, (1 + state.step) / (10 + state.step))
-    ema = jax.tree.map(lambda average, new: average + (1 - decay) * (new - average), state.ema, new_params)
-    history = recipe.time_sampler.update(state.history, k, losses)
-    metrics = Metrics(loss, optax.tree.norm(gradient), bad_t)
-    return TrainState(state.step + 1, new_params, ema, opt_state, state.key, history), metrics
+    metrics = Metrics(loss, optax.tree.norm(gradient), optax.tree.norm(new_params), bad_t)
+    new = TrainState(
+        step=state.step + 1,
+        params=new_params,
+        ema=tuple(
+            _averaged(average, new_params, jnp.minimum(decay, (1 + state.step) / (10 + state.step)))
+            for average, decay in zip(state.ema, recipe.ema_decay, strict=True)
+        ),
+        opt_state=opt_state,
+        key=state.key,
+        history=recipe.time_sampler.update(state.history, k, losses),
+        recent=jax.tree.map(lambda old, now: FORGET * old + now, state.recent, recent),
+    )
+    return new, metrics
+
+
+def _averaged(average: Params, params: Params, decay: Array) -> Params:
+    """average + (1 - decay) (params - average): the average of constants is the constant, bit for bit."""
+    return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), average, params)
+
+
+def _varying(tree: Any, axis: str | None) -> Any:
+    """The same values on every device, told apart: a gradient is then each device's own."""
+    return tree if axis is None else jax.lax.pcast(tree, axis, to="varying")
+
+
+def _gradient(
+    recipe: Recipe, params: Params, drawn: Noised, weight: Array, zero: Array, frozen: Any
+) -> tuple[tuple[Array, Params], Array]:
+    """Mean loss and its gradient over a device's share, and every example's loss; microbatch by microbatch."""
+    count = recipe.microbatches
+    examples = (drawn._replace(schedule=None, levels=None), weight)  # type: ignore[arg-type]
+
+    def add(total: Any, part: Any) -> tuple[Any, Array]:
+        some, weight = part[0]._replace(schedule=drawn.schedule, levels=drawn.levels), part[1]
+
+        def mean_loss(params: Params) -> tuple[Array, Array]:
+            losses = recipe.objective(some, recipe.denoiser(params, some.keys, frozen))
+            return (weight * losses).mean(), losses
+
+        (loss, losses), gradient = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        return jax.tree.map(jnp.add, total, (loss, gradient)), losses
+
+    nothing = (zero, jax.tree.map(lambda leaf: jnp.zeros_like(leaf) + zero.astype(leaf.dtype), params))
+    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), examples)
+    total, losses = _loop(add, nothing, parts, recipe.unroll)
+    return jax.tree.map(lambda x: x / count, total), losses.reshape(-1)
+
+
+def _by_noise_level(T: int, t: Int[Array, " b"], losses: Float[Array, " b"]) -> Recent:
+    """Sums and counts of the losses in each tenth of 1..T."""
+    tenth = (t - 1) * TENTHS // T
+    none = jnp.zeros(TENTHS)
+    return Recent(none.at[tenth].add(losses), none.at[tenth].add(1.0))
 
 
 def _everywhere(values: Any, axis: str) -> Any:
@@ -194,3 +171,21 @@ def draw(recipe: Recipe, state: TrainState, batch: Batch, axis: str | None = Non
     k, weight = recipe.time_sampler.draw(state.history, shared, keys[:, 1], index, devices * size)
     eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(keys[:, 2])
     return objective.noised(recipe.schedule, recipe.chain, k, x_0, eps, recipe.levels, keys[:, 3]), weight
+
+
+def held_out_loss(recipe: Recipe, shared: Any, examples: Any) -> Float[Array, " b"]:
+    """The loss of images that are not learnt from, one each, without dropout and mirroring.
+
+    Noise depends on the image's index alone: two states are compared on the same noise.
+
+    Args:
+      recipe: what does not change.
+      shared: (key, params, frozen).
+      examples: (steps of the chain, indices, images), one row an image.
+    """
+    (key, params, frozen), (k, index, images) = shared, examples
+    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
+    x_0 = images if recipe.levels is None else to_unit(images, recipe.levels)
+    eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(keys[:, 0])
+    drawn = objective.noised(recipe.schedule, recipe.chain, k, x_0, eps, recipe.levels, keys[:, 1])
+    return recipe.objective(drawn, recipe.denoiser(params, None, frozen))

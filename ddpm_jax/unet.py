@@ -33,6 +33,7 @@ class UNetConfig:
       scale_shift: time enters as scale and shift of the second GroupNorm (Nichol & Dhariwal 2021), not as a sum.
       image_channels: of the data.
       heads: extra outputs per image channel, for variances that ask for them.
+      activations: their precision, float32 or bfloat16; parameters, statistics and the last layer's sums are float32.
     """
 
     channels: int = 128
@@ -45,6 +46,7 @@ class UNetConfig:
     scale_shift: bool = False
     image_channels: int = 3
     heads: int = 0
+    activations: str = "float32"
 
 
 PRESETS: dict[str, UNetConfig] = {
@@ -116,6 +118,7 @@ class Convolution(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.channels))
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
         if self.stride == 1 and max(x.shape[1:3]) <= 2:
             return _convolve_tiny(x, kernel) + bias
         strides = (self.stride, self.stride)
@@ -184,7 +187,8 @@ class UNet(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], t: Int[Array, " b"], keys: Key[Array, " b"] | None = None) -> Array:
         """(x_t, t) -> (b, h, w, image_channels (1 + heads)); `keys`, one per example, turn dropout on."""
         config = self.config
-        time = nn.Dense(4 * config.channels, kernel_init=fan_average)(time_embedding(t, config.channels))
+        time = time_embedding(t, config.channels).astype(x.dtype)
+        time = nn.Dense(4 * config.channels, kernel_init=fan_average)(time)
         time = nn.Dense(4 * config.channels, kernel_init=fan_average)(nn.swish(time))
         index = count()
 
@@ -215,7 +219,7 @@ class UNet(nn.Module):
             if level:
                 h = Convolution(h.shape[-1])(_double(h))
 
-        h = nn.swish(nn.GroupNorm(config.groups, epsilon=1e-6)(h))
+        h = nn.swish(nn.GroupNorm(config.groups, epsilon=1e-6)(h.astype(jnp.float32)))
         return Convolution(config.image_channels * (1 + config.heads), kernel_init=almost_zero)(h)
 
 
@@ -237,7 +241,15 @@ def _dropout(x: Array, rate: float, keys: Key[Array, " b"] | None, index: int) -
 @lru_cache
 def network(config: UNetConfig) -> Callable[..., Any]:
     """network(params, x_t, t, dropout_keys=None) -> output; the same object for equal configs."""
-    return UNet(config).apply
+    apply = UNet(config).apply
+    if config.activations == "float32":
+        return apply
+
+    def rounded(params: Any, x_t: Array, t: Array, keys: Key[Array, " b"] | None = None) -> Any:
+        params, x_t = jax.tree.map(lambda x: x.astype(config.activations), (params, x_t))
+        return apply(params, x_t, t, keys)
+
+    return rounded
 
 
 def init(key: Key[Array, ""], config: UNetConfig, image_size: int) -> Mapping[str, Any]:
@@ -257,6 +269,8 @@ def check(config: UNetConfig, image_size: int) -> None:
     Raises:
       ValueError: see `init`.
     """
+    if config.activations not in ("float32", "bfloat16"):
+        raise ValueError(f"activations {config.activations!r}: choose float32 or bfloat16")
     halvings = len(config.multipliers) - 1
     if image_size % 2**halvings:
         raise ValueError(f"image size {image_size} cannot be halved {halvings} times: use fewer multipliers")

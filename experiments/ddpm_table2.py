@@ -27,7 +27,8 @@ from tqdm import tqdm
 from ddpm_jax import cells, checkpoint, loop, run, sampler, sources
 from ddpm_jax.cells import Keep, Store
 from ddpm_jax.config import Config, command_line, to_dict
-from ddpm_jax.eval import study, whole_chain
+from ddpm_jax.data import seen
+from ddpm_jax.eval import classifier, study, whole_chain
 from ddpm_jax.eval.study import Design, Means
 from ddpm_jax.parallel import Layout
 from ddpm_jax.report import published, trained_claims, trained_table
@@ -58,7 +59,7 @@ class DdpmTable2:
       steps: training steps.
       batch: images a step, over all devices.
       learning_rate: Adam's, after warm-up.
-      ema_decay: of the average of the parameters that is judged.
+      ema_decay: of the averages of the parameters; the first is judged.
       seed: of the first training and of the noise on test images.
       training_seeds: networks of each row, from seed upwards.
       images: samples of each network and sampling seed.
@@ -69,14 +70,14 @@ class DdpmTable2:
     """
 
     workdir: Path = Path("runs/ddpm_table2")
-    data: str = Config.data
+    data: str | None = Config.data
     preset: str = Config.preset
     schedule: str = Config.schedule
     T: int = 100
     steps: int = 800
     batch: int = 64
     learning_rate: float = Config.learning_rate
-    ema_decay: float = Config.ema_decay
+    ema_decay: tuple[float, ...] = Config.ema_decay
     seed: int = Config.seed
     training_seeds: int = 3
     images: int = 300
@@ -127,13 +128,14 @@ def resolve(options: DdpmTable2) -> list[Run]:
         first = run.resolve(config)
         in_loss = run.in_loss(config, first.schedule)
         study.check(design_of(options, first), first.schedule, first.data, in_loss.heads, in_loss.times)
+        classifier.check(first.data.name, first.data.test.labels)
         plan.append(first)
     for wanted in (one for first in plan for one in trainings(options, first)):
         folder = folder_of(options, wanted.config)
-        there = checkpoint.latest(folder / run.CHECKPOINTS)
-        if there is not None:
+        there = max(checkpoint.steps(folder / run.CHECKPOINTS), default=0)
+        if there:
             run.check_same(wanted, checkpoint.describe(folder / run.CHECKPOINTS), folder)
-        if there is not None and there > options.steps:
+        if there > options.steps:
             raise ValueError(
                 f"{folder} holds a run of {there} steps, more than steps = {options.steps}: ask for as many, or choose "
                 "another --workdir"
@@ -191,7 +193,7 @@ def train(wanted: Run, folder: Path, keep: Keep) -> str:
             return dict(message=np.asarray(str(error)))
         return dict(message=np.asarray(""))
 
-    inputs = dict(training=to_dict(wanted.config), images=wanted.data.train.images, code=CODE)
+    inputs = dict(training=to_dict(wanted.config), images=seen(wanted.data.train).images, code=CODE)
     return str(keep("divergences", inputs, message)["message"])
 
 

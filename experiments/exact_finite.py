@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ddpm_jax import basis, cells, data, process, trajectory, variance, worlds
 from ddpm_jax.config import command_line
 from ddpm_jax.data import DataSet, Split
-from ddpm_jax.eval import ablation, findings, quality, study
+from ddpm_jax.eval import ablation, classifier, findings, quality, study
 from ddpm_jax.eval.ablation import Choices
 from ddpm_jax.eval.study import Design, Means
 from ddpm_jax.report import distances
@@ -114,10 +114,13 @@ def resolve(options: ExactFinite) -> tuple[DataSet, Schedule, Design]:
     if options.schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {options.schedule!r}: choose one of {', '.join(SCHEDULES)}")
     images, tables = data.load(options.data), SCHEDULES[options.schedule](options.T)
-    there = len(images.train.images)
+    classifier.check(images.name, images.test.labels)
+    train = data.seen(images.train)
+    there = len(train.images)
     if options.examples is not None and not 2 <= options.examples <= there:
         raise ValueError(f"examples = {options.examples}: {options.data} has 2 to {there}")
-    images = images._replace(train=Split(*(part[: options.examples] for part in images.train)))
+    assert train.labels is not None
+    images = images._replace(train=Split(train.images[: options.examples], train.labels[: options.examples]))
     rules = Rules(options.last_step, options.pixel_clip or None, images.levels)
     K, n, seeds = options.K, options.images, options.seeds
     design = Design(rules, options.variances, ("even",), K, K, images=n, seeds=seeds, frac=options.frac)
@@ -129,7 +132,7 @@ def resolve(options: ExactFinite) -> tuple[DataSet, Schedule, Design]:
 def subject_of(images: DataSet, tables: Schedule) -> tuple[Subject, World]:
     """The perfect denoiser of the training images, and its world."""
     world = worlds.finite(tables, to_unit(jnp.asarray(images.train.images), images.levels))
-    known = dict(images=images.train.images, levels=images.levels, schedule=tables)
+    known = dict(images=np.asarray(images.train.images), levels=images.levels, schedule=tables)
     known["code"] = cells.code_version(worlds.__name__)
     name, mark = f"finite set of {images.name}", cells.fingerprint(known)
     return Subject("exact", name, images, tables, world.denoiser, mark), world
@@ -140,7 +143,7 @@ def calibrate(subject: Subject, design: Design, key: Array) -> Calibration:
 
     An orthonormal basis leaves the mean over j as it is in pixels, which is M_t, and 1 - Gamma_t for an exact network.
     """
-    tables, images = subject.schedule, subject.data.train.images
+    tables, images = subject.schedule, np.asarray(subject.data.train.images)
     colours = basis.colour_axes(images)
     dct = basis.dct(colours)
     x_0 = to_unit(jnp.asarray(images), subject.data.levels)
@@ -169,7 +172,7 @@ def row(cell: Row, drawn: dict[ablation.Cell, np.ndarray], images: DataSet) -> R
     """A cell's distances, with their deviations over seeds."""
     each = []
     for seed in drawn[cell["variance"], cell["trajectory"], cell["K"]]:
-        index, distance = quality.nearest(seed, images.train.images)
+        index, distance = quality.nearest(seed, np.asarray(images.train.images))
         times, n = np.bincount(index), len(seed)
         repeats = (times * (times - 1)).sum() / (n * (n - 1))
         each.append((len(images.train.images) * repeats, (distance**2).mean()))

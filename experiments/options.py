@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_jax import cells, head_run, parallel, run, sampler, sources, subject, trajectory
+from ddpm_jax import agreement, cells, head_run, parallel, run, sampler, sources, subject, trajectory
 from ddpm_jax.config import Config, Flat, FlatHeads, Heads, to_dict
-from ddpm_jax.eval import study
+from ddpm_jax.eval import classifier, study
 from ddpm_jax.eval.study import Design
 from ddpm_jax.run import Run, Trained
 from ddpm_jax.sampler import Rules
@@ -16,7 +16,15 @@ from ddpm_jax.subject import Subject
 RESULTS = "results.json"
 DEFAULT = Design(Rules())
 OF_A_USE = {"workdir", "dry_run", "force"}  # options that leave no trace in the numbers
-FREE_OF_A_DENOISER = {"data", "schedule", "T", "prediction", "parallel", "seed"}  # training options that concern it
+FREE_OF_A_DENOISER = {
+    "data",
+    "image_size",
+    "schedule",
+    "T",
+    "prediction",
+    "parallel",
+    "seed",
+}  # training options that concern it
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Ablation:
         --denoiser.
       workdir: where the run, the heads, the cells, the tables and the report go.
       checkpoint: workdir of a finished run whose network to take.
+      checkpoint_step: which of its checkpoints; default the newest.
+      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
       denoiser: module:function of your own network (x_t, t) -> what --prediction says, trained for --schedule and --T.
       head_checkpoint: workdir of experiments.train_heads, for the network of --checkpoint or --denoiser.
       training_seeds: networks to train, from seed upwards; the report shows their spread.
@@ -55,6 +65,8 @@ class Ablation:
     heads: FlatHeads = field(default_factory=Heads)
     workdir: Path = Path("runs/digits")
     checkpoint: Path | None = None
+    checkpoint_step: int | None = None
+    checkpoint_ema: float | None = None
     denoiser: str | None = None
     head_checkpoint: Path | None = None
     training_seeds: int = 1
@@ -107,9 +119,9 @@ def resolve(options: Ablation) -> Plan:
       ValueError: an unknown name, a number out of range, options that exclude each other, or a workdir that is taken.
     """
     there, training = existing(options), options.training
-    if options.checkpoint:
-        training = replace(run.load(options.checkpoint).run.config, parallel=training.parallel)
-        run.check_given(
+    if there and there.trained:
+        training = replace(there.trained.run.config, parallel=training.parallel)
+        agreement.check_given(
             options.training, training, {"parallel"}, f"the network of {options.checkpoint} is taken as it is"
         )
     options = replace(options, training=training)
@@ -145,6 +157,7 @@ def _compared(
     if "learned" not in own:
         times = tuple(trajectory.even(schedule.T, every.chain or schedule.T).tolist())
     study.check(design, schedule, images, possible, times)
+    classifier.check(images.name, images.test.labels)
     if {*study.needed(design.variances, schedule)} <= {*own}:
         if options.heads != Heads():
             raise ValueError("options of heads have no effect: no variance that is compared reads one; leave them out")
@@ -163,6 +176,8 @@ def existing(options: Ablation) -> Existing | None:
     Raises:
       ValueError: both do, or it does not fit, or there are heads for a network that is not there.
     """
+    if not options.checkpoint:
+        agreement.check_unused(checkpoint_step=options.checkpoint_step, checkpoint_ema=options.checkpoint_ema)
     if options.checkpoint and options.denoiser:
         raise ValueError(f"--checkpoint {options.checkpoint} and --denoiser {options.denoiser}: give one of them")
     if not options.checkpoint and not options.denoiser:
@@ -174,11 +189,11 @@ def existing(options: Ablation) -> Existing | None:
             "options of heads have no effect: a network that is there gets none, see experiments.train_heads"
         )
     if options.denoiser:
-        run.check_given(options.training, Config(), FREE_OF_A_DENOISER, "a --denoiser is not trained")
+        agreement.check_given(options.training, Config(), FREE_OF_A_DENOISER, "a --denoiser is not trained")
         trained, subject = None, sources.own(options.denoiser, options.training)
     else:
         assert options.checkpoint
-        trained = run.load(options.checkpoint)
+        trained = run.load(options.checkpoint, options.checkpoint_step, options.checkpoint_ema)
         subject = sources.subject(trained, "checkpoint", str(options.checkpoint))
     return Existing(head_run.load(options.head_checkpoint, subject) if options.head_checkpoint else subject, trained)
 

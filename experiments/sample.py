@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from ddpm_jax import basis, cells, head_run, process, run, sampler, sources, trajectory, variance
+from ddpm_jax import agreement, basis, cells, head_run, process, run, sampler, sources, trajectory, variance
 from ddpm_jax import subject as subjects
 from ddpm_jax.config import Config, command_line
+from ddpm_jax.data import seen
 from ddpm_jax.eval import ablation, moments
 from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.sampler import SAMPLERS, Rules
@@ -22,7 +23,7 @@ from ddpm_jax.subject import Subject
 from ddpm_jax.train import to_levels
 from ddpm_jax.variance import Calibration
 
-OF_THE_NETWORK = ("data", "schedule", "T", "prediction")
+OF_THE_NETWORK = ("data", "image_size", "schedule", "T", "prediction")
 TRAINED = {field.name for field in fields(Config)} - {*OF_THE_NETWORK}
 
 
@@ -32,8 +33,11 @@ class Sample:
 
     Attributes:
       workdir: of a trained run.
+      checkpoint_step: which of its checkpoints; default the newest.
+      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
       denoiser: module:function of your own network (x_t, t) -> what --prediction says, instead of a trained run.
-      data: its data set.
+      data: its data set; default digits.
+      image_size: crop and shrink images to so many pixels; default as they are.
       schedule: the noise schedule it was trained for.
       T: number of noise levels.
       prediction: what it predicts: eps, x_0, v or mu.
@@ -60,8 +64,11 @@ class Sample:
     """
 
     workdir: Path = Path("runs/digits")
+    checkpoint_step: int | None = None
+    checkpoint_ema: float | None = None
     denoiser: str | None = None
-    data: str = "digits"
+    data: str | None = None
+    image_size: int | None = None
     schedule: str = "linear"
     T: int = 1000
     prediction: str = "eps"
@@ -132,17 +139,20 @@ def network(options: Sample) -> tuple[Subject, Config]:
       ValueError: it does not fit, or an option disagrees with the run.
     """
     given = Config(**{name: getattr(options, name) for name in OF_THE_NETWORK})
+    which = (options.checkpoint_step, options.checkpoint_ema)
     if options.denoiser:
+        agreement.check_unused(checkpoint_step=which[0], checkpoint_ema=which[1])
         return _headed(options, sources.own(options.denoiser, given)), given
-    trained = run.load(options.workdir)
-    run.check_given(given, trained.run.config, TRAINED, f"the network of {options.workdir} is taken as it is")
+    trained = run.load(options.workdir, *which)
+    agreement.check_given(given, trained.run.config, TRAINED, f"the network of {options.workdir} is taken as it is")
     return _headed(options, sources.subject(trained, "checkpoint", str(options.workdir))), trained.run.config
 
 
 def _headed(options: Sample, subject: Subject) -> Subject:
-    """With the heads of --head-checkpoint, or those that an ablation left beside the network."""
+    """With the heads of --head-checkpoint, or those that an ablation left beside its network, the default one."""
     beside = options.workdir / head_run.HEADS
-    if options.head_checkpoint is None and (options.denoiser or not beside.exists()):
+    another = options.denoiser or options.checkpoint_step is not None or options.checkpoint_ema is not None
+    if options.head_checkpoint is None and (another or not beside.exists()):
         return subject
     return head_run.load(options.head_checkpoint or beside, subject)
 
@@ -153,7 +163,7 @@ def build(options: Sample, subject: Subject, rules: Rules, times: np.ndarray) ->
         subject.schedule,
         options.frac,
         options.c,
-        colours=basis.colour_axes(subject.data.train.images),
+        colours=basis.colour_axes(seen(subject.data.train).images),
         clamp_cov=rules.clamp_cov,
         clamp_head=options.clamp_head,
         learned_times=subject.learned_times,

@@ -22,6 +22,7 @@ import numpy as np
 from ddpm_jax import basis, cells, run, sources, trajectory, unet, variance
 from ddpm_jax.cells import Keep
 from ddpm_jax.config import command_line
+from ddpm_jax.data import seen
 from ddpm_jax.eval import ablation, curves, elbo, moments
 from ddpm_jax.eval.ablation import OPTIMAL, REFERENCE, Choices
 from ddpm_jax.eval.moments import Moments
@@ -96,7 +97,7 @@ def resolve(options: SpectralGain) -> list[Trained]:
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name} = {' '.join(map(str, values))}: give at least one, and each once")
     networks = [run.load(folder) for folder in options.checkpoints]
-    names = [one.run.config.data for one in networks]
+    names = [run.data_of(one.run.config) for one in networks]
     if len(set(names)) < len(names):
         raise ValueError(f"the checkpoints are of {', '.join(names)}: give one network a data set")
     for one in networks:
@@ -117,7 +118,7 @@ def resolve(options: SpectralGain) -> list[Trained]:
 def judge(options: SpectralGain, trained: Trained) -> Row:
     """Everything about one network; plain values."""
     config = trained.run.config
-    subject = sources.subject(trained, "checkpoint", config.data)
+    subject = sources.subject(trained, "checkpoint", run.data_of(config))
     store = cells.Store(options.workdir / "cells", {"denoiser": subject.fingerprint}, options.force, Counter())
     found = measure(options, subject, partial(cells.fetch, store))
     likelihoods = ablation.likelihoods(found.choices, found.test)
@@ -138,12 +139,12 @@ def judge(options: SpectralGain, trained: Trained) -> Row:
 def measure(options: SpectralGain, subject: Subject, keep: Keep) -> Measured:
     """Calibration images fix the variances, test images tabulate them: one pass over either, and one over fewer."""
     schedule, images, n = subject.schedule, subject.data, options.images
-    times, colours = visited(schedule.T, options.K), basis.colour_axes(images.train.images)
+    times, colours = visited(schedule.T, options.K), basis.colour_axes(seen(images.train).images)
     keys = dict(zip(("calibration", "test"), jax.random.split(jax.random.key(options.seed)), strict=True))
 
     def look(split: str, count: int, tabulated: dict[str, Fixed]) -> Moments:
-        seen, rules = getattr(images, split).images[:count], Rules(levels=images.levels)
-        here = (keys[split], schedule, subject.denoiser, seen, rules, times, Layout(), keep)
+        some, rules = getattr(images, split).images[:count], Rules(levels=images.levels)
+        here = (keys[split], schedule, subject.denoiser, some, rules, times, Layout(), keep)
         return moments.measure(*here, colours=colours, tabulated=tabulated)
 
     def fixed_by(count: int) -> tuple[Calibration, Moments]:

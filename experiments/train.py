@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ddpm_jax import loop, run
+from ddpm_jax import loop, processes, run
 from ddpm_jax.config import Config, Flat, command_line, to_dict
 
 
@@ -20,22 +20,30 @@ class Train:
     Attributes:
       training: the run.
       workdir: folder of checkpoints, metrics.jsonl and TensorBoard files.
+      coordinator: host:port of the first of several processes; default what the cluster says (Cloud TPU, SLURM, GKE).
+      processes: how many there are.
+      process: which of them this is, from 0.
       dry_run: print the resolved config and stop.
     """
 
     training: Flat = field(default_factory=Config)
     workdir: Path = Path("runs/digits")
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
     dry_run: bool = False
 
 
 def main(options: Train) -> None:
     """Train, or print what would be trained."""
+    processes.join(options.coordinator, options.processes, options.process)
     found = run.resolve(options.training)
     if options.dry_run:
         print(json.dumps({**to_dict(options.training), "network": to_dict(found.network)}, indent=2))
         return
     trained = loop.fit(options.training, options.workdir)
-    print(f"{options.workdir}: trained to step {int(trained.state.step)}")
+    if processes.first():
+        print(f"{options.workdir}: trained to step {int(trained.state.step)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ddpm_jax import cells, head_run, parallel, run, sources
+from ddpm_jax import agreement, cells, head_run, parallel, run, sources
 from ddpm_jax.config import Config, FlatHeads, Heads, command_line, to_dict
 
 
@@ -21,8 +21,11 @@ class TrainHeads:
       training: which heads, and how long.
       workdir: folder of the heads' checkpoints, metrics.jsonl and TensorBoard files.
       checkpoint: workdir of the run whose network is frozen.
+      checkpoint_step: which of its checkpoints; default the newest.
+      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
       denoiser: module:function of your own network (x_t, t) -> what --prediction says, in place of --checkpoint.
-      data: of a --denoiser: a name of data.DATASETS.
+      data: of a --denoiser; default digits.
+      image_size: crop and shrink images to so many pixels; default as they are.
       schedule: of a --denoiser.
       T: of a --denoiser.
       prediction: of a --denoiser.
@@ -35,8 +38,11 @@ class TrainHeads:
     training: FlatHeads = field(default_factory=Heads)
     workdir: Path = Path("runs/heads")
     checkpoint: Path | None = None
+    checkpoint_step: int | None = None
+    checkpoint_ema: float | None = None
     denoiser: str | None = None
-    data: str = "digits"
+    data: str | None = None
+    image_size: int | None = None
     schedule: str = "linear"
     T: int = 1000
     prediction: str = "eps"
@@ -46,7 +52,7 @@ class TrainHeads:
     dry_run: bool = False
 
 
-OF_A_DENOISER = ("data", "schedule", "T", "prediction")
+OF_A_DENOISER = ("data", "image_size", "schedule", "T", "prediction")
 
 
 def main(options: TrainHeads) -> None:
@@ -55,12 +61,13 @@ def main(options: TrainHeads) -> None:
         raise ValueError(f"--checkpoint {options.checkpoint} and --denoiser {options.denoiser}: give one of them")
     given = Config(**{name: getattr(options, name) for name in OF_A_DENOISER})
     if options.denoiser:
+        agreement.check_unused(checkpoint_step=options.checkpoint_step, checkpoint_ema=options.checkpoint_ema)
         subject = sources.own(options.denoiser, given)
     else:
         assert options.checkpoint
-        trained = run.load(options.checkpoint)
+        trained = run.load(options.checkpoint, options.checkpoint_step, options.checkpoint_ema)
         why = f"the network of {options.checkpoint} is taken as it is"
-        run.check_given(given, trained.run.config, set(vars(given)) - set(OF_A_DENOISER), why)
+        agreement.check_given(given, trained.run.config, set(vars(given)) - set(OF_A_DENOISER), why)
         subject = sources.subject(trained, "checkpoint", str(options.checkpoint))
     if options.save_every < 1:
         raise ValueError(f"save_every = {options.save_every}: it is at least 1")

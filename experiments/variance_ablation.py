@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from ddpm_jax import cells, head_run, loop, run, sources
+from ddpm_jax import cells, head_run, journal, loop, run, sources
 from ddpm_jax.cells import Store
 from ddpm_jax.config import command_line, to_dict
 from ddpm_jax.eval import findings, moments, spread, study
@@ -107,7 +107,7 @@ def train(plan: Plan, seed: int, seconds: Seconds) -> Network:
 
 def of_training(trained: Trained, subject: Subject, folder: Path) -> Network:
     """The network of a run, with what its log says."""
-    log = folder / loop.METRICS
+    log = folder / journal.METRICS
     training = provenance.training(log, trained.state)
     return Network(subject, to_dict(trained.run.network), training, provenance.training_rate(log))
 

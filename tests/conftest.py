@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, types checked while the tests run, and the two schedules most tests use."""
+"""Eight virtual CPU devices, types checked while the tests run, the two schedules most tests use, small data sets."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,8 @@ install_import_hook("ddpm_jax", "beartype.beartype")
 
 import pytest
 
-from ddpm_jax import schedule
+from ddpm_jax import data, schedule
+from tests import tfds_folder
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +28,19 @@ def short():
 def linear():
     """Ho et al.'s schedule."""
     return schedule.linear()
+
+
+@pytest.fixture(scope="session")
+def prepared_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small sets as TFDS prepares them."""
+    root = tmp_path_factory.mktemp("tfds")
+    tfds_folder.prepare_small_sets(root)
+    return root
+
+
+@pytest.fixture
+def tfds(prepared_sets: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, where data.load looks for it."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared_sets))
+    data._of_version.cache_clear()
+    return prepared_sets

@@ -1,25 +1,33 @@
 """Checkpoints: what is restored is what was saved, and what does not fit is refused with the reason."""
 
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from ddpm_jax import checkpoint, objective, process, schedule, time_sampler, train
-from ddpm_jax.train import Recipe, TrainState
+from ddpm_jax import checkpoint, objective, optimizer, process, recipes, schedule, storage, time_sampler
+from ddpm_jax.checkpoint import Keep
+from ddpm_jax.optimizer import Settings
+from ddpm_jax.recipes import Recipe, TrainState
+from tests.storing import store
 
-OPTIMIZER = train.adam(1e-3, 10, 1.0)
+OPTIMIZER = optimizer.build(Settings(learning_rate=1e-3, warmup=10))
 SCHEDULE = schedule.linear(20)
 RECIPE = Recipe(
     schedule=SCHEDULE,
     chain=process.every_step(SCHEDULE),
-    denoiser=train.in_training(lambda params, x_t, t, keys: x_t, SCHEDULE, "eps"),
+    denoiser=recipes.in_training(lambda params, x_t, t, keys: x_t, SCHEDULE, "eps"),
     objective=objective.simple("eps"),
     time_sampler=time_sampler.build("loss_second_moment"),
     optimizer=OPTIMIZER,
-    ema_decay=0.9,
+    ema_decay=(0.9,),
     levels=17,
     flip=False,
 )
@@ -27,7 +35,7 @@ RECIPE = Recipe(
 
 def state_at(step: int, width: int = 3, dtype: str = "float32") -> TrainState:
     params = {"layer": {"kernel": jnp.full((2, width), step + 0.5, dtype), "bias": jnp.arange(width, dtype=dtype)}}
-    state = train.init(jax.random.key(step), params, RECIPE)._replace(step=jnp.int32(step))
+    state = recipes.init(jax.random.key(step), params, RECIPE)._replace(step=jnp.int32(step))
     _, moments = OPTIMIZER.update(params, state.opt_state, params)  # none of them is zero
     history = time_sampler.remember(state.history, jnp.arange(30) % 19, step + jnp.arange(30.0))
     return state._replace(opt_state=moments, history=history)
@@ -41,7 +49,7 @@ def assert_equal(a: TrainState, b: TrainState) -> None:
 
 
 def test_a_state_is_restored_bit_for_bit(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, state_at(7), {"config": {"seed": 3}})
+    store(tmp_path, state_at(7), {"config": {"seed": 3}})
     assert_equal(checkpoint.restore(tmp_path, jax.eval_shape(lambda: state_at(0))), state_at(7))
     assert checkpoint.describe(tmp_path)["config"] == {"seed": 3}
 
@@ -49,7 +57,7 @@ def test_a_state_is_restored_bit_for_bit(tmp_path: Path) -> None:
 def test_the_history_of_the_time_sampler_is_restored_with_its_places(tmp_path: Path) -> None:
     """Eleven times drawn twice, eight once, one never; the next loss is written where it would have been."""
     stored = state_at(7)
-    checkpoint.save(tmp_path, stored, {})
+    store(tmp_path, stored, {})
     restored = checkpoint.restore(tmp_path, jax.eval_shape(lambda: state_at(0)))
     assert np.asarray(restored.history.counts).tolist() == [2] * 11 + [1] * 8 + [0]
     assert float(restored.history.losses[3, 1]) == 7 + 22
@@ -59,17 +67,17 @@ def test_the_history_of_the_time_sampler_is_restored_with_its_places(tmp_path: P
 
 
 def test_a_chain_of_another_length_is_another_layout(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, state_at(1), {})
+    store(tmp_path, state_at(1), {})
     other = state_at(0)._replace(history=time_sampler.empty(19))
     with pytest.raises(ValueError, match=r"history\.counts is \[\[20\]"):
         checkpoint.restore(tmp_path, other)
 
 
 def test_the_newest_is_restored_and_old_ones_go(tmp_path: Path) -> None:
-    assert checkpoint.latest(tmp_path / "none") is None
+    assert checkpoint.steps(tmp_path / "none") == []
     for step in (1, 2, 3):
-        checkpoint.save(tmp_path, state_at(step), {})
-    assert checkpoint.latest(tmp_path) == 3
+        store(tmp_path, state_at(step), {})
+    assert checkpoint.steps(tmp_path) == [3, 2]
     assert_equal(checkpoint.restore(tmp_path, state_at(0)), state_at(3))
     assert_equal(checkpoint.restore(tmp_path, state_at(0), step=2), state_at(2))
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "3"]
@@ -78,14 +86,14 @@ def test_the_newest_is_restored_and_old_ones_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        (state_at(0, width=4), r"ema\.layer\.bias is \[\[3\], .float32.\] there"),
+        (state_at(0, width=4), r"ema\.0\.layer\.bias is \[\[3\], .float32.\] there"),
         (state_at(0, dtype="bfloat16"), "float32"),
         (state_at(0)._replace(params={"other": jnp.zeros(2)}), r"params\.layer\.bias is .* there and absent here"),
     ],
     ids=["shape", "dtype", "name"],
 )
 def test_another_layout_is_refused(tmp_path: Path, template: TrainState, reason: str) -> None:
-    checkpoint.save(tmp_path, state_at(1), {})
+    store(tmp_path, state_at(1), {})
     with pytest.raises(ValueError, match=reason):
         checkpoint.restore(tmp_path, template)
 
@@ -93,3 +101,137 @@ def test_another_layout_is_refused(tmp_path: Path, template: TrainState, reason:
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no checkpoint in .*: train first"):
         checkpoint.restore(tmp_path, state_at(0))
+
+
+# ---------------------------------------------------------------- which stay
+
+
+def test_the_newest_every_third_and_the_best_stay(tmp_path: Path) -> None:
+    losses = {1: 5.0, 2: 1.0, 3: 4.0, 4: 0.5, 5: 3.0, 6: 2.0, 7: 9.0, 8: 8.0, 9: 7.0, 10: 6.0, 11: None}
+    with checkpoint.writing(tmp_path, Keep(newest=1, every=3, best=2)) as there:
+        for step, loss in losses.items():
+            checkpoint.save(there, state_at(step), {}, loss)
+        checkpoint.finish(there)
+    assert checkpoint.steps(tmp_path) == [11, 9, 6, 4, 3, 2]
+    assert_equal(checkpoint.restore(tmp_path, state_at(0), step=4), state_at(4))
+
+
+def test_a_step_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    store(tmp_path, state_at(3), {})
+    with pytest.raises(ValueError, match=r"no checkpoint of step 4 in .*, only of 3: train first"):
+        checkpoint.restore(tmp_path, state_at(0), step=4)
+
+
+def test_saving_goes_on_while_the_state_changes(tmp_path: Path) -> None:
+    """What is stored is the state as it was; arrays may be reused as soon as `save` returns."""
+    width = 200_000
+    with checkpoint.writing(tmp_path) as there:
+        for step in (1, 2):
+            state = state_at(step, width)
+            checkpoint.save(there, state, {})
+            for leaf in jax.tree.leaves(state.params):
+                leaf.delete()
+    assert_equal(checkpoint.restore(tmp_path, state_at(0, width), step=1), state_at(1, width))
+    assert_equal(checkpoint.restore(tmp_path, state_at(0, width)), state_at(2, width))
+
+
+# ---------------------------------------------------------------- damage
+
+
+def damage(path: Path, kind: str, draw: np.random.Generator) -> None:
+    content = bytearray(path.read_bytes())
+    if kind == "deleted":
+        path.unlink()
+    elif kind == "cut":
+        path.write_bytes(content[: draw.integers(len(content))] if content else b"")
+    else:
+        for place in draw.integers(len(content), size=draw.integers(1, 4)) if content else ():
+            content[place] ^= draw.integers(1, 256)
+        path.write_bytes(content or b"x")
+
+
+@pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")  # of reads that orbax gives up
+@pytest.mark.parametrize("kind", ["deleted", "cut", "flipped"])
+def test_a_damaged_checkpoint_is_passed_over_and_never_restored_wrongly(
+    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture
+) -> None:
+    """Twelve files of the newest of two checkpoints, drawn at random, for each kind of damage."""
+    draw, whole, outcomes = np.random.default_rng(7), tmp_path / "whole", []
+    for step in (1, 2):
+        store(whole, state_at(step, 300), {"config": {"seed": 3}})
+    files = sorted(path.relative_to(whole) for path in (whole / "2").rglob("*") if path.is_file())
+    for i in range(12):
+        folder = tmp_path / str(i)
+        shutil.copytree(whole, folder)
+        damage(folder / files[draw.integers(len(files))], kind, draw)
+        restored = checkpoint.restore(folder, state_at(0, 300))
+        outcomes.append(int(restored.step))
+        assert_equal(restored, state_at(outcomes[-1], 300))
+        assert checkpoint.describe(folder, outcomes[-1])["config"] == {"seed": 3}
+    assert 1 in outcomes  # some of it was serious
+    capfd.readouterr()
+
+
+def test_one_changed_bit_in_the_numbers_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whatever kind the storage is: what it hands over is compared with what was stored."""
+    store(tmp_path, state_at(1), {})
+    real = ocp.CheckpointManager.restore
+
+    def changed(self: ocp.CheckpointManager, *args: Any, **options: Any) -> Any:
+        found = real(self, *args, **options)
+        if "state" in found:
+            found["state"]["params.layer.kernel"] = found["state"]["params.layer.kernel"] + np.float32(1e-6)
+        return found
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", changed)
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be read"):
+        checkpoint.restore(tmp_path, state_at(0))
+
+
+# ---------------------------------------------------------------- a full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", place], capture_output=True)
+    if made.returncode:
+        pytest.skip("a file system can be mounted by root only")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")  # of writes that orbax gives up
+@pytest.mark.parametrize("looked", [True, False], ids=["seen before", "seen while writing"])
+def test_a_full_disk_stops_with_one_line_and_earlier_checkpoints_restore(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, looked: bool
+) -> None:
+    """States of half a MiB that hardly compress. Without the look at the room, the writing itself has to fail well."""
+    if not looked:
+        monkeypatch.setattr(storage, "check_room", lambda folder, arrays: None)
+    noise = np.random.default_rng(0).standard_normal((60, 2, 20_000)).astype(np.float32)
+
+    def noisy(step: int) -> TrainState:
+        state = state_at(step, 20_000)
+        return state._replace(params={"layer": {**state.params["layer"], "kernel": jnp.asarray(noise[step])}})
+
+    stored = 0
+
+    def fill() -> None:
+        nonlocal stored
+        with checkpoint.writing(small_disk / "run", Keep(newest=100)) as there:
+            for step in range(1, 60):
+                checkpoint.save(there, noisy(step), {})
+                checkpoint.finish(there)
+                stored = step
+
+    with pytest.raises(OSError, match=r"No space left|cannot be read or written") as stop:
+        fill()
+    assert "\n" not in str(stop.value)
+    assert "Traceback" not in capfd.readouterr().err
+    assert stored >= 2
+    for step in range(1, stored + 1):
+        assert_equal(checkpoint.restore(small_disk / "run", state_at(0, 20_000), step), noisy(step))
+    assert int(checkpoint.restore(small_disk / "run", state_at(0, 20_000)).step) == stored

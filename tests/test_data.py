@@ -1,17 +1,14 @@
-"""The data: real digits, sets that TFDS prepared, fixed disjoint splits, batches that are a function of the step."""
+"""Data sets by name: real digits, sets that TFDS prepared, folders and arrays, and what is said of each."""
 
 import os
-import subprocess
-import sys
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.datasets import load_digits
 
-from ddpm_jax import data
+from ddpm_jax import data, feed, parts, records
+from tests.tfds_folder import CLASSES, encoded, made_up, numbers, prepare
 
 
 def test_digits_are_all_of_scikit_learns_in_three_disjoint_parts() -> None:
@@ -43,116 +40,44 @@ def test_splits_are_the_same_every_time() -> None:
     np.testing.assert_array_equal(first.test.images, second.test.images)
 
 
-def test_an_epoch_visits_every_image_once_and_the_next_in_another_order() -> None:
-    images = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
-    batches = data.batches(images, 4, seed=0)
-    epochs = [np.concatenate([batches[3 * epoch + i] for i in range(3)]).ravel() for epoch in range(2)]
-    for epoch in epochs:
-        assert sorted(epoch) == list(range(12))
-    assert (epochs[0] != epochs[1]).any()
+SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+SAID = {"mnist": "MNIST, handwritten digits of 28 x 28 pixels", "cifar10": "CIFAR-10, photographs of 32 x 32 pixels"}
 
 
-def test_a_batch_is_a_function_of_step_and_seed() -> None:
-    images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
-    np.testing.assert_array_equal(data.batches(images, 8, 1)[17], data.batches(images, 8, 1)[17])
-    assert (data.batches(images, 8, 1)[17] != data.batches(images, 8, 2)[17]).any()
-
-
-def test_wrong_values_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown data set 'digit': choose one of digits"):
-        data.load("digit")
-    with pytest.raises(ValueError, match="batch = 0"):
-        data.batches(np.zeros((4, 1, 1, 1), np.uint8), 0, 0)
-
-
-TRAIN, TEST = 1060, 40  # images of the made-up sets
-
-
-def made_up(shape: tuple[int, int, int], count: int) -> np.ndarray:
-    """Images that differ from each other: their number in the first pixels, noise in the others."""
-    images = np.random.default_rng(count).integers(0, 256, (count, *shape), np.uint8)
-    images[:, 0, 0, 0], images[:, 0, 1, 0] = np.arange(count) // 256, np.arange(count) % 256
-    return images
-
-
-def prepare(root: Path, name: str, shape: tuple[int, int, int], kind: str = "PNG") -> None:
-    """What TFDS writes of a small data set of this name; labels are the image's number modulo 10."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.registered import skip_registration
-
-    def stored(image: np.ndarray) -> BytesIO:
-        Image.fromarray(image.squeeze(axis=-1) if shape[-1] == 1 else image).save(file := BytesIO(), kind)
-        return BytesIO(file.getvalue())
-
-    with skip_registration():
-
-        class Small(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version("3.0.1")
-
-            def _info(self):
-                label = tfds.features.ClassLabel(num_classes=10)
-                features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=shape), "label": label})
-                return tfds.core.DatasetInfo(builder=self, features=features)
-
-            def _split_generators(self, _):
-                return {"train": self._generate_examples(TRAIN), "test": self._generate_examples(TEST)}
-
-            def _generate_examples(self, count):
-                for i, image in enumerate(made_up(shape, count)):
-                    yield i, {"image": stored(image), "label": i % 10}
-
-    Small.name = name
-    Small(data_dir=root, file_format="array_record").download_and_prepare()
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small MNIST and a small CIFAR-10."""
-    root = tmp_path_factory.mktemp("tfds")
-    prepare(root, "mnist", (28, 28, 1))
-    prepare(root, "cifar10", (32, 32, 3))
-    return root
-
-
-@pytest.mark.parametrize(("name", "shape", "flip"), [("mnist", (28, 28, 1), False), ("cifar10", (32, 32, 3), True)])
-def test_prepared_sets_are_read_whole_in_three_disjoint_parts(
-    prepared: Path, monkeypatch: pytest.MonkeyPatch, name: str, shape: tuple[int, int, int], flip: bool
-) -> None:
-    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
-    found = data.load(name)
+@pytest.mark.parametrize(("name", "flip"), [("mnist", False), ("cifar10", True)])
+def test_prepared_sets_are_read_whole_in_three_disjoint_parts(tfds: Path, name: str, flip: bool) -> None:
+    found, shape = data.load(name), SHAPES[name]
     assert (found.name, found.levels, found.flip, found.shape) == (name, 256, flip, shape)
-    assert [len(part.labels) for part in (found.train, found.calibration, found.test)] == [TRAIN - 1000, 1000, TEST]
-    for count, parts in ((TRAIN, (found.train, found.calibration)), (TEST, (found.test,))):
-        images = np.concatenate([part.images for part in parts])
-        labels = np.concatenate([part.labels for part in parts])
-        number = images[:, 0, 0, 0].astype(int) * 256 + images[:, 0, 1, 0]
-        assert sorted(number) == list(range(count))
-        np.testing.assert_array_equal(images, made_up(shape, count)[number])
-        np.testing.assert_array_equal(labels, number % 10)
-    assert "copy" not in found.description
+    assert [len(part.images) for part in (found.train, found.calibration, found.test)] == [54, 6, 40]
+    for count, some in ((60, (found.train, found.calibration)), (40, (found.test,))):
+        images = np.concatenate([part.images for part in some])
+        labels = np.concatenate([part.labels for part in some])
+        assert sorted(numbers(images)) == list(range(count))
+        np.testing.assert_array_equal(images, made_up(count, *shape)[numbers(images)])
+        np.testing.assert_array_equal(labels, numbers(images) % CLASSES)
+    assert found.description == SAID[name]
 
 
-def test_prepared_sets_are_shuffled_and_always_alike(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+def test_prepared_sets_are_shuffled_and_always_alike(tfds: Path) -> None:
     first = data.load("mnist")
-    data._official.cache_clear()
+    data._of_version.cache_clear()
     second = data.load("mnist")
     np.testing.assert_array_equal(first.calibration.images, second.calibration.images)
     assert first.test.images is not second.test.images
 
 
-def test_a_loaded_set_is_not_read_again(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+def test_a_loaded_set_is_not_read_again(tfds: Path, tmp_path: Path) -> None:
     assert data.load("mnist").test.images is data.load("mnist").test.images
+    np.savez(tmp_path / "it.npz", images=made_up(30, 8, 8))
+    path = str(tmp_path / "it.npz")
+    assert data.load(path).test.images is data.load(path).test.images
 
 
-def test_halved_cifar10_is_the_mean_of_2_by_2_pixels_rounded_halves_up(
-    prepared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+def test_halved_cifar10_is_the_mean_of_2_by_2_pixels_rounded_halves_up(tfds: Path) -> None:
     full, halved = data.load("cifar10"), data.load("cifar10_16")
     assert (halved.name, halved.levels, halved.flip, halved.shape) == ("cifar10_16", 256, True, (16, 16, 3))
-    for part in ("train", "calibration", "test"):
+    assert halved.description == f"{SAID['cifar10']}, averaged 2 x 2 to 16 x 16"
+    for part in data.PARTS:
         images = getattr(full, part).images.astype(float)
         mean = sum(images[:, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
         np.testing.assert_array_equal(getattr(halved, part).images, np.floor(mean + 0.5))
@@ -164,36 +89,133 @@ def test_white_stays_white_when_halved() -> None:
     assert data.halve(np.array([1, 0, 1, 0], np.uint8).reshape(1, 2, 2, 1)).item() == 1
 
 
-def test_a_copy_in_another_format_is_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(tmp_path, "cifar10", (32, 32, 3), "JPEG")
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert data.load("cifar10").description.endswith("from a JPEG copy")
+def test_celeb_a_is_cut_and_shrunk_as_published(tfds: Path) -> None:
+    """The middle 140 x 140 of 218 x 178 pixels; the inner ones have 64/140 of the size and the same mean."""
+    found = data.load("celeb_a")
+    assert (found.shape, found.flip, found.test.labels) == ((64, 64, 3), True, None)
+    assert found.description == "CelebA, faces of 64 x 64 pixels, the middle 140 x 140 of each"
+    whole = data.load("celeb_a", 140)
+    for part in data.PARTS:
+        shrunk, cut = (getattr(one, part).images.astype(float) for one in (found, whole))
+        assert cut.shape[1:] == (140, 140, 3)
+        np.testing.assert_allclose(shrunk.mean(axis=(1, 2)), cut.mean(axis=(1, 2)), atol=0.5)
+    faces = {image[39:179, 19:159].tobytes() for image in made_up(30, 218, 178)}
+    assert {image.tobytes() for image in whole.test.images} <= faces
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar10_16"])
-def test_a_set_that_is_not_there_says_how_to_get_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(ValueError, match=r"TFDS_DATA_DIR.*tfds\.builder\('(mnist|cifar10)'.*array_record") as caught:
-        data.load(name)
-    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+def test_any_set_of_TFDS_is_found_by_its_name(tfds: Path) -> None:
+    rooms = data.load("lsun/bedroom", 16)
+    assert rooms.description == (
+        "lsun/bedroom of TFDS, images of 16 x 16 pixels, tested on validation images, mirror images taken as likely"
+    )
+    assert rooms.flip and [len(part.images) for part in (rooms.train, rooms.calibration, rooms.test)] == [18, 2, 5]
+    faces = data.load("celeb_a_hq/16")
+    assert ", tested on 3 training images that are not learned" in faces.description
+    assert [len(part.images) for part in (faces.train, faces.calibration, faces.test)] == [24, 3, 3]
+    shown = np.concatenate([numbers(part.images) for part in (faces.train, faces.calibration, faces.test)])
+    assert sorted(shown) == list(range(30))
 
 
-def test_without_TFDS_DATA_DIR_the_folder_is_TFDSs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+def test_a_set_is_shrunk_on_demand(tfds: Path) -> None:
+    found = data.load("mnist", 14)
+    assert found.shape == (14, 14, 1)
+    assert found.description == "MNIST, handwritten digits of 14 x 14 pixels"
+    assert data.load("mnist").shape == (28, 28, 1)
+
+
+def test_a_set_that_does_not_fit_into_memory_gives_the_same_batches(
+    tfds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = data.batches(data.load("celeb_a").train.images, 8, 0)
+    monkeypatch.setattr(records, "IN_MEMORY", 20 * 64 * 64 * 3)
+    data._of_version.cache_clear()
+    found = data.load("celeb_a")
+    assert isinstance(found.train, data.Large) and found.shape == (64, 64, 3)
+    assert isinstance(found.calibration.images, np.ndarray) and isinstance(found.test.images, np.ndarray)
+    reading = data.stream(data.batches(found.train.images, 8, 0), 2)
+    for step in range(2, 12):
+        np.testing.assert_array_equal(next(reading), whole[step])
+    np.testing.assert_array_equal(data.seen(found.train).images[:20], found.train.images[:20])
+    data._of_version.cache_clear()
+
+
+def test_a_folder_and_an_array_are_found_by_their_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = made_up(30, 8, 8)
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(images):
+        (tmp_path / "photos" / f"{i:02}.png").write_bytes(encoded(image))
+    np.savez(tmp_path / "it.npz", images=images, labels=np.arange(30))
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ValueError, match=f"{tmp_path}/tensorflow_datasets does not hold mnist"):
-        data.load("mnist")
+    data._of_path.cache_clear()
+    for name in ("./photos", str(tmp_path / "photos"), "~/photos", "it.npz", "./it.npz"):
+        found, is_array = data.load(name), name.endswith(".npz")
+        assert (found.name, found.shape, found.levels, found.flip) == (name, (8, 8, 3), 256, not is_array)
+        three = (found.train, found.calibration, found.test)
+        np.testing.assert_array_equal(np.sort(np.concatenate([numbers(part.images) for part in three])), np.arange(30))
+        for part in three:
+            assert (part.labels is not None) == is_array
+            if part.labels is not None:
+                np.testing.assert_array_equal(part.labels, numbers(part.images))
+        assert ("mirror images taken as likely" in found.description) != is_array
+        assert found.description.startswith("images in ") and " of 8 x 8 pixels, tested on 3 " in found.description
+    assert data.load("./photos", 4).shape == data.load("it.npz", 4).shape == (4, 4, 3)
 
 
-def test_importing_the_module_imports_neither_tfds_nor_tensorflow() -> None:
-    command = "import sys, ddpm_jax.data; print({'tensorflow_datasets', 'tensorflow', 'PIL'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+def test_a_copy_in_another_format_is_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path, "cifar10", {"train": list(made_up(20, 32, 32)), "test": list(made_up(2, 32, 32))}, "JPEG")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert data.load("cifar10").description == f"{SAID['cifar10']}, from a JPEG copy"
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "message"),
+    [
+        ("digit", None, "unknown data set 'digit': choose one of digits, mnist.* or a path of images such as ./digit"),
+        ("lsun", None, "holds lsun/bedroom: choose one instead of lsun"),
+        ("fashion_mnist", None, r"does not hold fashion_mnist as array_record.*tfds\.builder\('fashion_mnist'"),
+        ("./nothing", None, "nothing is not there as a folder or an .npz file"),
+        ("mnist", 0, "image_size = 0: it is at least 1"),
+        ("mnist", 29, "image_size = 29: images of mnist have 28 x 28 pixels and are never enlarged"),
+        ("digits", 4, "image_size = 4: digits comes in 8 x 8 pixels alone, leave it out"),
+        ("cifar10_16", 32, "image_size = 32: cifar10_16 comes in 16 x 16 pixels alone, leave it out"),
+    ],
+)
+def test_wrong_names_and_sizes_are_refused(tfds: Path, name: str, image_size: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        data.load(name, image_size)
+    assert "\n" not in str(caught.value)
+
+
+def test_sets_of_one_size_may_be_asked_for_in_it(tfds: Path) -> None:
+    assert data.load("digits", 8).shape == (8, 8, 1)
+    assert data.load("cifar10_16", 16).shape == (16, 16, 3)
+
+
+def test_batches_and_what_evaluation_sees_are_reached_from_here() -> None:
+    assert (data.batches, data.stream, data.seen) == (feed.batches, feed.stream, parts.seen)
 
 
 def there(name: str) -> bool:
     """Whether TFDS_DATA_DIR holds the real set."""
     return any(Path(os.environ.get("TFDS_DATA_DIR", "/nowhere")).glob(f"{name}/*/{name}-train.array_record-*"))
+
+
+@pytest.mark.slow
+def test_the_real_sets_are_split_as_ever() -> None:
+    """The official training images shuffled by NumPy's RandomState(0), the last of them held out."""
+    if not there("mnist"):
+        pytest.skip("TFDS_DATA_DIR does not hold mnist")
+    import tensorflow_datasets as tfds
+
+    found = data.load("mnist")
+    source = tfds.data_source("mnist", data_dir=os.environ["TFDS_DATA_DIR"], split="train")
+    order = np.random.RandomState(0).permutation(60_000)
+    for part, some in ((found.train, order[:20]), (found.calibration, order[-1000:-980])):
+        for image, label, number in zip(part.images, part.labels, some, strict=False):
+            example = source[int(number)]
+            np.testing.assert_array_equal(image, example["image"])
+            assert label == example["label"]
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from ddpm_jax import (
     objective,
     predict,
     process,
+    recipes,
     reverse,
     schedule,
     time_sampler,
@@ -23,7 +24,7 @@ from ddpm_jax import (
     variance,
     worlds,
 )
-from ddpm_jax.train import Recipe
+from ddpm_jax.recipes import Recipe
 from tests.oracle import pairs, schedules, variances
 
 LINEAR = schedule.linear()
@@ -48,7 +49,7 @@ def recipe(network, steps, rate):
         objective=frozen.fit(NAMES, CHAIN),
         time_sampler=time_sampler.build("antithetic"),
         optimizer=optax.adam(optax.cosine_decay_schedule(rate, steps)),
-        ema_decay=0.99,
+        ema_decay=(0.99,),
         levels=None,
         flip=False,
     )
@@ -66,7 +67,7 @@ def trained(settings, params, world, steps, batch):
 
         return jax.lax.scan(step, state, jnp.arange(steps))
 
-    return run(train.init(jax.random.key(0), params, settings))[0].ema
+    return run(recipes.init(jax.random.key(0), params, settings))[0].ema[0]
 
 
 @cache
@@ -277,14 +278,14 @@ def test_heads_follow_the_exact_covariance_of_a_mixture_of_images():
         denoiser=lambda params, keys, still: frozen.with_heads(still, network, params, names, unit),
         objective=frozen.fit(names, chain),
         optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
-        ema_decay=0.995,
+        ema_decay=(0.995,),
     )
-    state = train.init(jax.random.key(0), unet.init(jax.random.key(1), config, 4), settings)
+    state = recipes.init(jax.random.key(0), unet.init(jax.random.key(1), config, 4), settings)
     step = jax.jit(lambda state, key: train.train_step(settings, state, world.sample(key, 512), frozen=still))
     for i in range(MIXTURE_STEPS):
         state, _ = step(state, jax.random.fold_in(jax.random.key(7), i))
 
-    headed = frozen.with_heads(still, network, state.ema, names, unit)
+    headed = frozen.with_heads(still, network, state.ema[0], names, unit)
     x_0 = world.sample(jax.random.key(99), 4000)
     for t in MIXTURE_TIMES:
         x_t = process.diffuse(LINEAR, x_0, t, jax.random.normal(jax.random.key(t), x_0.shape))

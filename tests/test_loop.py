@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import loop, objective, run, unet
-from ddpm_jax.config import Config
+from ddpm_jax import checkpoint, journal, loop, objective, processes, run, unet
+from ddpm_jax.config import Config, Stopped
 from ddpm_jax.objective import Noised
 from ddpm_jax.predict import Denoiser
 from tests.test_unet import TINY
@@ -36,10 +37,10 @@ def test_k_and_k_steps_with_a_restore_between_equal_2k_steps_bit_for_bit(tmp_pat
 
 def test_the_log_has_every_step_once_even_after_an_interruption(tmp_path: Path) -> None:
     loop.fit(replace(CONFIG, steps=3), tmp_path)
-    with (tmp_path / loop.METRICS).open("a", encoding="utf-8") as log:  # written after the checkpoint, then killed
+    with (tmp_path / journal.METRICS).open("a", encoding="utf-8") as log:  # written after the checkpoint, then killed
         log.write(json.dumps({"step": 4, "loss": 9.0}) + "\n")
     loop.fit(CONFIG, tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / loop.METRICS).read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / journal.METRICS).read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [2, 3, 4, 6]
     assert all(line["loss"] < 5 and line["images_per_second"] > 0 for line in lines)
     assert list((tmp_path / "tensorboard").glob("events.*"))
@@ -48,7 +49,7 @@ def test_the_log_has_every_step_once_even_after_an_interruption(tmp_path: Path) 
 def test_a_finished_run_is_read_and_not_trained_again(tmp_path: Path) -> None:
     trained = loop.fit(CONFIG, tmp_path)
     again = run.load(tmp_path)
-    assert again.run.config == CONFIG
+    assert again.run.config == replace(CONFIG, data="digits")
     x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
     np.testing.assert_array_equal(trained.denoiser(x_t, t).eps, again.denoiser(x_t, t).eps)
     assert int(loop.fit(CONFIG, tmp_path).state.step) == 6
@@ -57,7 +58,7 @@ def test_a_finished_run_is_read_and_not_trained_again(tmp_path: Path) -> None:
 def test_samples_are_made_from_the_averaged_parameters(tmp_path: Path) -> None:
     trained = loop.fit(CONFIG, tmp_path)
     x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
-    expected = unet.network(trained.run.network)(trained.state.ema, x_t, t)
+    expected = unet.network(trained.run.network)(trained.state.ema[0], x_t, t)
     np.testing.assert_array_equal(trained.denoiser(x_t, t).eps, expected)
 
 
@@ -70,7 +71,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
         return jnp.where(drawn.step.t == 17, jnp.nan, real(drawn, denoiser))
 
     monkeypatch.setitem(objective.OBJECTIVES, "simple", lambda parts: breaks_at_17)
-    with pytest.raises(FloatingPointError, match=r"loss nan at step \d+, t = 17: ") as stop:
+    with pytest.raises(FloatingPointError, match=r"loss nan at step \d+, t = 17; loss by t/T .*0\.4: nan, ") as stop:
         loop.fit(replace(CONFIG, steps=200, log_every=200, save_every=1), tmp_path)
     broken = int(re.findall(r"step (\d+)", str(stop.value))[0])
     kept = run.load(tmp_path).state
@@ -111,7 +112,7 @@ def test_every_kind_of_run_trains_stops_and_goes_on(tmp_path: Path, change: dict
     for part in ("params", "opt_state", "history"):
         for a, b in zip(*(jax.tree.leaves(getattr(one.state, part)) for one in (whole, halves)), strict=True):
             np.testing.assert_array_equal(a, b)
-    lines = (tmp_path / "whole" / loop.METRICS).read_text(encoding="utf-8").splitlines()
+    lines = (tmp_path / "whole" / journal.METRICS).read_text(encoding="utf-8").splitlines()
     assert len(lines) == 6 and all(np.isfinite(json.loads(line)["loss"]) for line in lines)
     drawn = int(whole.state.history.counts.sum())
     assert drawn == (48 if config.time_sampler == "loss_second_moment" else 0)
@@ -134,7 +135,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     [
         ({"data": "digit"}, "unknown data set 'digit': choose one of digits"),
         ({"preset": "huge"}, "unknown preset 'huge': choose one of cifar10"),
-        ({"preset": "cifar10"}, "preset 'cifar10' is for 3-channel images and digits has 1"),
+        ({"preset": "cifar10", "data": "digits"}, "preset 'cifar10' is for 3-channel images and digits has 1"),
         ({"schedule": "lin"}, "unknown schedule 'lin': choose one of linear"),
         ({"schedule": "jsd"}, "prediction 'eps' needs alpha_bar_T > 0"),
         ({"variance": "learn"}, "unknown variance 'learn': choose one of small"),
@@ -158,3 +159,63 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path: Path, 
     with pytest.raises(ValueError, match=message):
         loop.fit(replace(CONFIG, **change), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+# ---------------------------------------------------------------- which checkpoint, which average
+
+
+def test_any_stored_step_and_average_can_be_read(tmp_path: Path) -> None:
+    loop.fit(replace(CONFIG, ema_decay=(0.5, 0.0), keep=3, save_every=2), tmp_path)
+    newest, fourth = run.load(tmp_path), run.load(tmp_path, step=4)
+    assert int(newest.state.step) == 6 and int(fourth.state.step) == 4
+    raw = run.load(tmp_path, ema_decay=0.0)  # an average that forgets at once is the parameters themselves
+    for a, b in zip(jax.tree.leaves(raw.averaged), jax.tree.leaves(raw.state.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    with pytest.raises(ValueError, match=r"ema_decay = 0\.9: the run has averages of 0\.5, 0"):
+        run.load(tmp_path, ema_decay=0.9)
+    with pytest.raises(ValueError, match="no checkpoint of step 5"):
+        run.load(tmp_path, step=5)
+
+
+def test_bfloat16_activations_train_and_are_judged_in_float32(tmp_path: Path) -> None:
+    """Close to float32 in the loss; parameters and averages stay float32, and so does the denoiser."""
+    losses = {}
+    for activations in ("float32", "bfloat16"):
+        trained = loop.fit(replace(CONFIG, activations=activations), tmp_path / activations)
+        assert {leaf.dtype for leaf in jax.tree.leaves(trained.state.params)} == {jnp.dtype("float32")}
+        lines = journal.read(tmp_path / activations / journal.METRICS)
+        losses[activations] = np.array([line["loss"] for line in lines if "loss" in line])
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.03)
+    assert (losses["bfloat16"] != losses["float32"]).any()
+    x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
+    exact = unet.network(replace(trained.run.network, activations="float32"))(trained.averaged, x_t, t)
+    np.testing.assert_array_equal(trained.denoiser(x_t, t).eps, exact)
+
+
+def test_sigterm_stores_the_state_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """Stopped at step 4, between two checkpoints, and finished: bit for bit the run that was not."""
+    whole = loop.fit(CONFIG, tmp_path / "whole").state
+    asked = iter([False, False, False, True])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "stop_request", lambda: nullcontext(lambda call: next(asked)))
+        with pytest.raises(Stopped, match="step 4 is stored, the same command goes on from there"):
+            loop.fit(CONFIG, tmp_path / "stopped")
+    assert checkpoint.steps(tmp_path / "stopped" / run.CHECKPOINTS)[0] == 4
+    halves = loop.fit(CONFIG, tmp_path / "stopped").state
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(halves.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    lines = {name: journal.read(tmp_path / name / journal.METRICS) for name in ("whole", "stopped")}
+    without_rates = {
+        name: [{key: line[key] for key in line if key not in ("images_per_second", "memory_gib")} for line in found]
+        for name, found in lines.items()
+    }
+    assert without_rates["whole"] == without_rates["stopped"]
+
+
+def test_the_held_out_loss_and_the_sample_grids_are_written_when_due(tmp_path: Path) -> None:
+    loop.fit(replace(CONFIG, sample_every=3, ema_decay=(0.9, 0.99)), tmp_path)
+    lines = journal.read(tmp_path / journal.METRICS)
+    assert [line["step"] for line in lines if line.get("held_out_loss")] == [3, 6]
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {
+        f"{name}-{step:08d}.png" for name in ("raw", "ema_0.9", "ema_0.99") for step in (3, 6)
+    }

@@ -17,6 +17,7 @@ from ddpm_jax import (
     parallel,
     predict,
     process,
+    recipes,
     sampler,
     schedule,
     time_sampler,
@@ -27,8 +28,9 @@ from ddpm_jax import (
 )
 from ddpm_jax.eval import moments
 from ddpm_jax.parallel import PARALLEL, Layout
+from ddpm_jax.recipes import Recipe, TrainState
 from ddpm_jax.sampler import Rules
-from ddpm_jax.train import Recipe, TrainState
+from tests.storing import store
 from tests.test_unet import TINY, fresh
 
 SMALL = replace(TINY, multipliers=(1,), attention_resolutions=(), dropout=0.3)
@@ -41,11 +43,11 @@ def recipe() -> Recipe:
     return Recipe(
         schedule=linear,
         chain=process.every_step(linear),
-        denoiser=train.in_training(unet.network(SMALL), linear, "eps"),
+        denoiser=recipes.in_training(unet.network(SMALL), linear, "eps"),
         objective=objective.simple("eps"),
         time_sampler=time_sampler.build("uniform"),
         optimizer=optax.sgd(0.5),
-        ema_decay=0.9,
+        ema_decay=(0.9,),
         levels=17,
         flip=True,
     )
@@ -56,18 +58,18 @@ def on(how: str, devices: int) -> Layout:
 
 
 def begin(recipe: Recipe) -> TrainState:
-    return train.init(jax.random.key(1), fresh(SMALL), recipe)
+    return recipes.init(jax.random.key(1), fresh(SMALL), recipe)
 
 
 def after_steps(recipe: Recipe, state: TrainState, batches: Iterable, layout: Layout | None) -> TrainState:
-    step = partial(train.train_step, recipe)
     if layout is None:
-        run = jax.jit(step)
+        run = jax.jit(partial(train.train_steps, recipe))
     else:
-        run, state = parallel.parallelise(step, 16, layout), parallel.replicate(state, layout)
+        run = parallel.parallelise(partial(train.train_steps, recipe), layout)
+        state = parallel.replicate(state, layout)
     for images in batches:
-        state, metrics = run(state, jnp.asarray(images))
-        assert np.isfinite(metrics.loss)
+        state, metrics = run(state, images[None])
+        assert np.isfinite(metrics.loss).all()
     return state
 
 
@@ -89,12 +91,32 @@ def test_many_devices_make_the_step_of_one(recipe: Recipe, alone: TrainState, ho
     assert_same_parameters(after_steps(recipe, begin(recipe), IMAGES, on(how, devices)), alone)
 
 
+@pytest.mark.parametrize("how", PARALLEL)
+@pytest.mark.parametrize(("devices", "microbatches"), [(1, 4), (4, 2)])
+def test_microbatches_make_the_step_of_the_whole_batch(
+    recipe: Recipe, alone: TrainState, how: str, devices: int, microbatches: int
+) -> None:
+    parts = recipe._replace(microbatches=microbatches)
+    assert_same_parameters(after_steps(parts, begin(parts), IMAGES, on(how, devices)), alone)
+
+
+@pytest.mark.parametrize("unroll", [True, False])
+def test_steps_of_one_call_are_the_steps_of_many(recipe: Recipe, alone: TrainState, unroll: bool) -> None:
+    """The second microbatch's loop is in them, too, written out as on CPUs and as a loop as elsewhere."""
+    recipe = recipe._replace(unroll=unroll, microbatches=2)
+    layout = on("pmap", 4)
+    run = parallel.parallelise(partial(train.train_steps, recipe), layout)
+    state, metrics = run(parallel.replicate(begin(recipe), layout), IMAGES)
+    assert_same_parameters(state, alone)
+    assert metrics.loss.shape == (len(IMAGES),) and int(state.step) == len(IMAGES)
+
+
 @pytest.mark.parametrize(("before", "after"), [(8, 1), (8, 4), (1, 8), (4, 8)])
 def test_a_run_stored_on_some_devices_goes_on_on_others(
     recipe: Recipe, alone: TrainState, tmp_path: Path, before: int, after: int
 ) -> None:
     stored = after_steps(recipe, begin(recipe), IMAGES[:2], on("pmap", before))
-    checkpoint.save(tmp_path, stored, {})
+    store(tmp_path, stored, {})
     restored = checkpoint.restore(tmp_path, begin(recipe))
     assert_same_parameters(after_steps(recipe, restored, IMAGES[2:], on("pmap", after)), alone)
 
@@ -115,11 +137,11 @@ def on_seven_times(sampler_name: str) -> Recipe:
     return Recipe(
         schedule=linear,
         chain=SEVEN_TIMES,
-        denoiser=train.in_training(linear_network, linear, "eps"),
+        denoiser=recipes.in_training(linear_network, linear, "eps"),
         objective=objective.simple("eps"),
         time_sampler=time_sampler.build(sampler_name),
         optimizer=optax.sgd(0.01),
-        ema_decay=0.9,
+        ema_decay=(0.9,),
         levels=17,
         flip=False,
     )
@@ -127,7 +149,7 @@ def on_seven_times(sampler_name: str) -> Recipe:
 
 def many_steps(name: str, layout: Layout | None, steps: int = 20) -> TrainState:
     recipe = on_seven_times(name)
-    state = train.init(jax.random.key(1), jnp.float32(0.3), recipe)
+    state = recipes.init(jax.random.key(1), jnp.float32(0.3), recipe)
     return after_steps(recipe, state, [IMAGES[i % 3] for i in range(steps)], layout)
 
 
@@ -172,13 +194,13 @@ def test_antithetic_times_are_spread_over_the_whole_batch(how: str, devices: int
         schedule=tables,
         chain=process.every_step(tables),
         objective=lambda drawn, denoiser: 10.0**drawn.k + 0 * denoiser(drawn.x_t, drawn.step.t).eps.mean((1, 2, 3)),
-        denoiser=train.in_training(linear_network, tables, "eps"),
+        denoiser=recipes.in_training(linear_network, tables, "eps"),
     )
     layout = on(how, devices)
-    state = parallel.replicate(train.init(jax.random.key(1), jnp.float32(0.3), recipe), layout)
-    run = parallel.parallelise(partial(train.train_step, recipe), 16, layout)
+    state = parallel.replicate(recipes.init(jax.random.key(1), jnp.float32(0.3), recipe), layout)
+    run = parallel.parallelise(partial(train.train_steps, recipe), layout)
     for images in IMAGES:
-        state, metrics = run(state, jnp.asarray(images))
+        state, metrics = run(state, images[None])
         np.testing.assert_allclose(metrics.loss, 11111111 / 8, rtol=1e-6)
 
 
@@ -186,9 +208,9 @@ def test_the_history_goes_on_after_a_restore(histories: dict[str, TrainState], t
     """Twelve steps on eight devices, stored, and eight on one: bit for bit what was stored, then the same draws."""
     name = "loss_second_moment"
     stored = many_steps(name, on("pmap", 8), steps=12)
-    checkpoint.save(tmp_path, stored, {})
+    store(tmp_path, stored, {})
     recipe = on_seven_times(name)
-    restored = checkpoint.restore(tmp_path, train.init(jax.random.key(1), jnp.float32(0.3), recipe))
+    restored = checkpoint.restore(tmp_path, recipes.init(jax.random.key(1), jnp.float32(0.3), recipe))
     for got, wanted in zip(restored.history, stored.history, strict=True):
         np.testing.assert_array_equal(got, wanted)
         assert got.dtype == wanted.dtype
@@ -212,8 +234,8 @@ def test_what_is_frozen_is_whole_on_every_device_and_no_parameter(how: str, devi
 
     layout = on(how, devices)
     frozen = {"weights": jnp.arange(5.0)}
-    run = parallel.parallelise(step, 8, layout, frozen)
-    state, _ = run(parallel.replicate(jnp.float32(0), layout), jnp.full((8, 1), 2.0))
+    run = parallel.parallelise(step, layout, frozen)
+    state, _ = run(parallel.replicate(jnp.float32(0), layout), jnp.full((1, 8, 1), 2.0))
     assert float(state) == 20.0
 
 
@@ -286,18 +308,21 @@ def test_the_step_is_compiled_once() -> None:
         total = jax.lax.pmean(batch.sum(), axis)
         return state + total, total
 
-    run = parallel.parallelise(step, 8)
+    run = parallel.parallelise(step)
     state = parallel.replicate(jnp.float32(0))
     for _ in range(3):
-        state, _ = run(state, jnp.ones((8, 1)))
+        state, _ = run(state, jnp.ones((1, 8, 1)))
     assert traces == 1
     assert float(state) == 3.0
 
 
 def test_wrong_values_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown parallel 'pjit': choose one of pmap, shard_map"):
-        parallel.parallelise(lambda *_: None, 8, Layout("pjit"))
+        parallel.parallelise(lambda *_: None, Layout("pjit"))
     with pytest.raises(ValueError, match="unknown parallel 'pjit'"):
         parallel.over_examples(lambda shared, x: x, None, jnp.ones(2), Layout("pjit"))
     with pytest.raises(ValueError, match="batch 9 does not split over 8 devices"):
-        parallel.parallelise(lambda *_: None, 9)
+        parallel.check_batch(9, 1, Layout())
+    with pytest.raises(ValueError, match=r"batch 24 .* 8 devices and 2 microbatches: choose a multiple of 16"):
+        parallel.check_batch(24, 2, Layout())
+    parallel.check_batch(24, 3, Layout())

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddpm_jax import objective, predict, process, schedule, time_sampler, train, trajectory
+from ddpm_jax import objective, predict, process, recipes, schedule, time_sampler, train, trajectory
 from ddpm_jax.objective import Noised
 from ddpm_jax.predict import Denoiser
-from ddpm_jax.train import Recipe, TrainState
+from ddpm_jax.recipes import Recipe, TrainState
 
 SCHEDULE = schedule.linear(100)
 IMAGES = np.random.default_rng(0).integers(0, 17, (8, 4, 4, 1)).astype(np.uint8)
@@ -22,11 +22,11 @@ def recipe(**changes: object) -> Recipe:
     plain = Recipe(
         schedule=SCHEDULE,
         chain=process.every_step(SCHEDULE),
-        denoiser=train.in_training(linear_network, SCHEDULE, "eps"),
+        denoiser=recipes.in_training(linear_network, SCHEDULE, "eps"),
         objective=objective.simple("eps"),
         time_sampler=time_sampler.build("uniform"),
         optimizer=optax.sgd(0.1),
-        ema_decay=0.9,
+        ema_decay=(0.9,),
         levels=17,
         flip=False,
     )
@@ -34,21 +34,14 @@ def recipe(**changes: object) -> Recipe:
 
 
 def begin(settings: Recipe) -> TrainState:
-    return train.init(jax.random.key(5), {"scale": jnp.float32(0.3), "shift": jnp.float32(0.1)}, settings)
+    return recipes.init(jax.random.key(5), {"scale": jnp.float32(0.3), "shift": jnp.float32(0.1)}, settings)
 
 
 def drawn(images: np.ndarray, step: int = 0, **changes: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the objective is given: data, times, noise."""
-    seen: list = []
-
-    def record(given: Noised, denoiser: Denoiser) -> jax.Array:
-        seen.append((np.asarray(given.x_0), np.asarray(given.step.t), np.asarray(given.eps)))
-        return jnp.zeros(len(given.x_0))
-
-    settings = recipe(objective=record, **changes)
-    state = begin(settings)._replace(step=jnp.int32(step))
-    train.train_step(settings, state, jnp.asarray(images))
-    return seen[0]
+    settings = recipe(**changes)
+    given, _ = train.draw(settings, begin(settings)._replace(step=jnp.int32(step)), jnp.asarray(images))
+    return np.asarray(given.x_0), np.asarray(given.step.t), np.asarray(given.eps)
 
 
 def test_images_become_minus_one_to_one_and_back() -> None:
@@ -116,43 +109,81 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
 
 
 def test_the_average_of_constants_is_the_constant_at_every_step() -> None:
-    settings = recipe(optimizer=optax.sgd(0.0), ema_decay=0.9999)
+    settings = recipe(optimizer=optax.sgd(0.0), ema_decay=(0.9999,))
     state = begin(settings)
     for _ in range(3):
         state, _ = train.train_step(settings, state, jnp.asarray(IMAGES))
-        np.testing.assert_array_equal(state.ema["scale"], np.float32(0.3))
+        np.testing.assert_array_equal(state.ema[0]["scale"], np.float32(0.3))
 
 
 def test_the_average_weighs_the_newest_by_one_minus_decay() -> None:
-    settings = recipe(ema_decay=0.5)
+    settings = recipe(ema_decay=(0.5,))
     state = begin(settings)._replace(step=jnp.int32(1000))
     new, _ = train.train_step(settings, state, jnp.asarray(IMAGES))
-    np.testing.assert_allclose(new.ema["scale"], 0.5 * 0.3 + 0.5 * new.params["scale"], rtol=1e-6)
+    np.testing.assert_allclose(new.ema[0]["scale"], 0.5 * 0.3 + 0.5 * new.params["scale"], rtol=1e-6)
+
+
+def test_every_rate_has_its_average() -> None:
+    settings = recipe(ema_decay=(0.5, 0.0))
+    state = begin(settings)._replace(step=jnp.int32(1000))
+    new, _ = train.train_step(settings, state, jnp.asarray(IMAGES))
+    np.testing.assert_allclose(new.ema[0]["scale"], 0.5 * 0.3 + 0.5 * new.params["scale"], rtol=1e-6)
+    np.testing.assert_array_equal(new.ema[1]["scale"], new.params["scale"])
+
+
+def test_losses_by_noise_level_are_means_of_a_tenth_of_the_times_and_forget() -> None:
+    """Two steps whose losses are t itself; Python's own sums. T = 100, so that the first tenth is t = 1..10."""
+    settings = recipe(objective=lambda given, denoiser: given.step.t.astype(jnp.float32))
+    state, sums, counts = begin(settings), np.zeros(10), np.zeros(10)
+    for step in range(2):
+        sums, counts = 0.98 * sums, 0.98 * counts
+        for t in drawn(IMAGES, step)[1].tolist():
+            sums[(t - 1) // 10] += t
+            counts[(t - 1) // 10] += 1
+        state, _ = train.train_step(settings, state, jnp.asarray(IMAGES))
+    np.testing.assert_allclose(state.recent.sums, sums, rtol=1e-6)
+    np.testing.assert_allclose(state.recent.means, sums / np.where(counts, counts, np.nan), rtol=1e-6)
+
+
+def test_microbatches_are_one_batch() -> None:
+    """One, two and eight parts: the same loss, gradient and times drawn; written out or as a loop."""
+    whole, metrics = train.train_step(recipe(), begin(recipe()), jnp.asarray(IMAGES))
+    for count, unroll in ((2, True), (8, False)):
+        settings = recipe(microbatches=count, unroll=unroll)
+        parts, found = train.train_step(settings, begin(settings), jnp.asarray(IMAGES))
+        np.testing.assert_allclose(found.loss, metrics.loss, rtol=1e-6)
+        np.testing.assert_allclose(found.gradient_norm, metrics.gradient_norm, rtol=1e-5)
+        np.testing.assert_allclose(parts.params["scale"], whole.params["scale"], rtol=1e-6)
+
+
+def test_the_parameter_norm_is_that_after_the_update() -> None:
+    new, metrics = train.train_step(recipe(), begin(recipe()), jnp.asarray(IMAGES))
+    np.testing.assert_allclose(metrics.parameter_norm, np.hypot(new.params["scale"], new.params["shift"]), rtol=1e-6)
+
+
+def test_held_out_losses_do_not_depend_on_the_block_and_are_those_of_the_objective() -> None:
+    settings, params = recipe(), begin(recipe()).params
+    k = np.arange(8) * 100 // 8
+    judge = lambda rows: train.held_out_loss(  # noqa: E731
+        settings,
+        (jax.random.key(3), params, None),
+        (jnp.asarray(k)[rows], jnp.arange(8)[rows], jnp.asarray(IMAGES)[rows]),
+    )
+    whole = judge(np.arange(8))
+    np.testing.assert_allclose(np.concatenate([judge(np.arange(3)), judge(np.arange(3, 8))]), whole, rtol=1e-6)
+    for i in range(8):
+        eps_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(3), i))
+        eps = np.asarray(jax.random.normal(eps_key, (4, 4, 1)), np.float64)
+        alpha_bar = SCHEDULE.alpha_bar[1 + k[i]]
+        x_t = np.sqrt(alpha_bar) * (IMAGES[i] / 8.0 - 1) + np.sqrt(1 - alpha_bar) * eps
+        np.testing.assert_allclose(whole[i], ((0.3 * x_t + 0.1 - eps) ** 2).mean(), rtol=1e-5)
 
 
 def test_the_average_follows_quickly_at_first() -> None:
-    settings = recipe(ema_decay=0.9999)
+    settings = recipe(ema_decay=(0.9999,))
     state = begin(settings)
     new, _ = train.train_step(settings, state, jnp.asarray(IMAGES))
-    np.testing.assert_allclose(new.ema["scale"], 0.1 * 0.3 + 0.9 * new.params["scale"], rtol=1e-6)
-
-
-def test_learning_rate_grows_linearly_to_its_value() -> None:
-    optimizer = train.adam(0.1, warmup=4, clip_norm=1e9)
-    params = {"w": jnp.float32(0.0)}
-    state, moves = optimizer.init(params), []
-    for _ in range(6):
-        updates, state = optimizer.update({"w": jnp.float32(1.0)}, state, params)
-        moves.append(-float(updates["w"]))
-    np.testing.assert_allclose(moves, [0, 0.025, 0.05, 0.075, 0.1, 0.1], atol=1e-6)
-
-
-def test_large_gradients_are_clipped_before_adam() -> None:
-    clip = train.adam(1.0, warmup=0, clip_norm=1.0)
-    params = {"w": jnp.zeros(2)}
-    _, state = clip.update({"w": jnp.array([30.0, 40.0])}, clip.init(params), params)
-    first_moment = jax.tree.leaves(state[1][0].mu)[0]
-    np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
+    np.testing.assert_allclose(new.ema[0]["scale"], 0.1 * 0.3 + 0.9 * new.params["scale"], rtol=1e-6)
 
 
 def test_a_loss_that_is_not_finite_names_its_time() -> None:
@@ -180,7 +211,7 @@ def test_the_network_is_given_dropout_keys_one_an_example() -> None:
         seen["keys"] = keys.shape
         return params["scale"] * x_t
 
-    settings = recipe(denoiser=train.in_training(network, SCHEDULE, "eps"))
+    settings = recipe(denoiser=recipes.in_training(network, SCHEDULE, "eps"))
     train.train_step(settings, begin(settings), jnp.asarray(IMAGES))
     assert seen["keys"] == (8,)
 
@@ -220,7 +251,7 @@ def test_a_networks_heads_reach_the_objective_by_name() -> None:
         seen.append(denoiser(given.x_t, given.step.t))
         return jnp.zeros(len(given.x_0))
 
-    settings = recipe(objective=record, denoiser=train.in_training(network, SCHEDULE, "eps", ("learned",)))
+    settings = recipe(objective=record, denoiser=recipes.in_training(network, SCHEDULE, "eps", ("learned",)))
     train.train_step(settings, begin(settings), jnp.asarray(IMAGES))
     assert seen[0].heads is not None
     assert list(seen[0].heads) == ["learned"]

@@ -33,6 +33,23 @@ class Classifier(NamedTuple):
     levels: int
 
 
+def check(name: str, labels: Int[np.ndarray, " n"] | None) -> None:
+    """Refuse a data set that no classifier can be trained on.
+
+    Args:
+      name: of the data set.
+      labels: of its test images.
+
+    Raises:
+      ValueError: there are none.
+    """
+    if labels is None:
+        raise ValueError(
+            f"{name} has no labels, and samples are judged by features of a classifier of them: choose a data "
+            "set with labels, or give them as the array `labels` of an .npz"
+        )
+
+
 def fit(
     images_uint8: Images, labels: Int[np.ndarray, " n"], levels: int, seed: int = 0, keep: Keep = cells.compute_always
 ) -> Classifier:

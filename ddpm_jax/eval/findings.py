@@ -7,6 +7,7 @@ import numpy as np
 
 from ddpm_jax import cells
 from ddpm_jax.cells import Keep
+from ddpm_jax.data import seen
 from ddpm_jax.eval import ablation, checks, classifier, costs, curves, fid, quality
 from ddpm_jax.eval.ablation import REFERENCE, Choices
 from ddpm_jax.eval.costs import Table
@@ -73,24 +74,32 @@ def _without_errors(row: ablation.Row) -> ablation.Row:
 def sample(
     subject: Subject, design: Design, choices: Choices, means: Means = Means()
 ) -> tuple[dict[str, Any], dict[ablation.Cell, np.ndarray]]:
-    """Samples of every variance x K on even chains with their Frechet distances, and the images."""
-    images, even = subject.data, [(name, "even", K) for K in design.sample_K for name in design.variances]
+    """Samples of every variance x K on even chains with their Frechet distances, and the images.
+
+    Raises:
+      ValueError: the images have no labels.
+    """
+    images, test = subject.data, subject.data.test
+    classifier.check(images.name, test.labels)
+    train = seen(images.train)
+    assert train.labels is not None and test.labels is not None
+    even = [(name, "even", K) for K in design.sample_K for name in design.variances]
     wanted = [cell for cell in even if cell in choices.times]
     shape = (design.seeds, design.images, *images.shape)
     drawn = quality.draw(choices, subject.denoiser, wanted, design.rules, shape, means.layout, means.keep)
-    judge = classifier.fit(images.train.images, images.train.labels, images.levels, keep=means.keep)
+    judge = classifier.fit(train.images, train.labels, images.levels, keep=means.keep)
     features = partial(classifier.features, judge)
-    held_out = np.concatenate([images.calibration.images, images.test.images])
-    target = fid.gaussian_fit(features(images.train.images))
-    single, over_seeds = quality.distances(drawn, features, images.train.images)
+    held_out = np.concatenate([images.calibration.images, test.images])
+    target = fid.gaussian_fit(features(train.images))
+    single, over_seeds = quality.distances(drawn, features, train.images)
     results = {
         "samples": single,
         "sample_cells": over_seeds,
         "classifier": {
             "name": "multilayer perceptron, 128 and 32 hidden units, features of the last",
             "features": int(target[0].size),
-            "train_accuracy": classifier.accuracy(judge, *images.train),
-            "test_accuracy": classifier.accuracy(judge, *images.test),
+            "train_accuracy": classifier.accuracy(judge, train.images, train.labels),
+            "test_accuracy": classifier.accuracy(judge, test.images, test.labels),
             "bias": fid.finite_sample_bias(target[1], design.images),
             "held_out_frechet": fid.frechet_distance(*fid.gaussian_fit(features(held_out)), *target),
             "held_out_images": len(held_out),
@@ -103,19 +112,19 @@ def pictures(
     subject: Subject, design: Design, choices: Choices, drawn: dict[ablation.Cell, np.ndarray], keep: Keep
 ) -> dict[str, np.ndarray]:
     """The small images of the report, as grey levels 0..255, with the times and distances that stand beside them."""
-    images = subject.data
+    images, train = subject.data, seen(subject.data.train).images
     K, short, shown = max(design.sample_K), min(design.sample_K), min(SHOWN, design.images)
     both = [name for name in design.variances if (name, "even", K) in drawn and (name, "even", short) in drawn]
     best = REFERENCE if REFERENCE in both else both[0]
     long = drawn[best, "even", K][0, :shown]
-    index, distance = quality.nearest(long, images.train.images)
+    index, distance = quality.nearest(long, train)
     cell, shape = (best, "even", short), (4, *images.shape)
     of_grid = [name for name in design.variances if (name, "even", K) in drawn]
     levels = {
         "grid": np.stack([drawn[name, "even", K][0, :shown] for name in of_grid]),
         "grid_real": images.test.images[:shown],
         "strip": quality.strip(choices, subject.denoiser, cell, design.rules, shape, keep),
-        "neighbours": np.stack([long, images.train.images[index]], axis=1),
+        "neighbours": np.stack([long, train[index]], axis=1),
     }
     shades = {name: np.round(rows * (255 / (images.levels - 1))).astype(np.uint8) for name, rows in levels.items()}
     shades["grid_names"] = np.asarray(of_grid)

@@ -14,7 +14,7 @@ from jaxtyping import Key
 from ddpm_jax import basis, cells, process, reverse, sampler, trajectory, variance
 from ddpm_jax import subject as subjects
 from ddpm_jax.cells import Keep
-from ddpm_jax.data import DataSet
+from ddpm_jax.data import DataSet, seen
 from ddpm_jax.eval import ablation, costs, moments
 from ddpm_jax.eval.ablation import FREE, OPTIMAL, Choices, Row, Wanted
 from ddpm_jax.eval.moments import Moments
@@ -194,7 +194,7 @@ def measure(
         jax.random.fold_in(key, SPLITS.index(split)),
         subject.schedule,
         subject.denoiser,
-        getattr(subject.data, split).images,
+        (seen(subject.data.train) if split == "train" else getattr(subject.data, split)).images,
         design.rules,
         chain if split == "train" else None,
         means.layout,
@@ -209,7 +209,7 @@ def _unmeasured(subject: Subject, design: Design) -> Calibration:
     return Calibration(
         subject.schedule,
         frac=design.frac,
-        colours=basis.colour_axes(subject.data.train.images),
+        colours=basis.colour_axes(seen(subject.data.train).images),
         clamp_cov=design.rules.clamp_cov,
         clamp_head=design.clamp_head,
         learned_times=subject.learned_times,

@@ -1,6 +1,5 @@
 """Where the numbers of a report come from: the images, the training run, the machine."""
 
-import json
 import platform
 import sys
 from datetime import date
@@ -10,9 +9,9 @@ from typing import Any
 import jax
 
 import ddpm_jax
-from ddpm_jax import unet
+from ddpm_jax import journal, unet
 from ddpm_jax.data import DataSet
-from ddpm_jax.train import TrainState
+from ddpm_jax.recipes import TrainState
 
 
 def images(data: DataSet, variance: float) -> dict[str, Any]:
@@ -22,16 +21,10 @@ def images(data: DataSet, variance: float) -> dict[str, Any]:
     return {**known, **sizes, "variance": variance}
 
 
-def _lines(log: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, without a last one that was cut short."""
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def training_rate(log: Path) -> float | None:
     """Images per second of training, as the last record of a metrics.jsonl has it; None where there is none."""
-    lines = _lines(log)
-    return lines[-1]["images_per_second"] if lines else None
+    rates = [line["images_per_second"] for line in journal.read(log) if "images_per_second" in line]
+    return rates[-1] if rates else None
 
 
 def training(log: Path, state: TrainState) -> dict[str, Any]:
@@ -39,7 +32,11 @@ def training(log: Path, state: TrainState) -> dict[str, Any]:
     return {
         "steps": int(state.step),
         "parameters": unet.parameter_count(state.params),
-        "loss": [[line["step"], line["loss"]] for line in _lines(log) if line["step"] <= int(state.step)],
+        "loss": [
+            [line["step"], line["loss"]]
+            for line in journal.read(log)
+            if "loss" in line and line["step"] <= int(state.step)
+        ],
     }
 
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddpm_jax import data, objective, process, schedule, time_sampler, train
-from ddpm_jax.train import Recipe
+from ddpm_jax import data, objective, process, recipes, schedule, time_sampler, train
+from ddpm_jax.recipes import Recipe
 
 WIDTHS = (64 + 33, 256, 256, 64)  # 8 x 8 pixels and 33 features of the time
 STEPS, BATCH = 1000, 256
@@ -44,20 +44,20 @@ def learn():
     recipe = Recipe(
         schedule=linear,
         chain=process.every_step(linear),
-        denoiser=train.in_training(network, linear, "eps"),
+        denoiser=recipes.in_training(network, linear, "eps"),
         objective=objective.simple("eps"),
         time_sampler=time_sampler.build("uniform"),
         optimizer=optimizer,
-        ema_decay=0.99,
+        ema_decay=(0.99,),
         levels=DIGITS.levels,
         flip=False,
     )
-    state = train.init(jax.random.key(1), params, recipe)
+    state = recipes.init(jax.random.key(1), params, recipe)
     step = jax.jit(partial(train.train_step, recipe))
     images, draw = DIGITS.train.images, np.random.default_rng(0)
     for _ in range(STEPS):
         state, _ = step(state, images[draw.integers(0, len(images), BATCH)])
-    return state.ema
+    return state.ema[0]
 
 
 eps = partial(network, learn())

@@ -37,3 +37,9 @@ def test_its_features_are_its_last_hidden_layer(trained: classifier.Classifier) 
     assert (trained.classes[answers] == data.digits().test.labels).mean() == classifier.accuracy(
         trained, *data.digits().test
     )
+
+
+def test_a_data_set_without_labels_is_refused() -> None:
+    classifier.check("digits", data.digits().test.labels)
+    with pytest.raises(ValueError, match=r"^photos has no labels, .*choose a data set with labels, or give them"):
+        classifier.check("photos", None)

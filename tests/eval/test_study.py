@@ -18,6 +18,7 @@ import pytest
 from ddpm_jax import cells, data, process, schedule, subject, trajectory, variance, worlds
 from ddpm_jax.eval import ablation, findings, study
 from ddpm_jax.eval.study import Design, Means
+from ddpm_jax.records import OnDemand, Records
 from ddpm_jax.sampler import Rules
 from ddpm_jax.subject import Subject
 
@@ -106,6 +107,27 @@ def test_another_network_or_clip_is_measured_anew(own: Subject, first: tuple[Pat
     free = DESIGN._replace(rules=DESIGN.rules._replace(clip_x_0=False))
     _, then = everything(own, free, copied(folder, tmp_path / "b"))
     assert computed(then)["moments"] == used["moments"]["computed"]
+
+
+def test_training_images_on_demand_give_the_same_study(
+    own: Subject, first: tuple[Path, dict, dict], tmp_path: Path
+) -> None:
+    """Same images, so the same cells are found."""
+    (images, labels), n = FEW.train, len(FEW.train.images)
+    lying = Records(n, FEW.shape, list, lambda number: images[number], lambda number: int(labels[number]))
+    large = own._replace(data=FEW._replace(train=data.Large(OnDemand(lying, np.arange(n)))))
+    again, then = everything(large, DESIGN, copied(first[0], tmp_path / "cells"))
+    assert again == first[1]
+    assert computed(then) == {}
+
+
+def test_images_without_labels_are_measured_and_not_sampled(own: Subject) -> None:
+    unlabelled = FEW._replace(**{part: getattr(FEW, part)._replace(labels=None) for part in data.PARTS})
+    rows = study.compare(own._replace(data=unlabelled), DESIGN)
+    assert rows == study.compare(own, DESIGN)
+    choices = study.choose(own, DESIGN, study.measure(own, DESIGN, jax.random.key(0), "calibration"))
+    with pytest.raises(ValueError, match="few has no labels"):
+        findings.sample(own._replace(data=unlabelled), DESIGN, choices)
 
 
 def test_force_computes_everything_again(own: Subject, first: tuple[Path, dict, dict], tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_dry_run_prints_the_trainings_and_writes_nothing(tmp_path: Path, capsy
     ("words", "message"),
     [
         ("--data digit", "unknown data set 'digit'"),
-        ("--preset cifar10", "preset 'cifar10' is for 3-channel images"),
+        ("--preset cifar10 --data digits", "preset 'cifar10' is for 3-channel images"),
         ("--schedule lin", "unknown schedule 'lin': choose one of linear"),
         ("--T 10", "outside (0, 1): lower it"),
         ("--steps 0", "steps = 0: it is at least 1"),

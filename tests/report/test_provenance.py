@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from ddpm_jax.recipes import Recent, TrainState
 from ddpm_jax.report import provenance
-from ddpm_jax.train import TrainState
 
 
 @pytest.fixture
@@ -26,7 +26,8 @@ def test_the_rate_is_the_last_one(log: Path) -> None:
 
 def test_training_is_the_same_in_every_run(log: Path) -> None:
     params = dict(a=jnp.zeros((2, 3)), b=jnp.zeros(4))
-    state = TrainState(jnp.int32(3), params, params, (), jax.random.key(0), ())
+    recent = Recent(jnp.zeros(10), jnp.zeros(10))
+    state = TrainState(jnp.int32(3), params, (params,), (), jax.random.key(0), (), recent)
     expected = dict(steps=3, parameters=10, loss=[[1, 1.0], [2, 0.5], [3, 1 / 3]])
     assert provenance.training(log, state) == expected
 

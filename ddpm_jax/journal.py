@@ -1,0 +1,204 @@
+"""What a run says of itself while it trains: metrics.jsonl, TensorBoard, Weights & Biases, and who started it how.
+
+The only file that imports tensorboardX and wandb.
+"""
+
+import hashlib
+import importlib
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+
+import ddpm_jax
+from ddpm_jax import cells
+
+METRICS, LOG, CONFIG, STARTS = "metrics.jsonl", "log.txt", "config.json", "starts.jsonl"
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class Sink(NamedTuple):
+    """One of the places that a run writes to.
+
+    Attributes:
+      scalars: takes a step and numbers by name, or lists of them, one a noise level.
+      pictures: takes a step, a name and images (n, H, W, C) of grey levels 0..255.
+    """
+
+    scalars: Callable[[int, dict[str, Any]], None]
+    pictures: Callable[[int, str, np.ndarray], None]
+
+
+Journal = tuple[Sink, ...]
+
+
+def check(wandb: str | None) -> None:
+    """Refuse a project of Weights & Biases where it is not installed.
+
+    Raises:
+      ValueError: see above.
+    """
+    if wandb is not None:
+        try:
+            importlib.import_module("wandb")
+        except ImportError as error:
+            raise ValueError(f"wandb = {wandb!r}: Weights & Biases is not installed: pip install wandb") from error
+
+
+def scalars(journal: Journal, step: int, values: dict[str, Any]) -> None:
+    """Numbers of a step, or lists of numbers that have a curve each, to every sink; None for one that is not known."""
+    for sink in journal:
+        sink.scalars(step, values)
+
+
+def pictures(journal: Journal, step: int, name: str, images: np.ndarray) -> None:
+    """Images of a step, to every sink that shows images."""
+    for sink in journal:
+        sink.pictures(step, name, images)
+
+
+@contextmanager
+def writing(workdir: Path, first: int, run: dict[str, Any], wandb: str | None = None) -> Iterator[Journal]:
+    """The sinks of a run that goes on after step `first`; what an interrupted run wrote of later steps is dropped.
+
+    Args:
+      workdir: of the run.
+      first: the step of the state that training starts from.
+      run: its config; plain values.
+      wandb: project of Weights & Biases; None for none.
+    """
+    # By itself the file's name is the second: a run that goes on within it would write over what is there.
+    board_of = partial(SummaryWriter, purge_step=first + 1, filename_suffix=f".{time.time_ns()}")
+    with _log(workdir / METRICS, first) as log, board_of(str(workdir / "tensorboard")) as board:
+        sinks = [
+            Sink(partial(_line, log), partial(_grid, workdir)),
+            Sink(partial(_board, board), partial(_images, board)),
+        ]
+        if wandb is None:
+            yield tuple(sinks)
+            return
+        with _wandb(wandb, workdir, run) as sink:
+            yield (*sinks, sink)
+
+
+def read(log: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, without a last one that was cut short."""
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+@contextmanager
+def _log(path: Path, first: int) -> Iterator[TextIO]:
+    """metrics.jsonl for appending."""
+    if path.exists():
+        kept = [json.dumps(record) + "\n" for record in read(path) if record["step"] <= first]
+        cells.write_whole(path, lambda file: file.write("".join(kept).encode()))
+    with path.open("a", encoding="utf-8") as log:
+        yield log
+
+
+def _line(log: TextIO, step: int, values: dict[str, Any]) -> None:
+    log.write(json.dumps({"step": step, **values}) + "\n")
+    log.flush()
+
+
+def _curves(values: dict[str, Any]) -> dict[str, float]:
+    """Every number under a name of its own: that of a list's part is its share of the list, 0.1 to 1.0."""
+    lists = {name: value for name, value in values.items() if isinstance(value, list)}
+    parts = {
+        f"{name}/{(i + 1) / len(value):.1f}": part for name, value in lists.items() for i, part in enumerate(value)
+    }
+    return {name: value for name, value in (values | parts).items() if name not in lists and value is not None}
+
+
+def _grid(workdir: Path, step: int, name: str, images: np.ndarray) -> None:
+    """A PNG of all images, in a square of rows; small ones are enlarged."""
+    columns = math.ceil(len(images) ** 0.5)
+    n, height, width, channels = images.shape
+    sheet = np.zeros((-(-n // columns) * columns, height, width, channels), np.uint8)
+    sheet[:n] = images
+    rows = sheet.reshape(-1, columns, height, width, channels).swapaxes(1, 2).reshape(-1, columns * width, channels)
+    path = workdir / f"{name}-{step:08d}.png"
+    path.parent.mkdir(exist_ok=True)
+    picture = Image.fromarray(rows if channels == 3 else rows[..., 0])
+    zoom = max(1, 64 // height)
+    picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(path)
+
+
+def _board(board: SummaryWriter, step: int, values: dict[str, Any]) -> None:
+    for name, value in _curves(values).items():
+        board.add_scalar(name, value, step)
+    board.flush()
+
+
+def _images(board: SummaryWriter, step: int, name: str, images: np.ndarray) -> None:
+    board.add_images(name, images, step, dataformats="NHWC")
+
+
+@contextmanager
+def _wandb(project: str, workdir: Path, run: dict[str, Any]) -> Iterator[Sink]:
+    module = importlib.import_module("wandb")
+    known = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16]  # the same run when it goes on
+    started = module.init(project=project, id=known, dir=str(workdir), config=run, resume="allow")
+    try:
+        yield Sink(
+            lambda step, values: started.log(_curves(values), step=step),
+            lambda step, name, images: started.log({name: [module.Image(image) for image in images]}, step=step),
+        )
+    finally:
+        started.finish()
+
+
+def note(workdir: Path, words: str) -> None:
+    """One line with the time, to log.txt."""
+    with (workdir / LOG).open("a", encoding="utf-8") as log:
+        log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {words}\n")
+
+
+def introduce(workdir: Path, run: dict[str, Any], step: int, devices: str) -> None:
+    """config.json, and a line in starts.jsonl: when, with which command, code and libraries, from which step.
+
+    Args:
+      workdir: of the run; made if it is not there.
+      run: all that a checkpoint says of it.
+      step: that it goes on from.
+      devices: what it runs on, in words.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    cells.write_whole(workdir / CONFIG, lambda file: file.write((json.dumps(run, indent=2) + "\n").encode()))
+    start = {"time": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}", "step": step, "command": [sys.executable, *sys.argv]}
+    start |= {**made_with(), "devices": devices, "machine": platform.platform()}
+    with (workdir / STARTS).open("a", encoding="utf-8") as starts:
+        starts.write(json.dumps(start) + "\n")
+
+
+def made_with() -> dict[str, str | None]:
+    """This code's version and git commit, Python and the libraries that numbers depend on."""
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"ddpm_jax": ddpm_jax.__version__, "commit": _commit(), "python": platform.python_version(), **libraries}
+
+
+@cache
+def _commit() -> str | None:
+    """The git commit of this code, with a + where files differ from it; None where it is not a checkout."""
+    here = Path(__file__)
+    questions = (["ls-files", "--error-unmatch", here.name], ["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+    git = partial(subprocess.run, cwd=here.parent, capture_output=True, text=True, timeout=10, check=True)
+    try:
+        _, head, changed = (git(["git", *words]).stdout.strip() for words in questions)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if changed else "")

@@ -1,0 +1,106 @@
+"""Many processes as one run: how they find each other, agree, and end together. JAX's own runtime does the work."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from signal import SIGTERM, getsignal, signal
+from threading import current_thread, main_thread
+
+import jax
+from jax.experimental import multihost_utils
+
+SILENCE = 60  # seconds without a sign of life after which a process counts as dead
+LOST = 75  # exit code of a process that cannot go on with the others: a temporary failure, start again
+
+
+def join(coordinator: str | None = None, count: int | None = None, index: int | None = None) -> None:
+    """Become one process of a run of many; before anything else of JAX is used.
+
+    Without arguments JAX detects the cluster: Cloud TPU, SLURM, GKE, Open MPI, or the variables
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Where there is none, the process stays alone.
+
+    Args:
+      coordinator: host:port at which process 0 can be reached.
+      count: of processes.
+      index: of this process, 0..count-1.
+
+    Raises:
+      ValueError: only some of the three are given, or they do not fit, or the others are not there.
+    """
+    given = {"coordinator": coordinator, "processes": count, "process": index}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise ValueError(f"{', '.join(missing)}: missing; give coordinator, processes and process together, or none")
+    if count is not None and index is not None and not 0 <= index < count:
+        raise ValueError(f"process = {index} of processes = {count}: it lies in 0..{count - 1}")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise ValueError(f"coordinator = {coordinator!r}: give host:port of process 0")
+    try:
+        jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=SILENCE)
+    except (ValueError, RuntimeError) as error:
+        if coordinator is None and not isinstance(error, jax.errors.JaxRuntimeError):
+            return  # no cluster, or this process has used JAX before, as it may where a run is started from Python
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"the other processes cannot be reached at {coordinator or 'the cluster'}: {reason}"
+        ) from error
+
+
+def first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def share() -> tuple[int, int]:
+    """(index, count) of this process."""
+    return jax.process_index(), jax.process_count()
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come to the point of this name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextmanager
+def stop_request() -> Iterator[Callable[[int], bool]]:
+    """Yields (number of the call) -> whether SIGTERM or a notice of preemption has asked the run to stop.
+
+    All processes must ask with the same numbers, 0, 1, 2, ...; they are all answered alike. SIGTERM does not end the
+    process within.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    asked: list[int] = []
+    if current_thread() is not main_thread():
+        yield lambda call: False
+        return
+    before = getsignal(SIGTERM)
+    signal(SIGTERM, lambda number, frame: asked.append(number))
+    try:
+        yield lambda call: bool(asked)
+    finally:
+        signal(SIGTERM, before)
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """Within, a process that cannot go on with the others says so in one line and ends at once.
+
+    An ordinary exit would wait for one that has died.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).partition("\n")[0]
+        print(
+            f"error: process {jax.process_index()} cannot go on with the others ({reason}): one of them has died, or "
+            "this one has run out of something; the last checkpoint is whole, start all again to go on from there",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(LOST)

@@ -1,0 +1,166 @@
+"""Several processes as one run: the same numbers as one process, and an end together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ddpm_jax import checkpoint, processes
+
+PROGRAM = """
+import sys
+from dataclasses import replace
+import numpy as np
+import jax
+from ddpm_jax import processes, unet
+processes.SILENCE = 10
+from ddpm_jax.config import command_line
+from experiments import train
+from tests.test_unet import TINY
+unet.PRESETS["tiny"] = replace(TINY, multipliers=(1,))
+command_line(train.Train, train.main, train.__doc__)
+"""
+STEPS = 10
+OPTIONS = ["--preset", "tiny", "--T", "50", "--batch", "8", "--optimizer", "sgd", "--learning-rate", "0.1"]
+OPTIONS += ["--warmup", "0", "--log-every", "2", "--save-every", "5", "--sample-every", "0", "--microbatches", "2"]
+MINUTES = 5
+
+
+def start(workdir: Path, *more: str, devices: int = 1) -> subprocess.Popen:
+    """One process of a run, with so many virtual CPU devices."""
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, "-c", PROGRAM, *OPTIONS, *more, "--workdir", str(workdir)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_two(workdir: Path, *more: str) -> list[subprocess.Popen]:
+    """Two processes of two devices each."""
+    place = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2"]
+    return [start(workdir, *place, "--process", str(i), *more, devices=2) for i in range(2)]
+
+
+def end(*runs: subprocess.Popen) -> list[str]:
+    """What they wrote to stderr; all must succeed."""
+    said = [run.communicate(timeout=60 * MINUTES)[1] for run in runs]
+    for run, error in zip(runs, said, strict=True):
+        assert run.returncode == 0, error
+    return said
+
+
+def parameters(workdir: Path, step: int = STEPS) -> list[np.ndarray]:
+    stored = checkpoint.read_arrays(workdir / "checkpoints", step)
+    return [stored[name] for name in sorted(stored) if name.startswith("params.")]
+
+
+def assert_same(a: Path, b: Path, step: int = STEPS) -> None:
+    for x, y in zip(parameters(a, step), parameters(b, step), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6 * max(1, np.abs(y).max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["pmap", "shard_map"])
+def test_two_processes_of_two_devices_make_the_steps_of_one(tmp_path: Path, how: str) -> None:
+    two, four, one = tmp_path / "two", tmp_path / "four", tmp_path / "one"
+    more = ["--parallel", how, "--steps", str(STEPS)]
+    end(*start_two(two, *more))
+    end(start(four, *more, devices=4))
+    end(start(one, *more))
+    assert_same(two, one)
+    assert_same(four, one)
+
+    # What two processes stored is restored by one, on four devices and on one, and trained on.
+    further = ["--parallel", how, "--steps", str(STEPS + 5)]
+    whole = tmp_path / "whole"
+    end(start(whole, *further))
+    for name, devices in (("four", 4), ("one", 1)):
+        copy = tmp_path / f"from two to {name}"
+        subprocess.run(["cp", "-r", two, copy], check=True)
+        end(start(copy, *further, devices=devices))
+        assert_same(copy, whole, STEPS + 5)
+    end(*start_two(one, *further))
+    assert_same(one, whole, STEPS + 5)
+    lines = [json.loads(line) for line in (two / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 5, 6, 8, 10]  # one process writes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_with_a_clear_message_and_a_restart_goes_on(
+    tmp_path: Path, victim: int
+) -> None:
+    workdir, steps = tmp_path / "run", "100000"
+    runs, deadline = start_two(workdir, "--steps", steps), time.monotonic() + 60 * MINUTES
+    while not (workdir / "checkpoints" / "10").exists():
+        assert time.monotonic() < deadline and all(run.poll() is None for run in runs)
+        time.sleep(0.1)
+    runs[victim].kill()
+    killed = time.monotonic()
+    error = runs[1 - victim].communicate(timeout=60)[1]
+    assert time.monotonic() - killed < 60
+    assert runs[1 - victim].returncode != 0
+    assert "cannot go on with the others" in error or "another task died" in error
+    reached = max(checkpoint.steps(workdir / "checkpoints"))
+    assert reached >= 10
+    end(*start_two(workdir, "--steps", str(reached + 20)))
+    assert checkpoint.steps(workdir / "checkpoints")[0] == reached + 20
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_stores_the_state_of_all(tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    runs, deadline = start_two(workdir, "--steps", "100000", "--save-every", "100000"), time.monotonic() + 60 * MINUTES
+    while not (workdir / "metrics.jsonl").exists() or not (workdir / "metrics.jsonl").read_text(encoding="utf-8"):
+        assert time.monotonic() < deadline and all(run.poll() is None for run in runs)
+        time.sleep(0.1)
+    runs[1].send_signal(signal.SIGTERM)
+    said = [run.communicate(timeout=60 * MINUTES)[1] for run in runs]
+    assert [run.returncode for run in runs] == [143, 143], said
+    (stored,) = checkpoint.steps(workdir / "checkpoints")
+    assert all(f"step {stored} is stored" in error for error in said)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("localhost:1234", None, 0), "processes: missing; give coordinator, processes and process together"),
+        ((None, 2, None), "coordinator, process: missing"),
+        (("localhost:1234", 2, 2), "process = 2 of processes = 2: it lies in 0..1"),
+        (("localhost", 2, 1), "coordinator = 'localhost': give host:port"),
+    ],
+)
+def test_half_an_address_is_refused(given: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        processes.join(*given)
+
+
+def test_a_process_alone_is_the_first_and_waits_for_nobody() -> None:
+    assert processes.first() and processes.share() == (0, 1)
+    processes.wait_for_all("here")
+
+
+def test_sigterm_is_an_answer_within_and_ends_the_process_no_more() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with processes.stop_request() as asked:
+        assert not asked(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked(1)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_error_of_one_process_alone_is_its_own() -> None:
+    with pytest.raises(jax.errors.JaxRuntimeError), processes.ending_together():
+        raise jax.errors.JaxRuntimeError("out of memory")

@@ -34,7 +34,7 @@ and these put it to work:
     run         a config's names become things
     pace        when something is due
     guard       one trainer a workdir, finite numbers
-    journal     what a run says of itself
+    journal     what a run says of itself; places: where its checkpoints lie; preview: samples while it trains
     sources     trained networks and the user's own as subjects
     loop        the training loop
     head_run    the training of heads

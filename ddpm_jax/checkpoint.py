@@ -65,11 +65,16 @@ def writing(folder: epath.PathLike, keep: Keep = Keep()) -> Iterator[Store]:
     Raises:
       OSError: the folder cannot be made, or the last state could not be stored.
     """
-    best = BestN(
-        get_metric_fn=lambda metrics: -metrics["held_out_loss"], n=keep.best, keep_checkpoints_without_metrics=False
-    )
+
+    def loss(metrics: dict[str, float]) -> float:
+        return metrics["held_out_loss"]
+
+    best = BestN(get_metric_fn=loss, reverse=True, n=keep.best, keep_checkpoints_without_metrics=False)
     policies = [LatestN(keep.newest), best, *([EveryNSteps(keep.every)] if keep.every else [])]
-    options = ocp.CheckpointManagerOptions(preservation_policy=AnyPreservationPolicy(policies))
+    # best_fn decides nothing, but without it orbax does not store the losses, and a run that goes on would forget them.
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=AnyPreservationPolicy(policies), best_fn=loss, best_mode="min"
+    )
     place = storage.place(folder)
     with storage.quiet():
         with storage.one_line(place):

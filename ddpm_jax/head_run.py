@@ -17,6 +17,7 @@ from ddpm_jax import (
     loop,
     optimizer,
     parallel,
+    places,
     predict,
     process,
     recipes,
@@ -145,7 +146,7 @@ def fit(config: Heads, pace: Config, subject: Subject, workdir: Path) -> Subject
         frozen=predict.as_argument(still),
         fresh=partial(fresh, wanted, pace.seed),
         data=subject.data,
-        pace=replace(pace, steps=config.head_steps, batch=config.head_batch),
+        pace=replace(pace, steps=config.head_steps, batch=config.head_batch, microbatches=1, checkpoints=None),
         description=describe(wanted, pace.seed),
         check=partial(_check_same, describe(wanted, pace.seed), workdir),
         preview=None,
@@ -203,7 +204,7 @@ def load(workdir: Path, subject: Subject) -> Subject:
     Raises:
       ValueError: there is none, or it was trained on another denoiser.
     """
-    folder = workdir / run.CHECKPOINTS
+    folder = workdir / places.CHECKPOINTS
     stored = checkpoint.describe(folder)
     if "heads" not in stored:
         raise ValueError(f"{workdir} holds a training run, not heads: give the workdir of experiments.train_heads")

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import ddpm_jax
 from ddpm_jax import cells
@@ -80,9 +82,7 @@ def writing(workdir: Path, first: int, run: dict[str, Any], wandb: str | None = 
       run: its config; plain values.
       wandb: project of Weights & Biases; None for none.
     """
-    # By itself the file's name is the second: a run that goes on within it would write over what is there.
-    board_of = partial(SummaryWriter, purge_step=first + 1, filename_suffix=f".{time.time_ns()}")
-    with _log(workdir / METRICS, first) as log, board_of(str(workdir / "tensorboard")) as board:
+    with _log(workdir / METRICS, first) as log, _events(workdir / "tensorboard", first) as board:
         sinks = [
             Sink(partial(_line, log), partial(_grid, workdir)),
             Sink(partial(_board, board), partial(_images, board)),
@@ -124,28 +124,53 @@ def _curves(values: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in (values | parts).items() if name not in lists and value is not None}
 
 
-def _grid(workdir: Path, step: int, name: str, images: np.ndarray) -> None:
-    """A PNG of all images, in a square of rows; small ones are enlarged."""
+def _sheet(images: np.ndarray) -> np.ndarray:
+    """All images (n, H, W, C) on one, in a square of rows."""
     columns = math.ceil(len(images) ** 0.5)
     n, height, width, channels = images.shape
     sheet = np.zeros((-(-n // columns) * columns, height, width, channels), np.uint8)
     sheet[:n] = images
-    rows = sheet.reshape(-1, columns, height, width, channels).swapaxes(1, 2).reshape(-1, columns * width, channels)
+    return sheet.reshape(-1, columns, height, width, channels).swapaxes(1, 2).reshape(-1, columns * width, channels)
+
+
+def _grid(workdir: Path, step: int, name: str, images: np.ndarray) -> None:
+    """A PNG of all images; small ones are enlarged."""
+    sheet = _sheet(images)
     path = workdir / f"{name}-{step:08d}.png"
     path.parent.mkdir(exist_ok=True)
-    picture = Image.fromarray(rows if channels == 3 else rows[..., 0])
-    zoom = max(1, 64 // height)
+    picture = Image.fromarray(sheet if sheet.shape[-1] == 3 else sheet[..., 0])
+    zoom = max(1, 64 // images.shape[1])
     picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(path)
 
 
-def _board(board: SummaryWriter, step: int, values: dict[str, Any]) -> None:
-    for name, value in _curves(values).items():
-        board.add_scalar(name, value, step)
+@contextmanager
+def _events(folder: Path, first: int) -> Iterator[EventsWriter]:
+    """A file of events, each on the disk as soon as it is written; those after step `first` in other files are void.
+
+    tensorboardX's own writer hands events to a thread, whose queue a kill would lose and a full disk would block.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # By itself the file's name is the second: a run that goes on within it would write over what is there.
+    board = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+    try:
+        _event(board, first + 1, session_log=SessionLog(status=SessionLog.START))
+        yield board
+    finally:
+        board.close()
+
+
+def _event(board: EventsWriter, step: int, **what: Any) -> None:
+    board.write_event(Event(wall_time=time.time(), step=step, **what))
     board.flush()
 
 
-def _images(board: SummaryWriter, step: int, name: str, images: np.ndarray) -> None:
-    board.add_images(name, images, step, dataformats="NHWC")
+def _board(board: EventsWriter, step: int, values: dict[str, Any]) -> None:
+    for name, value in _curves(values).items():
+        _event(board, step, summary=summary.scalar(name, value))
+
+
+def _images(board: EventsWriter, step: int, name: str, images: np.ndarray) -> None:
+    _event(board, step, summary=summary.image(name, _sheet(images), dataformats="HWC"))
 
 
 @contextmanager

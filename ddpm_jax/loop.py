@@ -19,19 +19,17 @@ from ddpm_jax import (
     journal,
     pace,
     parallel,
-    process,
+    places,
+    preview,
     processes,
     run,
-    sampler,
     train,
-    trajectory,
-    variance,
 )
 from ddpm_jax.config import Config, Stopped
 from ddpm_jax.journal import Journal
 from ddpm_jax.parallel import Layout
 from ddpm_jax.recipes import Metrics, Params, Recipe, TrainState
-from ddpm_jax.run import Run, Trained
+from ddpm_jax.run import Trained
 
 # Compiles in 2.2 s instead of 6.5 s and runs once: the start of a training does little else than draw parameters.
 FAST_TO_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -75,6 +73,7 @@ def fit(config: Config, workdir: Path) -> Trained:
       Stopped: SIGTERM or a notice of preemption came; the state is stored.
     """
     wanted = run.resolve(config)
+    journal.check(config.wandb)
     job = Job(
         recipe=wanted.recipe,
         frozen=None,
@@ -83,7 +82,7 @@ def fit(config: Config, workdir: Path) -> Trained:
         pace=config,
         description=run.describe(wanted),
         check=partial(run.check_same, wanted, workdir=workdir),
-        preview=partial(_preview, wanted),
+        preview=partial(preview.grid, wanted),
     )
     return run.trained(wanted, work(job, workdir))
 
@@ -95,9 +94,9 @@ def work(job: Job, workdir: Path) -> TrainState:
       ValueError: workdir holds another training, or more steps. Others: see `fit`.
     """
     config, layout = job.pace, Layout(job.pace.parallel)
-    parallel.check(layout.how)
     parallel.check_batch(config.batch, config.microbatches, layout)
     cells.check_writable(workdir)
+    places.check(workdir, config)
     with guard.locked(workdir), processes.ending_together():
         state = _begin(job, workdir)
         if int(state.step) > config.steps:
@@ -112,11 +111,14 @@ def work(job: Job, workdir: Path) -> TrainState:
 
 def _begin(job: Job, workdir: Path) -> TrainState:
     """The state to start from; what a damaged newer checkpoint left is set aside."""
-    folder = run.checkpoints(workdir, job.pace)
-    if not checkpoint.steps(folder):
+    folder = places.checkpoints(workdir, job.pace)
+    if not processes.of_the_first(len(checkpoint.steps(folder))):
         return jax.jit(job.fresh, compiler_options=FAST_TO_COMPILE)()
     job.check(checkpoint.describe(folder))
     state = checkpoint.restore(folder, jax.eval_shape(job.fresh))
+    agreed = processes.of_the_first(int(state.step))
+    if int(state.step) != agreed:
+        state = checkpoint.restore(folder, jax.eval_shape(job.fresh), agreed)
     processes.wait_for_all("restored")
     if processes.first():
         checkpoint.set_aside(folder, int(state.step))
@@ -147,19 +149,19 @@ def _advance(job: Job, state: TrainState, workdir: Path) -> TrainState:
     with (
         closing(data.stream(order, first)) as batches,
         _journal(job, workdir, first) as sinks,
-        checkpoint.writing(run.checkpoints(workdir, config), keep) as store,
+        checkpoint.writing(places.checkpoints(workdir, config), keep) as store,
         processes.stop_request() as stop_asked,
         guard.tracing(workdir, config.profile) as trace_at,
         tqdm(desc="train", total=config.steps, initial=first, unit="step", mininterval=1, disable=not sinks) as bar,
     ):
         desk, before, logged = Open(sinks, store, _judge(job)), None, (first, time.perf_counter())
-        for number, (start, end) in enumerate(pace.calls(first, config, parallel.loops_are_slow())):
+        for start, end in pace.calls(first, config, parallel.loops_are_slow()):
             trace_at(start + 1)
             state, metrics = call(state, np.stack([next(batches) for _ in range(start, end)]))
             guard.check_finite(before, start, state, workdir)
             before = metrics
             bar.update(end - start)
-            due, stopping = pace.due(config, end), stop_asked(number)
+            due, stopping = pace.due(config, end), stop_asked(start, end)
             if stopping or due:
                 guard.check_finite(metrics, end, state, workdir)
                 line = _measured(state, metrics, (end - logged[0]) * config.batch, logged[1]) if "log" in due else {}
@@ -238,13 +240,3 @@ def _journal(job: Job, workdir: Path, first: int) -> Iterator[Journal]:
             journal.note(workdir, f"{type(stop).__name__}: {stop}")
             raise
         journal.note(workdir, f"trained to step {job.pace.steps}")
-
-
-def _preview(wanted: Run, params: Params, count: int = 16, K: int = 50) -> np.ndarray:
-    """A few samples of some parameters, a short chain with `large` variance; the same noise every time."""
-    steps = process.steps(wanted.schedule, trajectory.even(wanted.schedule.T, min(K, wanted.schedule.T)))
-    shape = (count, *wanted.data.shape)
-    choice = variance.large(wanted.schedule)
-    rules = sampler.Rules(levels=wanted.data.levels)
-    x_0 = sampler.sample(jax.random.key(0), steps, run.denoiser(wanted, params), choice, shape, rules)
-    return train.to_levels(x_0, 256)

@@ -20,8 +20,10 @@ def calls(first: int, config: Config, loops_are_slow: bool) -> Iterator[tuple[in
     """
     most = config.steps_per_call or (1 if loops_are_slow else STEPS_PER_CALL)
     strides = [every for every in (most, config.log_every, config.save_every, config.sample_every) if every]
+    begin, last = config.profile or (1, 0)
     while first < config.steps:
-        end = min(config.steps, *((first // every + 1) * every for every in strides))
+        edges = [edge for edge in (begin - 1, last) if edge > first]  # of the steps that are traced
+        end = min(config.steps, *edges, *((first // every + 1) * every for every in strides))
         yield first, end
         first = end
 

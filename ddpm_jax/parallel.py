@@ -149,11 +149,12 @@ def replicate(state: S, layout: Layout = Layout()) -> S:
 
 
 def check_batch(batch: int, microbatches: int, layout: Layout) -> None:
-    """Refuse a batch that does not split evenly.
+    """Refuse a batch that does not split evenly, and an unknown way of spreading it.
 
     Raises:
       ValueError: see above.
     """
+    check(layout.how)
     parts = len(every(layout)) * microbatches
     if batch % parts:
         raise ValueError(

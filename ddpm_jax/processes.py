@@ -8,6 +8,7 @@ from signal import SIGTERM, getsignal, signal
 from threading import current_thread, main_thread
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 SILENCE = 60  # seconds without a sign of life after which a process counts as dead
@@ -37,7 +38,9 @@ def join(coordinator: str | None = None, count: int | None = None, index: int | 
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
         raise ValueError(f"coordinator = {coordinator!r}: give host:port of process 0")
     try:
-        jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=SILENCE)
+        jax.distributed.initialize(
+            coordinator, count, index, heartbeat_timeout_seconds=SILENCE, shutdown_timeout_seconds=SILENCE
+        )
     except (ValueError, RuntimeError) as error:
         if coordinator is None and not isinstance(error, jax.errors.JaxRuntimeError):
             return  # no cluster, or this process has used JAX before, as it may where a run is started from Python
@@ -57,6 +60,11 @@ def share() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def of_the_first(number: int) -> int:
+    """The first process's number, in all of them."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if jax.process_count() > 1 else number
+
+
 def wait_for_all(name: str) -> None:
     """Returns when every process has come to the point of this name."""
     if jax.process_count() > 1:
@@ -64,23 +72,25 @@ def wait_for_all(name: str) -> None:
 
 
 @contextmanager
-def stop_request() -> Iterator[Callable[[int], bool]]:
-    """Yields (number of the call) -> whether SIGTERM or a notice of preemption has asked the run to stop.
+def stop_request() -> Iterator[Callable[[int, int], bool]]:
+    """Yields (start, end) -> whether SIGTERM or a notice of preemption has asked the run to stop by step `end`.
 
-    All processes must ask with the same numbers, 0, 1, 2, ...; they are all answered alike. SIGTERM does not end the
-    process within.
+    All processes must ask for the same steps, each after the last; they are all answered alike. SIGTERM does not end
+    the process within. Of several processes JAX fixes the next step that none has reached, so every step is asked for;
+    orbax asks with the step that it saves, which is the last one here.
     """
     if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
+        reached = multihost_utils.reached_preemption_sync_point
+        yield lambda start, end: True in [reached(step) for step in range(start + 1, end + 1)]
         return
     asked: list[int] = []
     if current_thread() is not main_thread():
-        yield lambda call: False
+        yield lambda start, end: False
         return
     before = getsignal(SIGTERM)
     signal(SIGTERM, lambda number, frame: asked.append(number))
     try:
-        yield lambda call: bool(asked)
+        yield lambda start, end: bool(asked)
     finally:
         signal(SIGTERM, before)
 

@@ -1,6 +1,5 @@
 """A config's names become things, and checkpoints become denoisers; refuses what cannot work before work is done."""
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from ddpm_jax import (
     optimizer,
     pace,
     parallel,
+    places,
     predict,
     process,
     recipes,
@@ -36,7 +36,6 @@ from ddpm_jax.unet import UNetConfig
 from ddpm_jax.variance import Calibration
 
 CODE = cells.code_version(unet.__name__)
-CHECKPOINTS = "checkpoints"
 # What may differ when a run goes on.
 PROLONGING = {"steps", "log_every", "save_every", "sample_every", "keep", "keep_every", "keep_best", "parallel"}
 PROLONGING |= {"steps_per_call", "microbatches", "wandb", "profile", "checkpoints"}
@@ -80,14 +79,6 @@ class Trained(NamedTuple):
     denoiser: Denoiser
 
 
-def checkpoints(workdir: Path, config: Config | None = None) -> str:
-    """The folder of a run's checkpoints: what the config says (default: workdir's), or workdir/checkpoints."""
-    said = workdir / journal.CONFIG
-    if config is None and said.exists():
-        config = from_dict(Config, json.loads(said.read_text(encoding="utf-8"))["config"])
-    return (config and config.checkpoints) or str(workdir / CHECKPOINTS)
-
-
 def data_of(config: Config) -> str:
     """The name of the data set: by default the preset's, of another network the digits."""
     own = config.preset if config.preset in data.DATASETS else "digits"
@@ -105,7 +96,6 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
       ValueError: an unknown name, or parts that do not fit each other.
     """
     pace.check(config)
-    journal.check(config.wandb)
     config = replace(config, data=data_of(config))
     images = data.load(data_of(config), config.image_size)
     network = shape(config) if network is None else network
@@ -189,8 +179,10 @@ def load(workdir: Path, step: int | None = None, ema_decay: float | None = None)
     Raises:
       ValueError: there is none, or it does not fit this version or its data set.
     """
-    folder = checkpoints(workdir)
+    folder = places.checkpoints(workdir)
     stored = checkpoint.describe(folder, step)
+    if "config" not in stored:
+        raise ValueError(f"{workdir} holds heads, not a training run: give the workdir of experiments.train")
     config = from_dict(Config, stored["config"])
     run = resolve(config, from_dict(UNetConfig, stored["network"]))
     _check_data(run, stored, workdir)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import jax
 from etils import epath
 
 
@@ -41,7 +42,7 @@ def one_line(folder: epath.Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError:
+    except (OSError, jax.errors.JaxRuntimeError):  # the latter of a process that has died
         raise
     except Exception as error:  # of many kinds, with words that fill screens
         reason = str(error).strip().partition("\n")[0][:200]

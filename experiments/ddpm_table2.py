@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddpm_jax import cells, checkpoint, loop, run, sampler, sources
+from ddpm_jax import cells, checkpoint, loop, places, run, sampler, sources
 from ddpm_jax.cells import Keep, Store
 from ddpm_jax.config import Config, command_line, to_dict
 from ddpm_jax.data import seen
@@ -132,9 +132,9 @@ def resolve(options: DdpmTable2) -> list[Run]:
         plan.append(first)
     for wanted in (one for first in plan for one in trainings(options, first)):
         folder = folder_of(options, wanted.config)
-        there = max(checkpoint.steps(folder / run.CHECKPOINTS), default=0)
+        there = max(checkpoint.steps(folder / places.CHECKPOINTS), default=0)
         if there:
-            run.check_same(wanted, checkpoint.describe(folder / run.CHECKPOINTS), folder)
+            run.check_same(wanted, checkpoint.describe(folder / places.CHECKPOINTS), folder)
         if there > options.steps:
             raise ValueError(
                 f"{folder} holds a run of {there} steps, more than steps = {options.steps}: ask for as many, or choose "

@@ -5,7 +5,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_jax import agreement, cells, head_run, parallel, run, sampler, sources, subject, trajectory
+from ddpm_jax import (
+    agreement,
+    cells,
+    checkpoint,
+    head_run,
+    parallel,
+    places,
+    run,
+    sampler,
+    sources,
+    subject,
+    trajectory,
+)
 from ddpm_jax.config import Config, Flat, FlatHeads, Heads, to_dict
 from ddpm_jax.eval import classifier, study
 from ddpm_jax.eval.study import Design
@@ -206,7 +218,7 @@ def check_workdir(options: Ablation, there: Existing | None) -> None:
     """
     cells.check_writable(options.workdir)
     taken, path = None, options.workdir / RESULTS
-    if there and options.workdir != options.checkpoint and (options.workdir / run.CHECKPOINTS).exists():
+    if there and options.workdir != options.checkpoint and checkpoint.steps(places.checkpoints(options.workdir)):
         taken = "a training run"
     elif path.exists():
         try:

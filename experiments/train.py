@@ -39,7 +39,7 @@ def main(options: Train) -> None:
     processes.join(options.coordinator, options.processes, options.process)
     found = run.resolve(options.training)
     if options.dry_run:
-        print(json.dumps({**to_dict(options.training), "network": to_dict(found.network)}, indent=2))
+        print(json.dumps({**to_dict(found.config), "network": to_dict(found.network)}, indent=2))
         return
     trained = loop.fit(options.training, options.workdir)
     if processes.first():

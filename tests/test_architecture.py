@@ -67,7 +67,7 @@ LAYERS = {
     "eval.ablation eval.checks eval.curves eval.quality eval.spread",
     "exact worlds": "eval.gaussian_chain eval.frechet_schedule eval.gaussian_samples eval.power_law eval.density",
     "a whole study": "eval.study eval.findings eval.whole_chain",
-    "a run": "agreement pace journal guard run sources loop head_run",
+    "a run": "agreement pace journal places guard run preview sources loop head_run",
     "the page": "report.chart report.bound_figures report.figures report.mosaics report.interactive report.printed "
     "report.claims report.markdown report.published report.literature report.page report.provenance report.distances "
     "report.exact_figures report.exact_tables report.spectral "
@@ -79,8 +79,8 @@ ON_THEIR_OWN = set(LAYERS["on their own"].split())
 PAGE_READS = {"report.provenance": {"data", "journal", "recipes", "unet"}}
 # Who may import these, of ddpm_jax; experiments may import everything.
 ONLY_IMPORTED_BY = {
-    "config": {"agreement", "pace", "run", "loop", "sources", "head_run"},
-    "run": {"loop", "sources", "head_run"},
+    "config": {"agreement", "pace", "places", "run", "loop", "sources", "head_run"},
+    "run": {"loop", "preview", "sources", "head_run"},
     "loop": {"head_run"},
 }
 
@@ -362,6 +362,8 @@ COVERED_BY = {
     "recipes": "tests/test_train.py",
     "manifest": "tests/test_checkpoint.py",
     "storage": "tests/test_checkpoint.py",
+    "places": "tests/test_loop.py",
+    "preview": "tests/test_loop.py",
     "sources": "tests/experiments/test_commands.py",
     "eval.visit": "tests/eval/test_moments.py",
     "eval.findings": "tests/eval/test_study.py",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import checkpoint, data, head_run, run, schedule, subject, trajectory, unet, worlds
+from ddpm_jax import checkpoint, data, head_run, places, schedule, subject, trajectory, unet, worlds
 from ddpm_jax.config import Config, Heads
 from ddpm_jax.subject import Subject
 from tests.storing import store
@@ -90,7 +90,7 @@ def test_learned_is_bound_to_the_chain_it_was_fitted_on(frozen: Subject, tmp_pat
     wanted = head_run.resolve(replace(HEADS, heads=("learned",), chain=5), frozen)
     state = jax.jit(lambda: head_run.fresh(wanted, 0))()
     assert head_run.headed(wanted, state).learned_times == tuple(trajectory.even(30, 5).tolist())
-    store(tmp_path / run.CHECKPOINTS, state, head_run.describe(wanted, 0))
+    store(tmp_path / places.CHECKPOINTS, state, head_run.describe(wanted, 0))
     assert head_run.load(tmp_path, frozen).learned_times == tuple(trajectory.even(30, 5).tolist())
 
 
@@ -123,8 +123,8 @@ def test_another_denoiser_another_training_and_other_heads_are_refused(
     with pytest.raises(ValueError, match="holds heads with size = narrow, not wide"):
         head_run.fit(replace(HEADS, size="wide"), PACE, frozen, folder)
     shapes = jax.eval_shape(lambda: head_run.fresh(head_run.resolve(HEADS, frozen), 0))
-    state = checkpoint.restore(folder / run.CHECKPOINTS, shapes)
-    store(tmp_path / run.CHECKPOINTS, state, {"config": {}})
+    state = checkpoint.restore(folder / places.CHECKPOINTS, shapes)
+    store(tmp_path / places.CHECKPOINTS, state, {"config": {}})
     for act in (lambda: head_run.load(tmp_path, frozen), lambda: head_run.fit(HEADS, PACE, frozen, tmp_path)):
         with pytest.raises(ValueError, match="holds a training run, not heads"):
             act()

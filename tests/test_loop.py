@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ddpm_jax import checkpoint, journal, loop, objective, processes, run, unet
+from ddpm_jax import checkpoint, journal, loop, objective, places, processes, run, unet
 from ddpm_jax.config import Config, Stopped
 from ddpm_jax.objective import Noised
 from ddpm_jax.predict import Denoiser
@@ -177,6 +178,24 @@ def test_any_stored_step_and_average_can_be_read(tmp_path: Path) -> None:
         run.load(tmp_path, step=5)
 
 
+def test_checkpoints_may_lie_elsewhere(tmp_path: Path) -> None:
+    """Another workdir goes on from them; the workdir remembers where they are."""
+    config = replace(CONFIG, checkpoints=str(tmp_path / "elsewhere"))
+    loop.fit(replace(config, steps=3), tmp_path / "first")
+    assert not (tmp_path / "first" / places.CHECKPOINTS).exists()
+    assert int(run.load(tmp_path / "first").state.step) == 3
+    assert int(loop.fit(config, tmp_path / "second").state.step) == 6
+    assert journal.read(tmp_path / "second" / journal.STARTS)[0]["step"] == 3
+
+
+def test_a_run_whose_checkpoints_lie_elsewhere_does_not_begin_anew(tmp_path: Path) -> None:
+    loop.fit(replace(CONFIG, steps=3, checkpoints=str(tmp_path / "elsewhere")), tmp_path / "run")
+    before = (tmp_path / "run" / journal.METRICS).read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match=r"whose checkpoints are in .*elsewhere, not .*: give --checkpoints"):
+        loop.fit(CONFIG, tmp_path / "run")
+    assert (tmp_path / "run" / journal.METRICS).read_text(encoding="utf-8") == before
+
+
 def test_bfloat16_activations_train_and_are_judged_in_float32(tmp_path: Path) -> None:
     """Close to float32 in the loss; parameters and averages stay float32, and so does the denoiser."""
     losses = {}
@@ -197,10 +216,10 @@ def test_sigterm_stores_the_state_and_the_same_command_goes_on(tmp_path: Path) -
     whole = loop.fit(CONFIG, tmp_path / "whole").state
     asked = iter([False, False, False, True])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "stop_request", lambda: nullcontext(lambda call: next(asked)))
+        patch.setattr(processes, "stop_request", lambda: nullcontext(lambda start, end: next(asked)))
         with pytest.raises(Stopped, match="step 4 is stored, the same command goes on from there"):
             loop.fit(CONFIG, tmp_path / "stopped")
-    assert checkpoint.steps(tmp_path / "stopped" / run.CHECKPOINTS)[0] == 4
+    assert checkpoint.steps(tmp_path / "stopped" / places.CHECKPOINTS)[0] == 4
     halves = loop.fit(CONFIG, tmp_path / "stopped").state
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(halves.params), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -219,3 +238,16 @@ def test_the_held_out_loss_and_the_sample_grids_are_written_when_due(tmp_path: P
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {
         f"{name}-{step:08d}.png" for name in ("raw", "ema_0.9", "ema_0.99") for step in (3, 6)
     }
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    tags = board.Tags()
+    assert {"samples/raw", "samples/ema_0.9", "samples/ema_0.99"} <= set(tags["images"])
+    assert {"loss", "held_out_loss", "gradient_norm", "parameter_norm", "images_per_second"} <= set(tags["scalars"])
+    assert "memory_gib" in tags["scalars"]
+    assert all(event.value > 0 for event in board.Scalars("images_per_second"))
+    levels = {f"loss_by_noise_level/{i / 10:.1f}" for i in range(1, 11)}
+    assert levels & set(tags["scalars"]) and len(levels - set(tags["scalars"])) < 3  # 48 draws reach nearly all
+    last = next(line for line in lines if line["step"] == 6)
+    shown = [board.Scalars(f"loss_by_noise_level/{i / 10:.1f}") for i in (1, 10)]
+    for curve, value in zip(shown, (last["loss_by_noise_level"][i] for i in (0, 9)), strict=True):
+        np.testing.assert_allclose(curve[-1].value, value, rtol=1e-6)

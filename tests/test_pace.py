@@ -28,6 +28,12 @@ def test_a_call_is_one_step_where_loops_are_slow() -> None:
     assert list(pace.calls(9, CONFIG, loops_are_slow=False)) == [(9, 10), (10, 12), (12, 18), (18, 20), (20, 23)]
 
 
+def test_calls_end_where_a_trace_begins_and_ends() -> None:
+    """The steps 3 to 8 are traced: no call has steps of both kinds."""
+    calls = list(pace.calls(0, replace(CONFIG, profile=(3, 8)), loops_are_slow=False))
+    assert calls[:4] == [(0, 2), (2, 6), (6, 8), (8, 9)]
+
+
 def test_a_finished_run_calls_nothing() -> None:
     assert list(pace.calls(23, CONFIG, loops_are_slow=True)) == []
 

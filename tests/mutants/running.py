@@ -63,8 +63,8 @@ MUTANTS: list[Mutant] = [
         "worst_checkpoints_kept",
         "those of the least held-out loss stay",
         "ddpm_jax/checkpoint.py",
-        '-metrics["held_out_loss"]',
-        'metrics["held_out_loss"]',
+        "reverse=True, n=keep.best",
+        "n=keep.best",
         ("tests/test_checkpoint.py::test_the_newest_every_third_and_the_best_stay",),
     ),
     Mutant(
@@ -87,8 +87,8 @@ MUTANTS: list[Mutant] = [
         "curves_lose_the_last_step",
         "TensorBoard shows the step of the checkpoint that a run goes on from",
         "ddpm_jax/journal.py",
-        "purge_step=first + 1",
-        "purge_step=first",
+        "_event(board, first + 1, session_log",
+        "_event(board, first, session_log",
         ("tests/test_journal.py::test_a_run_that_goes_on_forgets_what_was_written_after_its_checkpoint",),
     ),
     Mutant(

@@ -163,9 +163,9 @@ def restore(folder: epath.PathLike, template: TrainState, step: int | None = Non
     named = manifest.named(wanted_state)
 
     def read(folder: epath.Path, step: int) -> dict[str, np.ndarray]:
-        stored = _describe(folder, step)["layout"]
-        manifest.check_layout(f"{folder}/{step}", stored, manifest.layout(named))
-        return read_arrays(folder, step)
+        stored = _describe(folder, step)
+        manifest.check_layout(f"{folder}/{step}", stored["layout"], manifest.layout(named))
+        return _arrays(folder, step, stored)
 
     arrays = _newest(folder, step, read)
     plain = jax.tree.unflatten(jax.tree.structure(wanted_state), [jax.numpy.asarray(arrays[name]) for name in named])
@@ -179,7 +179,10 @@ def read_arrays(folder: epath.PathLike, step: int) -> dict[str, np.ndarray]:
       manifest.Damaged: one has changed since it was stored. Others where files are missing.
     """
     place = storage.place(folder)
-    stored = _describe(place, step)
+    return _arrays(place, step, _describe(place, step))
+
+
+def _arrays(place: epath.Path, step: int, stored: Description) -> dict[str, np.ndarray]:
     targets = {name: np.empty(shape, dtype) for name, (shape, dtype) in stored["layout"].items()}
     with _reading(place) as store:
         found = store.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(targets)))["state"]

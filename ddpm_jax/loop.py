@@ -200,7 +200,7 @@ def _measured(state: TrainState, metrics: Metrics, images: int, since: float) ->
         "loss": last.loss,
         "gradient_norm": last.gradient_norm,
         "parameter_norm": last.parameter_norm,
-        "loss_by_noise_level": [None if np.isnan(mean) else float(mean) for mean in state.recent.means],
+        "loss_by_noise_level": [None if np.isnan(mean) else mean for mean in np.asarray(state.recent.means).tolist()],
         "images_per_second": round(images / (time.perf_counter() - since), 1),
         "memory_gib": round(parallel.peak_memory() / 2**30, 2),
     }

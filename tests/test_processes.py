@@ -163,6 +163,24 @@ def test_sigterm_is_an_answer_within_and_ends_the_process_no_more() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_process_that_cannot_go_on_says_so_in_one_line_and_waits_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """What an ordinary exit would do, wait for the dead, `os._exit` does not; here it only raises."""
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit) as stop, processes.ending_together():
+        raise jax.errors.JaxRuntimeError("Gloo all-reduce failed: connection reset\nand a trace")
+    error = capsys.readouterr().err
+    assert stop.value.code == processes.LOST != 0
+    assert error.startswith("error: process 0 cannot go on with the others (Gloo all-reduce failed: connection reset)")
+    assert error.count("\n") == 1
+
+
 def test_an_error_of_one_process_alone_is_its_own() -> None:
     with pytest.raises(jax.errors.JaxRuntimeError), processes.ending_together():
         raise jax.errors.JaxRuntimeError("out of memory")

@@ -1,4 +1,4 @@
-"""Training states on disk or in a bucket; the only file that imports orbax.
+"""Training states on disk or in a bucket; the only file that stores by orbax.
 
 A state is stored as a flat table of named arrays, with the run's description beside it. Names, shapes and dtypes are
 compared before anything is restored (orbax would cast a dtype silently), and a checksum of every array and of the

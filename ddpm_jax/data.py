@@ -16,6 +16,7 @@ from ddpm_jax.parts import PARTS as PARTS
 from ddpm_jax.parts import DataSet as DataSet
 from ddpm_jax.parts import Large as Large
 from ddpm_jax.parts import Split as Split
+from ddpm_jax.parts import describe as describe
 from ddpm_jax.parts import seen as seen
 from ddpm_jax.records import ImageArray as ImageArray
 

@@ -1,7 +1,7 @@
 """What keeps a run from harm: one trainer a workdir, no step after a number that is not finite, traces where asked."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
@@ -15,27 +15,30 @@ LOCK = ".lock"
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Within, no other run trains in workdir. The system lets go of it when the process ends, however it ends.
+def locked(*folders: Path) -> Iterator[None]:
+    """Within, no other run trains in any of the folders. The system lets go of them when the process ends, however.
 
     Raises:
-      ValueError: another one does.
+      ValueError: another one does; in every process.
     """
-    if not processes.first():
+    with ExitStack() as held:
+        taken = processes.of_the_first(_lock(folders, held) if processes.first() else 0)
+        if taken:
+            raise ValueError(
+                f"another process trains in {folders[taken - 1]}: wait for it, stop it, or choose another folder"
+            )
         yield
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(workdir / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(
-            f"another process trains in {workdir}: wait for it, stop it, or choose another --workdir"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+
+
+def _lock(folders: tuple[Path, ...], held: ExitStack) -> int:
+    """Which of the folders, from 1, another process holds; 0 if all are ours now."""
+    for number, folder in enumerate(folders, 1):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            held.enter_context(FileLock(folder / LOCK).acquire(timeout=0))
+        except Timeout:
+            return number
+    return 0
 
 
 def check_finite(metrics: Metrics | None, end: int, state: TrainState, workdir: Path) -> None:

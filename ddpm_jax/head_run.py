@@ -14,6 +14,7 @@ from ddpm_jax import (
     cells,
     checkpoint,
     frozen,
+    journal,
     loop,
     optimizer,
     parallel,
@@ -157,7 +158,7 @@ def fit(config: Heads, pace: Config, subject: Subject, workdir: Path) -> Subject
 def describe(wanted: HeadRun, seed: int) -> dict[str, Any]:
     """What a checkpoint says of its heads; plain values."""
     of = dict(subject=wanted.subject.fingerprint, network=to_dict(wanted.network), seed=seed)
-    return {"heads": to_dict(wanted.config), **of}
+    return {"heads": to_dict(wanted.config), **of, "made_with": journal.made_with()}
 
 
 def _check_same(wanted: dict[str, Any], workdir: Path, stored: dict[str, Any]) -> None:

@@ -3,11 +3,11 @@
 The only file that imports tensorboardX and wandb.
 """
 
-import hashlib
 import importlib
 import json
 import math
 import platform
+import secrets
 import subprocess
 import sys
 import time
@@ -29,6 +29,7 @@ import ddpm_jax
 from ddpm_jax import cells
 
 METRICS, LOG, CONFIG, STARTS = "metrics.jsonl", "log.txt", "config.json", "starts.jsonl"
+WANDB = "wandb_id.txt"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -176,15 +177,21 @@ def _images(board: EventsWriter, step: int, name: str, images: np.ndarray) -> No
 @contextmanager
 def _wandb(project: str, workdir: Path, run: dict[str, Any]) -> Iterator[Sink]:
     module = importlib.import_module("wandb")
-    known = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16]  # the same run when it goes on
-    started = module.init(project=project, id=known, dir=str(workdir), config=run, resume="allow")
+    known = workdir / WANDB  # the same run when it goes on
+    if not known.exists():
+        cells.write_whole(known, lambda file: file.write(secrets.token_hex(8).encode()))
+    started = module.init(
+        project=project, id=known.read_text(encoding="utf-8"), dir=str(workdir), config=run, resume="allow"
+    )
     try:
         yield Sink(
             lambda step, values: started.log(_curves(values), step=step),
             lambda step, name, images: started.log({name: [module.Image(image) for image in images]}, step=step),
         )
-    finally:
-        started.finish()
+    except BaseException:
+        started.finish(exit_code=1)
+        raise
+    started.finish()
 
 
 def note(workdir: Path, words: str) -> None:

@@ -79,7 +79,7 @@ def fit(config: Config, workdir: Path) -> Trained:
         frozen=None,
         fresh=partial(run.fresh, wanted),
         data=wanted.data,
-        pace=config,
+        pace=wanted.config,
         description=run.describe(wanted),
         check=partial(run.check_same, wanted, workdir=workdir),
         preview=partial(preview.grid, wanted),
@@ -97,7 +97,7 @@ def work(job: Job, workdir: Path) -> TrainState:
     parallel.check_batch(config.batch, config.microbatches, layout)
     cells.check_writable(workdir)
     places.check(workdir, config)
-    with guard.locked(workdir), processes.ending_together():
+    with guard.locked(*places.on_disk(workdir, config)):
         state = _begin(job, workdir)
         if int(state.step) > config.steps:
             raise ValueError(
@@ -106,6 +106,8 @@ def work(job: Job, workdir: Path) -> TrainState:
             )
         if int(state.step) < config.steps:
             state = _advance(job, parallel.replicate(state, layout), workdir)
+        elif processes.first() and not (workdir / journal.CONFIG).exists():  # all is in --checkpoints
+            journal.introduce(workdir, job.description, int(state.step), parallel.words())
     return parallel.own(state)
 
 

@@ -4,9 +4,10 @@ The network learns on `train`, variances and trajectories are fixed on `calibrat
 `test`.
 """
 
-from functools import lru_cache
+import zlib
+from functools import lru_cache, reduce
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -69,6 +70,21 @@ class DataSet(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """(H, W, C) of an image."""
         return self.train.images.shape[1:]
+
+
+def describe(found: DataSet) -> dict[str, Any]:
+    """What tells a set from a changed one: plain values.
+
+    `checksum` is of all images in memory; of a large set these are a fixed draw and the test images.
+    """
+    split = [getattr(found, part) for part in PARTS]
+    held = (np.ascontiguousarray(part.images).data for part in split if isinstance(part, Split))
+    return {
+        "levels": found.levels,
+        "shape": list(found.shape),
+        "images": [len(part.images) for part in split],
+        "checksum": reduce(lambda so_far, images: zlib.crc32(images, so_far), held, 0),
+    }
 
 
 def divide(name: str, title: str, flip: bool, train: Records, test: Records | None) -> DataSet:

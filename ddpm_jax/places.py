@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ddpm_jax import checkpoint, journal
+from ddpm_jax import checkpoint, journal, storage
 from ddpm_jax.config import Config
 
 CHECKPOINTS = "checkpoints"
@@ -15,6 +15,12 @@ def checkpoints(workdir: Path, config: Config | None = None) -> str:
     if config is None and said.exists():
         elsewhere = json.loads(said.read_text(encoding="utf-8")).get("config", {}).get("checkpoints")
     return elsewhere or str(workdir / CHECKPOINTS)
+
+
+def on_disk(workdir: Path, config: Config) -> tuple[Path, ...]:
+    """The folders that a run writes to, without a bucket."""
+    elsewhere = config.checkpoints
+    return (workdir,) if elsewhere is None or storage.in_bucket(elsewhere) else (workdir, Path(elsewhere))
 
 
 def check(workdir: Path, config: Config) -> None:

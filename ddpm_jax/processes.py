@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from signal import SIGTERM, getsignal, signal
@@ -10,8 +11,10 @@ from threading import current_thread, main_thread
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 SILENCE = 60  # seconds without a sign of life after which a process counts as dead
+GRACE = 10  # seconds that a process which ends by an error gives the others to end by the same
 LOST = 75  # exit code of a process that cannot go on with the others: a temporary failure, start again
 
 
@@ -97,20 +100,39 @@ def stop_request() -> Iterator[Callable[[int, int], bool]]:
 
 @contextmanager
 def ending_together() -> Iterator[None]:
-    """Within, a process that cannot go on with the others says so in one line and ends at once.
+    """Around a command: a process that ends by an error waits for no other that goes on.
 
-    An ordinary exit would wait for one that has died.
+    Where all end, as by the same bad input, each ends as it would alone. An ordinary exit of one would first wait for
+    the others, which wait for it in a step, and then abort.
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) else 1
+        if not jax.distributed.is_initialized() or code in (None, 0):
             raise
-        reason = str(error).partition("\n")[0]
-        print(
-            f"error: process {jax.process_index()} cannot go on with the others ({reason}): one of them has died, or "
-            "this one has run out of something; the last checkpoint is whole, start all again to go on from there",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(LOST)
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            code = LOST
+            reason = str(error).partition("\n")[0]
+            print(
+                f"error: process {jax.process_index()} cannot go on with the others ({reason}): one of them has died, "
+                "or this one has run out of something; the last checkpoint is whole, start all again to go on from "
+                "there",
+                file=sys.stderr,
+            )
+        elif _all_end():
+            raise
+        elif not isinstance(error, SystemExit):
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def _all_end() -> bool:
+    """Whether every process comes here within GRACE; orbax has a barrier with a limit, JAX's own has none."""
+    try:
+        multihost.sync_global_processes("ending", timeout=GRACE, processes=set(range(jax.process_count())))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

@@ -1,5 +1,6 @@
 """A config's names become things, and checkpoints become denoisers; refuses what cannot work before work is done."""
 
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from ddpm_jax import (
     predict,
     process,
     recipes,
+    storage,
     time_sampler,
     unet,
     variance,
@@ -96,7 +98,8 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
       ValueError: an unknown name, or parts that do not fit each other.
     """
     pace.check(config)
-    config = replace(config, data=data_of(config))
+    elsewhere = config.checkpoints and str(storage.place(config.checkpoints))
+    config = replace(config, data=data_of(config), checkpoints=elsewhere)
     images = data.load(data_of(config), config.image_size)
     network = shape(config) if network is None else network
     forward = agreement.named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
@@ -163,8 +166,7 @@ def fresh(run: Run) -> TrainState:
 
 def describe(run: Run) -> dict[str, Any]:
     """What a checkpoint says of its run; plain values."""
-    images = {"levels": run.data.levels, "shape": list(run.data.shape)}
-    parts = {"config": to_dict(run.config), "network": to_dict(run.network), "data": images}
+    parts = {"config": to_dict(run.config), "network": to_dict(run.network), "data": data.describe(run.data)}
     return {**parts, "made_with": journal.made_with()}
 
 
@@ -230,12 +232,18 @@ def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
 
 
 def _check_data(run: Run, stored: dict[str, Any], workdir: Path) -> None:
-    if "data" not in stored:
+    """Refuse data of another kind or number; say when only their bits differ, as they do with another JPEG decoder."""
+    there, here = stored.get("data", {}), data.describe(run.data)
+    if there.keys() != here.keys():
         raise ValueError(f"{workdir} holds checkpoints of an earlier version: train again in another --workdir")
-    there, here = stored["data"], describe(run)["data"]
-    for name in here:
+    for name in here.keys() - {"checksum"}:
         if there[name] != here[name]:
             raise ValueError(
                 f"{workdir} was trained on {run.config.data} with {name} {there[name]} and it now has {here[name]}: "
                 "use the data it was trained on, or train again"
             )
+    if there["checksum"] != here["checksum"]:
+        print(
+            f"warning: {workdir} was trained on other images than {run.config.data} has now, as many of the same shape",
+            file=sys.stderr,
+        )

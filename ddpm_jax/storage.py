@@ -12,10 +12,11 @@ from etils import epath
 
 def place(folder: epath.PathLike) -> epath.Path:
     """The folder, by its full name."""
-    return epath.Path(folder) if _in_bucket(folder) else epath.Path(folder).absolute()
+    return epath.Path(folder) if in_bucket(folder) else epath.Path(folder).absolute()
 
 
-def _in_bucket(folder: epath.PathLike) -> bool:
+def in_bucket(folder: epath.PathLike) -> bool:
+    """Whether it is an address instead of a path."""
     return "://" in str(folder)
 
 
@@ -25,7 +26,7 @@ def check_room(folder: epath.Path, arrays: int) -> None:
     Raises:
       OSError: there is none.
     """
-    if _in_bucket(folder):
+    if in_bucket(folder):
         return
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if free < 1.2 * arrays + 2**20:

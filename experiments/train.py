@@ -47,4 +47,5 @@ def main(options: Train) -> None:
 
 
 if __name__ == "__main__":
-    command_line(Train, main, __doc__)
+    with processes.ending_together():
+        command_line(Train, main, __doc__)

@@ -95,8 +95,10 @@ def taken(plan: Plan) -> Network | None:
 def train(plan: Plan, seed: int, seconds: Seconds) -> Network:
     """The network of one training seed and its heads, trained as far as they are not yet; the first lies in workdir."""
     options = plan.options
-    folder = options.workdir if seed == options.training.seed else options.workdir / f"seed-{seed}"
-    config = replace(options.training, seed=seed)
+    folder, config = options.workdir, replace(options.training, seed=seed)
+    if seed != options.training.seed:
+        folder, elsewhere = folder / f"seed-{seed}", config.checkpoints
+        config = replace(config, checkpoints=elsewhere and f"{elsewhere}-seed-{seed}")
     trained = timed(seconds, "train", partial(loop.fit, config, folder))
     subject = sources.subject(trained, "trained", config.preset)
     if plan.heads:

@@ -173,7 +173,7 @@ def test_an_import_that_goes_down_is_right() -> None:
 
 HOMES = {
     "flax": {"unet"},
-    "orbax": {"checkpoint"},
+    "orbax": {"checkpoint", "processes"},
     "grain": {"feed"},
     "tyro": {"config"},
     "optax": {"optimizer", "recipes", "train"},

@@ -33,6 +33,15 @@ def test_a_second_trainer_is_refused_until_the_first_is_gone_even_by_sigkill(tmp
         pass
 
 
+def test_one_of_two_folders_that_is_taken_is_named_and_the_other_is_given_back(tmp_path: Path) -> None:
+    mine, shared = tmp_path / "mine", tmp_path / "shared"
+    with guard.locked(shared):
+        with pytest.raises(ValueError, match=r"another process trains in .*shared"), guard.locked(mine, shared):
+            pass
+        with guard.locked(mine):
+            pass
+
+
 def metrics(loss: list[float], norm: list[float], bad_t: list[int]) -> Metrics:
     as_array = lambda values: jnp.asarray(values, jnp.float32)  # noqa: E731
     return Metrics(as_array(loss), as_array(norm), as_array(norm), jnp.asarray(bad_t, jnp.int32))

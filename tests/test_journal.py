@@ -88,7 +88,8 @@ def test_weights_and_biases_gets_the_same(tmp_path: Path, monkeypatch: pytest.Mo
     def init(**options: Any) -> SimpleNamespace:
         seen.append(options)
         return SimpleNamespace(
-            log=lambda values, step: seen.append((step, values)), finish=lambda: seen.append("finished")
+            log=lambda values, step: seen.append((step, values)),
+            finish=lambda exit_code=0: seen.append(f"finished {exit_code}"),
         )
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Image=lambda image: image.shape))
@@ -99,7 +100,14 @@ def test_weights_and_biases_gets_the_same(tmp_path: Path, monkeypatch: pytest.Mo
     curves = {f"loss_by_noise_level/{end}": value for end, value in ((0.2, 1), (0.6, 3), (0.8, 4), (1.0, 5))}
     assert seen[1] == (3, {"loss": 0.5, **curves})
     assert seen[2] == (3, {"samples/raw": [(4, 4, 1)] * 5})
-    assert seen[3] == "finished"
+    assert seen[3] == "finished 0"
+    with pytest.raises(KeyError), journal.writing(tmp_path, 3, {}, "variances"):
+        raise KeyError
+    assert seen[4]["id"] == seen[0]["id"] and seen[5] == "finished 1"
+    (tmp_path / "other").mkdir()
+    with journal.writing(tmp_path / "other", 0, {}, "variances"):
+        pass
+    assert seen[6]["id"] != seen[0]["id"]
 
 
 def test_weights_and_biases_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:

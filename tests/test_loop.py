@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ddpm_jax import checkpoint, journal, loop, objective, places, processes, run, unet
+from ddpm_jax import checkpoint, data, guard, journal, loop, objective, places, processes, run, unet
 from ddpm_jax.config import Config, Stopped
 from ddpm_jax.objective import Noised
 from ddpm_jax.predict import Denoiser
@@ -188,6 +189,63 @@ def test_checkpoints_may_lie_elsewhere(tmp_path: Path) -> None:
     assert journal.read(tmp_path / "second" / journal.STARTS)[0]["step"] == 3
 
 
+def test_a_finished_run_is_opened_from_a_new_workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which then knows where the checkpoints are, from any folder."""
+    monkeypatch.chdir(tmp_path)
+    config = replace(CONFIG, checkpoints="elsewhere")
+    trained = loop.fit(config, Path("first"))
+    loop.fit(config, Path("second"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    again = run.load(tmp_path / "second")
+    for a, b in zip(jax.tree.leaves(trained.averaged), jax.tree.leaves(again.averaged), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_two_workdirs_do_not_write_to_one_folder_of_checkpoints(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    with guard.locked(shared), pytest.raises(ValueError, match=r"another process trains in .*shared"):
+        loop.fit(replace(CONFIG, checkpoints=str(shared)), tmp_path / "run")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Forty grey images."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(40):
+        Image.fromarray(np.full((8, 8), 6 * i, np.uint8)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def forget_images() -> None:
+    """As a new process would."""
+    data._of_path.cache_clear()
+
+
+def test_images_that_were_added_since_are_noticed(tmp_path: Path, folder: Path) -> None:
+    """They would move others from test to training."""
+    config = replace(CONFIG, data=str(folder), steps=3)
+    loop.fit(config, tmp_path / "run")
+    forget_images()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "40.png")
+    for read in (lambda: loop.fit(replace(config, steps=6), tmp_path / "run"), lambda: run.load(tmp_path / "run")):
+        with pytest.raises(ValueError, match=r"with images \[32, 4, 4\] and it now has \[33, 4, 4\]: use the data"):
+            read()
+
+
+def test_images_that_were_changed_since_are_told(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """But not refused: another machine's JPEG decoder may differ in a bit."""
+    config = replace(CONFIG, data=str(folder), steps=3)
+    loop.fit(config, tmp_path / "run")
+    run.load(tmp_path / "run")
+    assert "warning" not in capsys.readouterr().err
+    forget_images()
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(folder / "00.png")
+    run.load(tmp_path / "run")
+    assert "run was trained on other images than" in capsys.readouterr().err
+
+
 def test_a_run_whose_checkpoints_lie_elsewhere_does_not_begin_anew(tmp_path: Path) -> None:
     loop.fit(replace(CONFIG, steps=3, checkpoints=str(tmp_path / "elsewhere")), tmp_path / "run")
     before = (tmp_path / "run" / journal.METRICS).read_text(encoding="utf-8")
@@ -229,6 +287,42 @@ def test_sigterm_stores_the_state_and_the_same_command_goes_on(tmp_path: Path) -
         for name, found in lines.items()
     }
     assert without_rates["whole"] == without_rates["stopped"]
+
+
+def test_a_trace_of_steps_within_calls_of_several(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps_per_call=3, profile=(2, 4))
+    loop.fit(config, tmp_path)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_the_best_checkpoint_outlives_a_restart(tmp_path: Path) -> None:
+    """The least of six losses is the second, before the restart."""
+    config = replace(CONFIG, steps=12, save_every=2, keep=1, keep_best=1)
+    loss = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_judge", lambda job: lambda state: next(loss))
+        for steps in (6, 12):
+            loop.fit(replace(config, steps=steps), tmp_path)
+    assert checkpoint.steps(tmp_path / places.CHECKPOINTS) == [12, 4]
+
+
+def test_a_disk_that_is_full_under_the_log_is_one_line_and_the_run_goes_on_when_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux's /dev/full in the place of the log: the first line of the log finds no room."""
+    whole = loop.fit(CONFIG, tmp_path / "whole").state
+    loop.fit(replace(CONFIG, steps=3), tmp_path / "full")
+    log = tmp_path / "full" / journal.METRICS
+    kept = log.read_bytes()
+    with monkeypatch.context() as patch, Path("/dev/full").open("a", encoding="utf-8") as full:
+        patch.setattr(journal, "_log", lambda path, first: full)
+        with pytest.raises(OSError, match="No space left on device"):
+            loop.fit(CONFIG, tmp_path / "full")
+    assert log.read_bytes() == kept
+    state = loop.fit(CONFIG, tmp_path / "full").state
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [line["step"] for line in journal.read(log)] == [2, 3, 4, 6]
 
 
 def test_the_held_out_loss_and_the_sample_grids_are_written_when_due(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -26,7 +27,17 @@ from ddpm_jax.config import command_line
 from experiments import train
 from tests.test_unet import TINY
 unet.PRESETS["tiny"] = replace(TINY, multipliers=(1,))
-command_line(train.Train, train.main, train.__doc__)
+with processes.ending_together():
+    command_line(train.Train, train.main, train.__doc__)
+"""
+FULL_DISK = """
+import errno
+from ddpm_jax import journal
+def line(log, step, values, write=journal._line):
+    if step == 6:
+        raise OSError(errno.ENOSPC, "No space left on device", log.name)
+    write(log, step, values)
+journal._line = line
 """
 STEPS = 10
 OPTIONS = ["--preset", "tiny", "--T", "50", "--batch", "8", "--optimizer", "sgd", "--learning-rate", "0.1"]
@@ -34,10 +45,10 @@ OPTIONS += ["--warmup", "0", "--log-every", "2", "--save-every", "5", "--sample-
 MINUTES = 5
 
 
-def start(workdir: Path, *more: str, devices: int = 1) -> subprocess.Popen:
-    """One process of a run, with so many virtual CPU devices."""
+def start(workdir: Path, *more: str, devices: int = 1, before: str = "") -> subprocess.Popen:
+    """One process of a run, with so many virtual CPU devices; `before` is run first."""
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command = [sys.executable, "-c", PROGRAM, *OPTIONS, *more, "--workdir", str(workdir)]
+    command = [sys.executable, "-c", before + PROGRAM, *OPTIONS, *more, "--workdir", str(workdir)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -47,10 +58,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start_two(workdir: Path, *more: str) -> list[subprocess.Popen]:
+def start_two(workdir: Path, *more: str, before: str = "") -> list[subprocess.Popen]:
     """Two processes of two devices each."""
     place = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2"]
-    return [start(workdir, *place, "--process", str(i), *more, devices=2) for i in range(2)]
+    return [start(workdir, *place, "--process", str(i), *more, devices=2, before=before) for i in range(2)]
+
+
+def wait_for_lines(workdir: Path, count: int, runs: list[subprocess.Popen]) -> None:
+    """Returns when the runs, which must not end, have logged so often."""
+    log, deadline = workdir / journal.METRICS, time.monotonic() + 60 * MINUTES
+    while not log.exists() or len(journal.read(log)) < count:
+        assert time.monotonic() < deadline and all(run.poll() is None for run in runs)
+        time.sleep(0.1)
 
 
 def end(*runs: subprocess.Popen) -> list[str]:
@@ -124,15 +143,42 @@ def test_sigterm_to_one_process_stores_the_state_of_all(tmp_path: Path) -> None:
     """With three steps a call, after some have been saved, from a step that is far from 0."""
     workdir = tmp_path / "run"
     more = ["--steps", "100000", "--save-every", "7", "--steps-per-call", "3", "--keep", "1", "--keep-best", "0"]
-    runs, deadline = start_two(workdir, *more), time.monotonic() + 60 * MINUTES
-    while not (workdir / "metrics.jsonl").exists() or len(journal.read(workdir / "metrics.jsonl")) < 20:
-        assert time.monotonic() < deadline and all(run.poll() is None for run in runs)
-        time.sleep(0.1)
+    runs = start_two(workdir, *more)
+    wait_for_lines(workdir, 20, runs)
     runs[1].send_signal(signal.SIGTERM)
     said = [run.communicate(timeout=60 * MINUTES)[1] for run in runs]
     assert [run.returncode for run in runs] == [143, 143], said
     stored = checkpoint.steps(workdir / "checkpoints")[0]
     assert all(f"step {stored} is stored" in error for error in said)
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_both_and_is_told(tmp_path: Path) -> None:
+    """The first process, which alone writes the log, finds the disk full."""
+    workdir = tmp_path / "run"
+    runs = start_two(workdir, "--steps", "100000", before=FULL_DISK)
+    said = [run.communicate(timeout=60 * MINUTES)[1] for run in runs]
+    assert runs[0].returncode == 2, said[0]
+    assert "metrics.jsonl: No space left on device; what was finished is kept" in said[0]
+    assert "Traceback" not in said[0] and runs[1].returncode != 0
+    assert checkpoint.steps(workdir / "checkpoints") == [5]
+    end(*start_two(workdir, "--steps", "8"))
+
+
+@pytest.mark.slow
+def test_a_second_run_of_two_is_refused_and_ctrl_c_to_one_ends_the_first(tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    runs = start_two(workdir, "--steps", "100000")
+    wait_for_lines(workdir, 5, runs)
+    others = start_two(workdir, "--steps", "100000")
+    for other in others:
+        error = other.communicate(timeout=60 * MINUTES)[1]
+        assert other.returncode == 2 and f"another process trains in {workdir}: wait for it" in error
+    assert all(run.poll() is None for run in runs)
+    runs[1].send_signal(signal.SIGINT)
+    said = [run.communicate(timeout=60 * MINUTES)[1] for run in runs]
+    assert runs[1].returncode == 130 and "interrupted; what was finished is kept" in said[1], said
+    assert runs[0].returncode == processes.LOST and "cannot go on with the others" in said[0], said
 
 
 @pytest.mark.parametrize(
@@ -171,7 +217,7 @@ def test_a_process_that_cannot_go_on_says_so_in_one_line_and_waits_for_nobody(
     def leave(code: int) -> None:
         raise SystemExit(code)
 
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(SystemExit) as stop, processes.ending_together():
         raise jax.errors.JaxRuntimeError("Gloo all-reduce failed: connection reset\nand a trace")
@@ -181,6 +227,27 @@ def test_a_process_that_cannot_go_on_says_so_in_one_line_and_waits_for_nobody(
     assert error.count("\n") == 1
 
 
-def test_an_error_of_one_process_alone_is_its_own() -> None:
+def test_an_error_of_a_process_alone_is_its_own() -> None:
     with pytest.raises(jax.errors.JaxRuntimeError), processes.ending_together():
         raise jax.errors.JaxRuntimeError("out of memory")
+
+
+@pytest.mark.parametrize("error", [SystemExit(2), KeyError("a fault"), SystemExit("words")])
+@pytest.mark.parametrize("together", [True, False])
+def test_an_error_that_all_have_ends_each_as_alone_and_one_of_its_own_waits_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, error: BaseException, together: bool
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(processes, "_all_end", lambda: together)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with pytest.raises(type(error)) if together else nullcontext(), processes.ending_together():
+        raise error
+    assert codes == ([] if together else [2 if error.args == (2,) else 1])
+    assert ("KeyError: 'a fault'" in capsys.readouterr().err) == (isinstance(error, KeyError) and not together)
+
+
+def test_a_command_that_ends_well_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    with pytest.raises(SystemExit), processes.ending_together():
+        raise SystemExit(0)

@@ -99,4 +99,30 @@ MUTANTS: list[Mutant] = [
         "numbers = np.stack([np.asarray(metrics.loss)] * 2)",
         ("tests/test_guard.py::test_the_first_step_that_is_not_finite_is_named",),
     ),
+    Mutant(
+        "images_not_counted",
+        "a run does not go on with more images than it began with",
+        "ddpm_jax/parts.py",
+        '"images": [len(part.images) for part in split]',
+        '"images": len(split)',
+        ("tests/test_loop.py::test_images_that_were_added_since_are_noticed",),
+    ),
+    Mutant(
+        "an_error_waits_for_the_others",
+        "a process that ends by an error of its own waits for nobody",
+        "ddpm_jax/processes.py",
+        "elif _all_end():",
+        "elif not _all_end():",
+        (
+            "tests/test_processes.py::test_an_error_that_all_have_ends_each_as_alone_and_one_of_its_own_waits_for_nobody",
+        ),
+    ),
+    Mutant(
+        "checkpoints_elsewhere_not_locked",
+        "two runs do not write to one folder of checkpoints",
+        "ddpm_jax/places.py",
+        "else (workdir, Path(elsewhere))",
+        "else (workdir,)",
+        ("tests/test_loop.py::test_two_workdirs_do_not_write_to_one_folder_of_checkpoints",),
+    ),
 ]

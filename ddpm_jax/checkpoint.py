@@ -98,6 +98,8 @@ def save(store: Store, state: TrainState, description: Description, held_out_los
     Raises:
       OSError: the disk has no room for it; nothing is written. Or an earlier state could not be stored.
     """
+    # On every device: orbax speaks to the other processes, and CPUs mix up what two programs say at once.
+    jax.block_until_ready(state)
     # On the host: of arrays on several devices orbax would save slices, and compile one program for each.
     named = jax.device_get(manifest.named(manifest.plain(state)))
     storage.check_room(store.directory, sum(leaf.nbytes for leaf in named.values()))

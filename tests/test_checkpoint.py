@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddpm_jax import checkpoint, objective, optimizer, process, recipes, schedule, storage, time_sampler
 from ddpm_jax.checkpoint import Keep
@@ -235,3 +236,22 @@ def test_a_full_disk_stops_with_one_line_and_earlier_checkpoints_restore(
     for step in range(1, stored + 1):
         assert_equal(checkpoint.restore(small_disk / "run", state_at(0, 20_000), step), noisy(step))
     assert int(checkpoint.restore(small_disk / "run", state_at(0, 20_000)).step) == stored
+
+
+def test_every_device_has_ended_its_step_before_the_processes_speak_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first device is ready at once and the second later; reading the state waits for the first alone."""
+    first, second = jax.local_devices()[:2]
+    later = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda i, y: jnp.tanh(y @ y), x)[:2, :3])
+    shards = [jax.device_put(jnp.ones((2, 3)), first), later(jax.device_put(jnp.ones((500, 500)), second))]
+    everywhere = NamedSharding(Mesh(np.asarray([first, second]), ("devices",)), PartitionSpec())
+    state = state_at(7)
+    kernel = jax.make_array_from_single_device_arrays((2, 3), everywhere, shards)
+    state = state._replace(params={"layer": {**state.params["layer"], "kernel": kernel}})
+    assert not shards[1].is_ready()
+    seen: list[bool] = []
+    with checkpoint.writing(tmp_path) as there:
+        monkeypatch.setattr(there, "save", lambda *args, **more: seen.append(shards[1].is_ready()))
+        checkpoint.save(there, state, {})
+    assert seen == [True]

@@ -18,7 +18,7 @@ EXTRAS := dev$(addprefix $(comma),$(JAX_EXTRA))
 STAMP := $(VENV)/.installed$(addprefix -,$(JAX_EXTRA))$(addprefix -jax-,$(JAX_VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation test test-all test-browser mutants check clean
+.PHONY: help ablation test test-all test-browser mutants tpu-check check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -39,13 +39,18 @@ test-browser: $(STAMP)  ## the tests of the page in headless Chromium
 mutants: $(STAMP)  ## seed mistakes one at a time and see that the tests catch each; minutes
 	$(BIN)/python -m tests.mutants
 
+# An environment of its own: with libtpu in it, JAX looks for a TPU at every start.
+tpu-check:  ## compile for Cloud TPU without one; minutes, installs libtpu into .venv-tpu
+	@$(MAKE) --no-print-directory VENV=.venv-tpu JAX_EXTRA=tpu .venv-tpu/.installed-tpu
+	.venv-tpu/bin/python -m experiments.tpu_check --json runs/tpu_check.json
+
 check: $(STAMP)  ## lint, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 clean:  ## remove .venv, build files and caches; keep runs
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-tpu build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find ddpm_jax experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.txt pyproject.toml

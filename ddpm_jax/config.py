@@ -1,12 +1,10 @@
-"""What a run is made of: frozen dataclasses of plain values, JSON both ways, and the command line of them.
+"""What a run is made of: frozen dataclasses of plain values, JSON both ways.
 
-Choices are names that the registries resolve. The only file that imports tyro.
+Choices are names that the registries resolve.
 """
 
 import dataclasses
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -144,36 +142,3 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
     if values.keys() != fields:
         raise ValueError(f"{kind.__name__}: fields {sorted(values.keys() ^ fields)} are unknown or missing")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-def command_line(kind: type[C], run: Callable[[C], None], description: str, argv: list[str] | None = None) -> None:
-    """Read `kind` from the command line and run it; a wrong value is one line and exit code 2.
-
-    Args:
-      kind: a frozen dataclass; its `dry_run`, where set, prints the resolved config instead of running.
-      run: the experiment.
-      description: its docstring, shown by --help.
-      argv: default the process's own.
-    """
-    config = tyro.cli(kind, description=description, args=argv)
-    try:
-        run(config)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        print(
-            f"error: {place}{error.strerror or error}; what was finished is kept, run again when mended",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    except ValueError as error:
-        print(f"error: {str(error).partition(chr(10))[0]}", file=sys.stderr)
-        sys.exit(2)
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(143)
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
-        sys.exit(130)

@@ -13,11 +13,11 @@ from ddpm_jax import (
     agreement,
     cells,
     checkpoint,
+    devices,
     frozen,
     journal,
     loop,
     optimizer,
-    parallel,
     places,
     predict,
     process,
@@ -103,7 +103,7 @@ def resolve(config: Heads, subject: Subject) -> HeadRun:
         ema_decay=(config.head_ema_decay,),
         levels=subject.data.levels,
         flip=subject.data.flip,
-        unroll=parallel.loops_are_slow(),
+        unroll=devices.loops_are_slow(),
     )
     return HeadRun(config, subject, network, unit, recipe)
 

@@ -15,6 +15,7 @@ from ddpm_jax import (
     cells,
     checkpoint,
     data,
+    devices,
     guard,
     journal,
     pace,
@@ -26,8 +27,8 @@ from ddpm_jax import (
     train,
 )
 from ddpm_jax.config import Config, Stopped
+from ddpm_jax.devices import Layout
 from ddpm_jax.journal import Journal
-from ddpm_jax.parallel import Layout
 from ddpm_jax.recipes import Metrics, Params, Recipe, TrainState
 from ddpm_jax.run import Trained
 
@@ -105,10 +106,10 @@ def work(job: Job, workdir: Path) -> TrainState:
                 "or choose another --workdir"
             )
         if int(state.step) < config.steps:
-            state = _advance(job, parallel.replicate(state, layout), workdir)
+            state = _advance(job, devices.replicate(state, layout), workdir)
         elif processes.first() and not (workdir / journal.CONFIG).exists():  # all is in --checkpoints
-            journal.introduce(workdir, job.description, int(state.step), parallel.words())
-    return parallel.own(state)
+            journal.introduce(workdir, job.description, int(state.step), devices.words())
+    return devices.own(state)
 
 
 def _begin(job: Job, workdir: Path) -> TrainState:
@@ -157,7 +158,7 @@ def _advance(job: Job, state: TrainState, workdir: Path) -> TrainState:
         tqdm(desc="train", total=config.steps, initial=first, unit="step", mininterval=1, disable=not sinks) as bar,
     ):
         desk, before, logged = Open(sinks, store, _judge(job)), None, (first, time.perf_counter())
-        for start, end in pace.calls(first, config, parallel.loops_are_slow()):
+        for start, end in pace.calls(first, config, devices.loops_are_slow()):
             trace_at(start + 1)
             state, metrics = call(state, np.stack([next(batches) for _ in range(start, end)]))
             guard.check_finite(before, start, state, workdir)
@@ -187,7 +188,7 @@ def _record(job: Job, desk: Open, state: TrainState, line: dict[str, Any], due: 
     if line:
         journal.scalars(desk.sinks, step, line)
     if "sample" in due and job.preview:
-        own = parallel.own((state.params, *state.ema))
+        own = devices.own((state.params, *state.ema))
         names = ("raw", *(f"ema_{rate:g}" for rate in job.recipe.ema_decay))
         for name, params in zip(names, own, strict=True) if desk.sinks else ():
             journal.pictures(desk.sinks, step, f"samples/{name}", job.preview(params))
@@ -204,7 +205,7 @@ def _measured(state: TrainState, metrics: Metrics, images: int, since: float) ->
         "parameter_norm": last.parameter_norm,
         "loss_by_noise_level": [None if np.isnan(mean) else mean for mean in np.asarray(state.recent.means).tolist()],
         "images_per_second": round(images / (time.perf_counter() - since), 1),
-        "memory_gib": round(parallel.peak_memory() / 2**30, 2),
+        "memory_gib": round(devices.peak_memory() / 2**30, 2),
     }
 
 
@@ -219,7 +220,7 @@ def _judge(job: Job) -> Callable[[TrainState], float | None]:
     of, layout = partial(train.held_out_loss, job.recipe), Layout(job.pace.parallel)
 
     def judge(state: TrainState) -> float | None:
-        shared = (jax.random.key(0), parallel.own(state.ema[0]), job.frozen)
+        shared = (jax.random.key(0), devices.own(state.ema[0]), job.frozen)
         loss = float(np.mean(parallel.over_examples(of, shared, examples, layout)))
         return loss if np.isfinite(loss) else None
 
@@ -232,10 +233,10 @@ def _journal(job: Job, workdir: Path, first: int) -> Iterator[Journal]:
     if not processes.first():
         yield ()
         return
-    devices = parallel.words()
-    journal.introduce(workdir, job.description, first, devices)
+    where = devices.words()
+    journal.introduce(workdir, job.description, first, where)
     with journal.writing(workdir, first, job.description, job.pace.wandb) as sinks:
-        journal.note(workdir, f"training from step {first} to {job.pace.steps} on {devices}")
+        journal.note(workdir, f"training from step {first} to {job.pace.steps} on {where}")
         try:
             yield sinks
         except BaseException as stop:

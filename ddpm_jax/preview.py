@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from ddpm_jax import process, run, sampler, train, trajectory, variance
+from ddpm_jax import process, protocols, run, sampler, train, trajectory, variance
 from ddpm_jax.recipes import Params
 from ddpm_jax.run import Run
 
@@ -13,6 +13,6 @@ def grid(wanted: Run, params: Params, count: int = 16, K: int = 50) -> np.ndarra
     steps = process.steps(wanted.schedule, trajectory.even(wanted.schedule.T, min(K, wanted.schedule.T)))
     shape = (count, *wanted.data.shape)
     choice = variance.large(wanted.schedule)
-    rules = sampler.Rules(levels=wanted.data.levels)
+    rules = protocols.Rules(levels=wanted.data.levels)
     x_0 = sampler.sample(jax.random.key(0), steps, run.denoiser(wanted, params), choice, shape, rules)
     return train.to_levels(x_0, 256)

@@ -13,11 +13,11 @@ from ddpm_jax import (
     cells,
     checkpoint,
     data,
+    devices,
     journal,
     objective,
     optimizer,
     pace,
-    parallel,
     places,
     predict,
     process,
@@ -87,12 +87,13 @@ def data_of(config: Config) -> str:
     return config.data or OTHER_DATA.get(config.preset, own)
 
 
-def resolve(config: Config, network: UNetConfig | None = None) -> Run:
+def resolve(config: Config, network: UNetConfig | None = None, images: DataSet | None = None) -> Run:
     """Turn names into things, and refuse what cannot work, before anything is compiled or written.
 
     Args:
       config: of the run.
       network: default the preset's.
+      images: default what the config names.
 
     Raises:
       ValueError: an unknown name, or parts that do not fit each other.
@@ -100,11 +101,11 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
     pace.check(config)
     elsewhere = config.checkpoints and str(storage.place(config.checkpoints))
     config = replace(config, data=data_of(config), checkpoints=elsewhere)
-    images = data.load(data_of(config), config.image_size)
+    images = images or data.load(data_of(config), config.image_size)
     network = shape(config) if network is None else network
     forward = agreement.named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
     predict.check_prediction(config.prediction, forward)
-    parallel.check(config.parallel)
+    devices.check(config.parallel)
     unet.check(network, images.shape[0])
     if network.image_channels != images.shape[2]:
         raise ValueError(
@@ -127,7 +128,7 @@ def resolve(config: Config, network: UNetConfig | None = None) -> Run:
         levels=images.levels,
         flip=images.flip,
         microbatches=config.microbatches,
-        unroll=parallel.loops_are_slow(),
+        unroll=devices.loops_are_slow(),
     )
     return Run(config, images, network, forward, recipe)
 

@@ -10,74 +10,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
 from ddpm_jax import gaussian, heads, parallel, predict, reverse
 from ddpm_jax.basis import Basis
-from ddpm_jax.parallel import Layout
+from ddpm_jax.devices import Layout
 from ddpm_jax.predict import Column, Denoiser, Images
 from ddpm_jax.process import DDPM, Kernel, Steps, ddim
+from ddpm_jax.protocols import Rules, log_var_cap
 from ddpm_jax.reverse import ReverseVariance
 
 SAMPLERS: dict[str, Callable[[float], Kernel]] = {"ddpm": lambda eta: DDPM, "ddim": ddim}
-
-
-class Rules(NamedTuple):
-    """Conventions that move results as much as the variance does; recorded with every number.
-
-    Attributes:
-      last_step: "mean" adds no noise in the step to s = 0 (the papers'), "noise" adds the variance's own.
-      pixel_clip: y, or None. Bounds the noise of the step into tau_1 so that E|sigma eps| is at most y level spacings.
-        Bao et al. 2022, section 4 (y = 2 for CIFAR-10 linear, else 1).
-      levels: number of grey levels of the data on [-1, 1]; their spacing is 2/(levels - 1).
-      clip_x_0: clip x_0_hat to [-1, 1] before the mean is formed. Ho et al. 2020, released code.
-      clamp_cov: hold estimates of Cov[x_0 | x_t] within [0, 1]; see `variance.analytic`.
-      decoder: the variance of p(x_0 | x_tau_1) in the likelihood: a name of DECODERS.
-    """
-
-    last_step: str = "mean"
-    pixel_clip: float | None = None
-    levels: int = 256
-    clip_x_0: bool = True
-    clamp_cov: bool = True
-    decoder: str = "shared"
-
-
-DECODERS = ("shared", "own")
-"""shared: tb(1, 2) for every choice. Ho et al. 2020 and Bao et al. 2022, released code.
-
-own: tb(tau_1, tau_2) for choices of the form base + gain h; that of the choice itself for others, with tb(tau_1, tau_2)
-in the place of tb(0, tau_1). Nichol & Dhariwal 2021, released code."""
-
-PROTOCOLS: dict[str, Rules] = {
-    "ddpm": Rules(),
-    "analytic-dpm": Rules(pixel_clip=1.0),
-    "iddpm": Rules(decoder="own"),
-}
-"""The papers' conventions by name. All take x_0_hat clipped and no noise in the last step. For a network that predicts
-mu set clip_x_0 = False: it says the mean itself, which no clipped x_0_hat forms.
-
-ddpm: Ho et al. 2020, released code. analytic-dpm: Bao et al. 2022, section 4, y = 1 (their linear CIFAR-10 row takes
-y = 2). iddpm: Nichol & Dhariwal 2021, released code."""
-
-
-def protocol(name: str, levels: int, **alone: Any) -> Rules:
-    """The rules of a protocol for so many grey levels. Ho et al. 2020, released code; Bao et al. 2022, section 4.
-
-    Args:
-      name: of PROTOCOLS.
-      levels: of the data.
-      alone: rules that are set by themselves; None leaves the protocol's, a pixel_clip of 0 takes none.
-
-    Raises:
-      ValueError: no protocol has this name.
-    """
-    if name not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
-    rules = PROTOCOLS[name]._replace(levels=levels, **{key: value for key, value in alone.items() if value is not None})
-    return rules._replace(pixel_clip=None) if rules.pixel_clip == 0 else rules
 
 
 class Path(NamedTuple):
@@ -90,28 +34,6 @@ class Path(NamedTuple):
 
     x_0: Images
     x_0_hat: Float[Array, "K n *x"] | None
-
-
-def log_var_cap(rules: Rules, steps: Steps) -> np.ndarray:
-    """The largest log variance, nats, that the rules let each step add, (K,): -inf for none, +inf for any.
-
-    The step into tau_1 has sigma^2 <= (2 y/(levels - 1))^2 pi/2. Bao et al. 2022, section 4.
-
-    Raises:
-      ValueError: the rules name no known last step or decoder, y <= 0, or fewer than 2 levels.
-    """
-    if rules.decoder not in DECODERS:
-        raise ValueError(f"unknown decoder {rules.decoder!r}: choose {' or '.join(DECODERS)}")
-    if rules.last_step not in ("mean", "noise"):
-        raise ValueError(f"unknown last_step {rules.last_step!r}: choose mean or noise")
-    cap = np.full(steps.K, np.inf)
-    if rules.pixel_clip is not None and not (rules.pixel_clip > 0 and rules.levels > 1):
-        raise ValueError(f"pixel_clip = {rules.pixel_clip:g}, levels = {rules.levels}: need more than 0 and 1")
-    if rules.pixel_clip is not None and steps.K > 1:
-        cap[1] = np.log((rules.pixel_clip * 2 / (rules.levels - 1)) ** 2 * np.pi / 2)
-    if rules.last_step == "mean":
-        cap[0] = -np.inf
-    return cap
 
 
 def sample(
@@ -173,27 +95,52 @@ def _chain(
     layout: Layout,
     record: bool,
 ) -> Path:
-    """The host's part: fixed variances and the rules become arrays, then one compiled scan."""
-    reverse.check_steps(choice, steps)
+    """The host's part, then one compiled scan."""
     if key.ndim and len(key) != shape[0]:
         raise ValueError(f"{len(key)} keys for {shape[0]} samples: give one key, or one per sample")
     if x_T is not None and x_T.shape != shape:
         raise ValueError(f"x_T has shape {x_T.shape}, the samples {shape}")
     keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(shape[0]))
+    shared, fixed = _program(steps, denoiser, choice, shape, rules)
+    x_0, x_0_hat = parallel.over_examples(_scan, shared, (keys, x_T), layout, **fixed, record=record)
+    return Path(x_0, None if x_0_hat is None else jnp.moveaxis(x_0_hat, 1, 0)[::-1])
+
+
+def lower(
+    steps: Steps,
+    denoiser: Denoiser,
+    reverse_variance: ReverseVariance,
+    shape: tuple[int, ...],
+    layout: Layout,
+    rules: Rules = Rules(),
+) -> jax.stages.Lowered:
+    """What `sample` would run on a block of images, for the compiler of devices that need not be here.
+
+    Ho et al. 2020, algorithm 2.
+
+    Args:
+      steps: the chain.
+      denoiser: of `predict.make_denoiser`; its parameters may be shapes.
+      reverse_variance: the choice of `variance`.
+      shape: (n, *x) of a block; n a multiple of the number of devices.
+      layout: the devices.
+      rules: the conventions.
+    """
+    shared, fixed = _program(steps, denoiser, reverse_variance, shape, rules)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), shape[0]))
+    return parallel.lower_over_examples(_scan, shared, (keys, None), layout, **fixed, record=False)
+
+
+def _program(
+    steps: Steps, denoiser: Denoiser, choice: ReverseVariance, shape: tuple[int, ...], rules: Rules
+) -> tuple[Any, dict[str, Any]]:
+    """What all chains share and what is compiled in: fixed variances and the rules become arrays."""
+    reverse.check_steps(choice, steps)
     _check_heads(choice, denoiser, shape)
     table = reverse.table(choice, steps) if choice.headless else None
-    x_0, x_0_hat = parallel.over_examples(
-        _scan,
-        (steps, predict.as_argument(denoiser), table, log_var_cap(rules, steps)),
-        (keys, x_T),
-        layout,
-        shape=shape[1:],
-        log_var_of=None if choice.headless else choice.log_var,
-        basis=choice.basis,
-        clip=rules.clip_x_0,
-        record=record,
-    )
-    return Path(x_0, None if x_0_hat is None else jnp.moveaxis(x_0_hat, 1, 0)[::-1])
+    of_x_t = None if choice.headless else choice.log_var
+    fixed = dict(shape=shape[1:], log_var_of=of_x_t, basis=choice.basis, clip=rules.clip_x_0)
+    return (steps, predict.as_argument(denoiser), table, log_var_cap(rules, steps)), fixed
 
 
 def _check_heads(choice: ReverseVariance, denoiser: Denoiser, shape: tuple[int, ...]) -> None:

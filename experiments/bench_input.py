@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax import data
-from ddpm_jax.config import command_line
+from ddpm_jax.command import command_line
 from ddpm_jax.data import ImageArray
 
 Row = dict[str, Any]

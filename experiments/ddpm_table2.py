@@ -24,13 +24,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddpm_jax import cells, checkpoint, loop, places, run, sampler, sources
+from ddpm_jax import cells, checkpoint, loop, places, protocols, run, sources
 from ddpm_jax.cells import Keep, Store
-from ddpm_jax.config import Config, command_line, to_dict
+from ddpm_jax.command import command_line
+from ddpm_jax.config import Config, to_dict
 from ddpm_jax.data import seen
+from ddpm_jax.devices import Layout
 from ddpm_jax.eval import classifier, study, whole_chain
 from ddpm_jax.eval.study import Design, Means
-from ddpm_jax.parallel import Layout
 from ddpm_jax.report import published, trained_claims, trained_table
 from ddpm_jax.run import Run
 
@@ -149,7 +150,7 @@ def design_of(options: DdpmTable2, wanted: Run) -> Design:
     A predicted mu is taken as it is: their code clips x_0_hat before it forms a mean, and here there is none to form.
     """
     clip = wanted.config.prediction != "mu"
-    rules = sampler.protocol("ddpm", wanted.data.levels, decoder="own", clip_x_0=clip)
+    rules = protocols.protocol("ddpm", wanted.data.levels, decoder="own", clip_x_0=clip)
     return whole_chain.design(wanted.config.variance, rules, wanted.schedule, options.images, options.seeds)
 
 

@@ -23,13 +23,13 @@ from jax import Array
 from tqdm import tqdm
 
 from ddpm_jax import basis, cells, data, process, trajectory, variance, worlds
-from ddpm_jax.config import command_line
+from ddpm_jax.command import command_line
 from ddpm_jax.data import DataSet, Split
 from ddpm_jax.eval import ablation, classifier, findings, quality, study
 from ddpm_jax.eval.ablation import Choices
 from ddpm_jax.eval.study import Design, Means
+from ddpm_jax.protocols import Rules
 from ddpm_jax.report import distances
-from ddpm_jax.sampler import Rules
 from ddpm_jax.schedule import SCHEDULES, Schedule
 from ddpm_jax.subject import Subject
 from ddpm_jax.train import to_unit

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from ddpm_jax import cells, process, reverse, schedule, trajectory, variance
-from ddpm_jax.config import command_line
+from ddpm_jax.command import command_line
 from ddpm_jax.eval import ablation, frechet_schedule, gaussian_chain, gaussian_samples, power_law
 from ddpm_jax.process import Steps
 from ddpm_jax.report import exact_figures, exact_tables, published

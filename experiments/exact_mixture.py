@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ddpm_jax import cells, mixture, process, sampler, trajectory, variance, worlds
-from ddpm_jax.config import command_line
+from ddpm_jax import cells, mixture, process, protocols, trajectory, variance, worlds
+from ddpm_jax.command import command_line
 from ddpm_jax.eval import density
 from ddpm_jax.mixture import Mixture
+from ddpm_jax.protocols import Rules
 from ddpm_jax.report import distances
-from ddpm_jax.sampler import Rules
 from ddpm_jax.schedule import SCHEDULES, Schedule
 from ddpm_jax.variance import VARIANCES, Calibration
 from ddpm_jax.worlds import World
@@ -122,7 +122,7 @@ def resolve(options: ExactMixture) -> Setting:
     for name in options.variances:
         variance.build(name, known)
     for K in options.K:
-        sampler.log_var_cap(rules, process.steps(tables, trajectory.even(options.T, K)))
+        protocols.log_var_cap(rules, process.steps(tables, trajectory.even(options.T, K)))
     cells.check_writable(options.workdir)
     return setting
 

@@ -9,11 +9,11 @@ from ddpm_jax import (
     agreement,
     cells,
     checkpoint,
+    devices,
     head_run,
-    parallel,
     places,
+    protocols,
     run,
-    sampler,
     sources,
     subject,
     trajectory,
@@ -21,8 +21,8 @@ from ddpm_jax import (
 from ddpm_jax.config import Config, Flat, FlatHeads, Heads, to_dict
 from ddpm_jax.eval import classifier, study
 from ddpm_jax.eval.study import Design
+from ddpm_jax.protocols import Rules
 from ddpm_jax.run import Run, Trained
-from ddpm_jax.sampler import Rules
 from ddpm_jax.subject import Subject
 
 RESULTS = "results.json"
@@ -148,7 +148,7 @@ def resolve(options: Ablation) -> Plan:
     design, heads = _compared(options, found, own, times, trained_here=not there)
     if there and study.needed(design.variances, found.schedule):
         subject.check_clip(there.subject, design.rules.clip_x_0)
-    parallel.check(training.parallel)
+    devices.check(training.parallel)
     check_workdir(options, there)
     return Plan(options, there, heads, design)
 
@@ -159,7 +159,7 @@ def _compared(
     """What is compared, and the heads that have to be trained for it."""
     schedule, images = found.schedule, found.data
     alone = {name: getattr(options, name) for name in ("last_step", "pixel_clip", "clip_x_0", "clamp_cov", "decoder")}
-    rules = sampler.protocol(options.protocol, images.levels, **alone)
+    rules = protocols.protocol(options.protocol, images.levels, **alone)
     design = Design(rules, **{name: getattr(options, name) for name in Design._fields if name != "rules"})
     every = head_run.named(options.heads)
     if trained_here:

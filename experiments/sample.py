@@ -12,13 +12,15 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from ddpm_jax import agreement, basis, cells, head_run, process, run, sampler, sources, trajectory, variance
+from ddpm_jax import agreement, basis, cells, head_run, process, protocols, run, sampler, sources, trajectory, variance
 from ddpm_jax import subject as subjects
-from ddpm_jax.config import Config, command_line
+from ddpm_jax.command import command_line
+from ddpm_jax.config import Config
 from ddpm_jax.data import seen
 from ddpm_jax.eval import ablation, moments
+from ddpm_jax.protocols import Rules
 from ddpm_jax.reverse import ReverseVariance
-from ddpm_jax.sampler import SAMPLERS, Rules
+from ddpm_jax.sampler import SAMPLERS
 from ddpm_jax.subject import Subject
 from ddpm_jax.train import to_levels
 from ddpm_jax.variance import Calibration
@@ -112,8 +114,8 @@ def main(options: Sample) -> None:
     )
     steps = process.steps(schedule, times, SAMPLERS[options.sampler](options.eta))
     alone = {name: getattr(options, name) for name in ("last_step", "pixel_clip", "clip_x_0", "clamp_cov")}
-    rules = sampler.protocol(options.protocol, images.levels, **alone)
-    sampler.log_var_cap(rules, steps)
+    rules = protocols.protocol(options.protocol, images.levels, **alone)
+    protocols.log_var_cap(rules, steps)
     resolved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     resolved |= {name: getattr(config, name) for name in OF_THE_NETWORK}
     if options.dry_run:

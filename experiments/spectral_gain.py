@@ -21,15 +21,15 @@ import numpy as np
 
 from ddpm_jax import basis, cells, run, sources, trajectory, unet, variance
 from ddpm_jax.cells import Keep
-from ddpm_jax.config import command_line
+from ddpm_jax.command import command_line
 from ddpm_jax.data import seen
+from ddpm_jax.devices import Layout
 from ddpm_jax.eval import ablation, curves, elbo, moments
 from ddpm_jax.eval.ablation import OPTIMAL, REFERENCE, Choices
 from ddpm_jax.eval.moments import Moments
-from ddpm_jax.parallel import Layout
+from ddpm_jax.protocols import Rules
 from ddpm_jax.report import provenance, spectral
 from ddpm_jax.run import Trained
-from ddpm_jax.sampler import Rules
 from ddpm_jax.subject import Subject
 from ddpm_jax.variance import Calibration, Fixed
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ddpm_jax import loop, processes, run
-from ddpm_jax.config import Config, Flat, command_line, to_dict
+from ddpm_jax.command import command_line
+from ddpm_jax.config import Config, Flat, to_dict
 
 
 @dataclass(frozen=True)

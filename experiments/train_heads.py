@@ -9,8 +9,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ddpm_jax import agreement, cells, head_run, parallel, run, sources
-from ddpm_jax.config import Config, FlatHeads, Heads, command_line, to_dict
+from ddpm_jax import agreement, cells, devices, head_run, run, sources
+from ddpm_jax.command import command_line
+from ddpm_jax.config import Config, FlatHeads, Heads, to_dict
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def main(options: TrainHeads) -> None:
         raise ValueError(f"save_every = {options.save_every}: it is at least 1")
     if options.workdir == options.checkpoint:
         raise ValueError(f"--workdir {options.workdir} holds the network: choose another folder for its heads")
-    parallel.check(options.parallel)
+    devices.check(options.parallel)
     cells.check_writable(options.workdir)
     wanted = head_run.resolve(options.training, subject)
     if options.dry_run:

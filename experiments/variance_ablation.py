@@ -22,10 +22,11 @@ import numpy as np
 
 from ddpm_jax import cells, head_run, journal, loop, run, sources
 from ddpm_jax.cells import Store
-from ddpm_jax.config import command_line, to_dict
+from ddpm_jax.command import command_line
+from ddpm_jax.config import to_dict
+from ddpm_jax.devices import Layout
 from ddpm_jax.eval import findings, moments, spread, study
 from ddpm_jax.eval.study import Design, Means
-from ddpm_jax.parallel import Layout
 from ddpm_jax.report import claims, page, provenance
 from ddpm_jax.run import Trained
 from ddpm_jax.subject import Subject

@@ -57,17 +57,18 @@ def complaints(rule, *groups: tuple[Module, ...]) -> list[str]:
 
 # Lowest first; a module imports only from modules before it. A new module is one word here.
 LAYERS = {
-    "on their own": "basis schedule time_sampler trajectory cells parallel unet config eval.fid report.table "
-    "records framing processes optimizer",
+    "on their own": "basis schedule time_sampler trajectory cells devices unet config eval.fid report.table "
+    "compilations program tpu records framing processes optimizer",
+    "devices": "parallel",
     "the data": "feed parts prepared image_files data",
-    "the mathematics": "gaussian predict process reverse heads variance objective frozen sampler mixture finite_set "
-    "worlds",
+    "the mathematics": "gaussian predict process reverse heads variance objective frozen protocols sampler mixture "
+    "finite_set worlds",
     "training": "recipes train manifest storage checkpoint",
     "evaluation": "subject eval.classifier eval.spline eval.decoders eval.costs eval.visit eval.moments eval.elbo "
     "eval.ablation eval.checks eval.curves eval.quality eval.spread",
     "exact worlds": "eval.gaussian_chain eval.frechet_schedule eval.gaussian_samples eval.power_law eval.density",
     "a whole study": "eval.study eval.findings eval.whole_chain",
-    "a run": "agreement pace journal places guard run preview sources loop head_run",
+    "a run": "command agreement pace journal places guard run preview sources loop head_run",
     "the page": "report.chart report.bound_figures report.figures report.mosaics report.interactive report.printed "
     "report.claims report.markdown report.published report.literature report.page report.provenance report.distances "
     "report.exact_figures report.exact_tables report.spectral "
@@ -79,7 +80,7 @@ ON_THEIR_OWN = set(LAYERS["on their own"].split())
 PAGE_READS = {"report.provenance": {"data", "journal", "recipes", "unet"}}
 # Who may import these, of ddpm_jax; experiments may import everything.
 ONLY_IMPORTED_BY = {
-    "config": {"agreement", "pace", "places", "run", "loop", "sources", "head_run"},
+    "config": {"command", "agreement", "pace", "places", "run", "loop", "sources", "head_run"},
     "run": {"loop", "preview", "sources", "head_run"},
     "loop": {"head_run"},
 }
@@ -149,7 +150,7 @@ def test_the_picture_names_no_module_that_does_not_exist() -> None:
         ("process", "def f():\n    from ddpm_jax.eval.moments import measure", "not below"),
         ("variance", "from ddpm_jax.variance import small", "not below"),
         ("schedule", "from ddpm_jax.basis import PIXEL", "on its own"),
-        ("parallel", "from ddpm_jax import schedule", "on its own"),
+        ("devices", "from ddpm_jax import schedule", "on its own"),
         ("train", "from ddpm_jax.config import Config", "must not import"),
         ("report.page", "from ddpm_jax import loop", "must not import"),
         ("eval.quality", "from ddpm_jax.report import table", "beside"),
@@ -175,7 +176,7 @@ HOMES = {
     "flax": {"unet"},
     "orbax": {"checkpoint", "processes"},
     "grain": {"feed"},
-    "tyro": {"config"},
+    "tyro": {"config", "command"},
     "optax": {"optimizer", "recipes", "train"},
     "tensorboardX": {"journal"},
     "sklearn": {"data", "eval.classifier"},
@@ -187,8 +188,13 @@ AT_MOST = {
     "tensorflow": set(),
     "torch": set(),
 }
-# Of experiments: pictures of samples, and examples of users' own networks.
-EXPERIMENTS_MAY = {"matplotlib": {"sample"}, "flax": {"denoisers"}, "optax": {"denoisers"}}
+# Of experiments: pictures of samples, examples of users' own networks, and what the benchmark compares with.
+EXPERIMENTS_MAY = {
+    "matplotlib": {"sample"},
+    "flax": {"denoisers"},
+    "optax": {"denoisers"},
+    "torch": {"against_diffusers"},
+}
 
 
 def libraries(module: Module) -> set[str]:
@@ -227,15 +233,15 @@ def test_a_library_away_from_home_is_seen() -> None:
     assert not list(homes_in_experiments(Module("sample", "from matplotlib import pyplot")))
 
 
-# ---------------------------------------------------------------- only parallel.py names devices
+# ---------------------------------------------------------------- only devices.py names devices
 
 COUNTS = {"devices", "local_devices", "device_count", "local_device_count"}
 DEVICES = COUNTS | {"pmap", "shard_map", "Mesh", "make_mesh", "NamedSharding", "PartitionSpec", "SingleDeviceSharding"}
-NAMES_DEVICES = {"parallel": DEVICES, "report.provenance": COUNTS}  # the report says what a run was made on
+NAMES_DEVICES = {"devices": DEVICES, "report.provenance": COUNTS}  # the report says what a run was made on
 
 
 def devices_named(module: Module) -> Iterator[str]:
-    """jax's devices, meshes and maps over them are named in parallel.py."""
+    """jax's devices, meshes and maps over them are named in devices.py."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Attribute) and root_of(node) == "jax":
             names = {node.attr}
@@ -253,7 +259,7 @@ def root_of(node: ast.expr) -> str | None:
     return node.id if isinstance(node, ast.Name) else None
 
 
-def test_only_parallel_names_devices() -> None:
+def test_only_one_module_names_devices() -> None:
     assert complaints(devices_named, PACKAGE, EXPERIMENTS) == []
 
 
@@ -265,7 +271,7 @@ def test_a_device_named_elsewhere_is_seen() -> None:
         "jax.pmap",
     ):
         assert list(devices_named(Module("train", "import jax\n" + text))), text
-        assert not list(devices_named(Module("parallel", "import jax\n" + text))), text
+        assert not list(devices_named(Module("devices", "import jax\n" + text))), text
     assert not list(devices_named(Module("train", "def f(devices, parallel):\n    return parallel.pmap, devices")))
     assert list(devices_named(Module("report.provenance", "import jax\njax.pmap")))
 
@@ -358,6 +364,8 @@ def test_what_is_too_large_is_seen() -> None:
 # ---------------------------------------------------------------- tests mirror the package
 
 COVERED_BY = {
+    "devices": "tests/test_parallel.py",
+    "protocols": "tests/test_sampler.py",
     "run": "tests/test_loop.py",
     "recipes": "tests/test_train.py",
     "manifest": "tests/test_checkpoint.py",

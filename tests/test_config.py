@@ -1,11 +1,10 @@
-"""The config: JSON both ways, and a command line that refuses in one line."""
+"""The config: JSON both ways."""
 
 import json
-from dataclasses import dataclass
 
 import pytest
 
-from ddpm_jax.config import Config, command_line, from_dict, to_dict
+from ddpm_jax.config import Config, from_dict, to_dict
 from ddpm_jax.unet import PRESETS, UNetConfig
 
 
@@ -17,36 +16,3 @@ def test_json_both_ways(kind: type, value: object) -> None:
 def test_unknown_and_missing_fields_are_named() -> None:
     with pytest.raises(ValueError, match=r"\['seed', 'sneed'\]"):
         from_dict(Config, {**{k: v for k, v in to_dict(Config()).items() if k != "seed"}, "sneed": 1})
-
-
-@dataclass(frozen=True)
-class Options:
-    """An experiment's options."""
-
-    steps: int = 10
-
-
-def refused(run: object, capsys: pytest.CaptureFixture, *argv: str) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as stop:
-        command_line(Options, run, "An experiment.", list(argv))  # type: ignore[arg-type]
-    return stop.value.code, capsys.readouterr().err  # type: ignore[return-value]
-
-
-def test_a_wrong_value_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture) -> None:
-    def run(options: Options) -> None:
-        raise ValueError(f"steps = {options.steps}: it is at least 1")
-
-    assert refused(run, capsys, "--steps", "0") == (2, "error: steps = 0: it is at least 1\n")
-
-
-def test_a_typo_exits_2_with_a_suggestion(capsys: pytest.CaptureFixture) -> None:
-    code, error = refused(print, capsys, "--stpes", "3")
-    assert code == 2
-    assert "--steps" in error
-
-
-def test_a_diverging_run_exits_1_with_one_line(capsys: pytest.CaptureFixture) -> None:
-    def run(options: Options) -> None:
-        raise FloatingPointError("loss nan at step 3, t = 17")
-
-    assert refused(run, capsys) == (1, "error: loss nan at step 3, t = 17\n")

@@ -26,10 +26,10 @@ from ddpm_jax import (
     unet,
     variance,
 )
+from ddpm_jax.devices import PARALLEL, Layout, replicate
 from ddpm_jax.eval import moments
-from ddpm_jax.parallel import PARALLEL, Layout
+from ddpm_jax.protocols import Rules
 from ddpm_jax.recipes import Recipe, TrainState
-from ddpm_jax.sampler import Rules
 from tests.storing import store
 from tests.test_unet import TINY, fresh
 
@@ -66,7 +66,7 @@ def after_steps(recipe: Recipe, state: TrainState, batches: Iterable, layout: La
         run = jax.jit(partial(train.train_steps, recipe))
     else:
         run = parallel.parallelise(partial(train.train_steps, recipe), layout)
-        state = parallel.replicate(state, layout)
+        state = replicate(state, layout)
     for images in batches:
         state, metrics = run(state, images[None])
         assert np.isfinite(metrics.loss).all()
@@ -106,7 +106,7 @@ def test_steps_of_one_call_are_the_steps_of_many(recipe: Recipe, alone: TrainSta
     recipe = recipe._replace(unroll=unroll, microbatches=2)
     layout = on("pmap", 4)
     run = parallel.parallelise(partial(train.train_steps, recipe), layout)
-    state, metrics = run(parallel.replicate(begin(recipe), layout), IMAGES)
+    state, metrics = run(replicate(begin(recipe), layout), IMAGES)
     assert_same_parameters(state, alone)
     assert metrics.loss.shape == (len(IMAGES),) and int(state.step) == len(IMAGES)
 
@@ -197,7 +197,7 @@ def test_antithetic_times_are_spread_over_the_whole_batch(how: str, devices: int
         denoiser=recipes.in_training(linear_network, tables, "eps"),
     )
     layout = on(how, devices)
-    state = parallel.replicate(recipes.init(jax.random.key(1), jnp.float32(0.3), recipe), layout)
+    state = replicate(recipes.init(jax.random.key(1), jnp.float32(0.3), recipe), layout)
     run = parallel.parallelise(partial(train.train_steps, recipe), layout)
     for images in IMAGES:
         state, metrics = run(state, images[None])
@@ -235,7 +235,7 @@ def test_what_is_frozen_is_whole_on_every_device_and_no_parameter(how: str, devi
     layout = on(how, devices)
     frozen = {"weights": jnp.arange(5.0)}
     run = parallel.parallelise(step, layout, frozen)
-    state, _ = run(parallel.replicate(jnp.float32(0), layout), jnp.full((1, 8, 1), 2.0))
+    state, _ = run(replicate(jnp.float32(0), layout), jnp.full((1, 8, 1), 2.0))
     assert float(state) == 20.0
 
 
@@ -309,7 +309,7 @@ def test_the_step_is_compiled_once() -> None:
         return state + total, total
 
     run = parallel.parallelise(step)
-    state = parallel.replicate(jnp.float32(0))
+    state = replicate(jnp.float32(0))
     for _ in range(3):
         state, _ = run(state, jnp.ones((1, 8, 1)))
     assert traces == 1

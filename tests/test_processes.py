@@ -23,7 +23,7 @@ import numpy as np
 import jax
 from ddpm_jax import processes, unet
 processes.SILENCE = 30
-from ddpm_jax.config import command_line
+from ddpm_jax.command import command_line
 from experiments import train
 from tests.test_unet import TINY
 unet.PRESETS["tiny"] = replace(TINY, multipliers=(1,))

@@ -9,12 +9,12 @@ import pytest
 from jax.tree_util import Partial
 from scipy.fft import dctn, idctn
 
-from ddpm_jax import predict, process, reverse, sampler, schedule, trajectory, variance, worlds
+from ddpm_jax import predict, process, protocols, reverse, sampler, schedule, trajectory, variance, worlds
 from tests.oracle import gaussian_world, pairs, schedules, variances
 
 BETAS = schedules.linear(1000)
 LINEAR = schedule.linear()
-FREE = sampler.Rules(last_step="noise", pixel_clip=None, clip_x_0=False, clamp_cov=False)
+FREE = protocols.Rules(last_step="noise", pixel_clip=None, clip_x_0=False, clamp_cov=False)
 MEAN = 0.3
 SHAPE = (3_125, 8, 8, 1)
 N = 200_000  # independent scalars
@@ -330,7 +330,7 @@ def test_clipping_x_0_acts_before_the_mean_is_formed_in_an_inner_step(short):
 
 
 def test_the_default_rules_add_no_noise_in_the_last_step_and_clip_x_0(short, four_steps):
-    assert sampler.Rules() == ("mean", None, 256, True, True, "shared")
+    assert protocols.Rules() == ("mean", None, 256, True, True, "shared")
     path = sampler.sample_path(jax.random.key(0), four_steps, crooked, variance.large(short), SMALL_SHAPE)
     np.testing.assert_allclose(path.x_0, path.x_0_hat[-1], atol=1e-6)
     assert np.abs(path.x_0_hat).max() <= 1
@@ -340,7 +340,7 @@ def test_the_default_rules_add_no_noise_in_the_last_step_and_clip_x_0(short, fou
 def test_the_pixel_clip_bounds_the_step_into_the_first_time(y, levels, golden):
     """E|sigma eps| = sigma sqrt(2/pi) <= y spacings of 2/(levels - 1)."""
     steps = process.steps(LINEAR, trajectory.even(1000, 10))
-    cap = sampler.log_var_cap(FREE._replace(pixel_clip=y, levels=levels), steps)
+    cap = protocols.log_var_cap(FREE._replace(pixel_clip=y, levels=levels), steps)
     assert np.exp(cap[1] / 2) * np.sqrt(2 / np.pi) == pytest.approx(y * 2 / (levels - 1), rel=1e-12)
     if golden:
         assert np.exp(cap[1]) == pytest.approx(golden, abs=0.005 * 10 ** np.floor(np.log10(golden)))
@@ -349,8 +349,8 @@ def test_the_pixel_clip_bounds_the_step_into_the_first_time(y, levels, golden):
 
 def test_the_last_step_rule_caps_the_first_row_alone():
     steps = process.steps(LINEAR, [1, 500, 1000])
-    np.testing.assert_array_equal(sampler.log_var_cap(sampler.Rules(), steps), [-np.inf, np.inf, np.inf])
-    np.testing.assert_array_equal(sampler.log_var_cap(FREE, steps), [np.inf] * 3)
+    np.testing.assert_array_equal(protocols.log_var_cap(protocols.Rules(), steps), [-np.inf, np.inf, np.inf])
+    np.testing.assert_array_equal(protocols.log_var_cap(FREE, steps), [np.inf] * 3)
 
 
 def test_the_pixel_clip_reaches_the_samples(short):
@@ -599,35 +599,35 @@ def test_chains_start_where_no_data_are_left(of, kind, times):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("ddpm", sampler.Rules("mean", None, 17, True, True)),
-        ("analytic-dpm", sampler.Rules("mean", 1.0, 17, True, True)),
-        ("iddpm", sampler.Rules("mean", None, 17, True, True, "own")),
+        ("ddpm", protocols.Rules("mean", None, 17, True, True)),
+        ("analytic-dpm", protocols.Rules("mean", 1.0, 17, True, True)),
+        ("iddpm", protocols.Rules("mean", None, 17, True, True, "own")),
     ],
 )
 def test_a_protocol_is_its_papers_rules_for_the_datas_levels(name, expected):
-    assert sampler.protocol(name, 17) == expected
-    assert sampler.protocol(name, 17, last_step=None, pixel_clip=None, clip_x_0=None, clamp_cov=None) == expected
+    assert protocols.protocol(name, 17) == expected
+    assert protocols.protocol(name, 17, last_step=None, pixel_clip=None, clip_x_0=None, clamp_cov=None) == expected
 
 
 def test_every_protocol_is_checked_here():
-    assert set(sampler.PROTOCOLS) == {"ddpm", "analytic-dpm", "iddpm"}
+    assert set(protocols.PROTOCOLS) == {"ddpm", "analytic-dpm", "iddpm"}
 
 
-@pytest.mark.parametrize("name", sampler.PROTOCOLS)
+@pytest.mark.parametrize("name", protocols.PROTOCOLS)
 @pytest.mark.parametrize(
     ("rule", "value"), [("last_step", "noise"), ("pixel_clip", 2.0), ("clip_x_0", False), ("clamp_cov", False)]
 )
 def test_a_rule_can_be_set_alone(name, rule, value):
-    changed, plain = sampler.protocol(name, 256, **{rule: value}), sampler.protocol(name, 256)
+    changed, plain = protocols.protocol(name, 256, **{rule: value}), protocols.protocol(name, 256)
     assert getattr(changed, rule) == value
     assert changed._replace(**{rule: getattr(plain, rule)}) == plain
 
 
 def test_a_pixel_clip_of_0_is_none():
-    assert sampler.protocol("analytic-dpm", 256, pixel_clip=0.0).pixel_clip is None
-    assert sampler.protocol("ddpm", 256, pixel_clip=0).pixel_clip is None
+    assert protocols.protocol("analytic-dpm", 256, pixel_clip=0.0).pixel_clip is None
+    assert protocols.protocol("ddpm", 256, pixel_clip=0).pixel_clip is None
 
 
 def test_an_unknown_protocol_lists_what_there_is():
     with pytest.raises(ValueError, match=r"unknown protocol 'edm': choose one of ddpm, analytic-dpm, iddpm"):
-        sampler.protocol("edm", 256)
+        protocols.protocol("edm", 256)

@@ -34,7 +34,7 @@ class Wanted(NamedTuple):
       trajectories: of TRAJECTORIES, or "optimal", chosen for each variance on the calibration moments; for K > 1, as
         chains end at t = 1; or "optimal_free", which may end at any time with the decoder that is best there.
       K: numbers of steps.
-      decoder: see `sampler.Rules`.
+      decoder: see `protocols.Rules`.
     """
 
     variances: Sequence[str]
@@ -52,7 +52,7 @@ class Choices(NamedTuple):
       times: by (variance, trajectory, K); `optimal` only where there is a likelihood bound, and of a variance that is
         defined on one chain only that chain.
       decoder_log_var: of `optimal_free` at every first time, in nats; None where it was not asked for.
-      decoder: that of the other trajectories, see `sampler.Rules`.
+      decoder: that of the other trajectories, see `protocols.Rules`.
     """
 
     calibration: Calibration

@@ -16,12 +16,12 @@ from jaxtyping import Float, Float64
 from scipy.interpolate import CubicSpline
 from scipy.special import log_ndtr, logsumexp
 
-from ddpm_jax import mixture, predict, sampler
+from ddpm_jax import mixture, predict, protocols
 from ddpm_jax.mixture import Mixture
 from ddpm_jax.predict import Column, Denoiser, Images
 from ddpm_jax.process import Steps
+from ddpm_jax.protocols import Rules
 from ddpm_jax.reverse import OfState, ReverseVariance, check_steps, table
-from ddpm_jax.sampler import Rules
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.worlds import World
 
@@ -108,7 +108,7 @@ def propagate(x: Grid, steps: Steps, denoiser: Denoiser, choice: ReverseVariance
 
 def _kernels(x: Grid, steps: Steps, denoiser: Denoiser, choice: ReverseVariance, rules: Rules) -> list[_Kernel]:
     """The mean and deviation of every step at every grid point."""
-    chain = (steps, table(choice, steps) if choice.headless else None, sampler.log_var_cap(rules, steps))
+    chain = (steps, table(choice, steps) if choice.headless else None, protocols.log_var_cap(rules, steps))
     with jax.enable_x64(True):  # as arrays of JAX: of host arrays jit may keep float32 copies
         mean, log_var = _evaluate(
             *jax.tree.map(jnp.asarray, (predict.as_argument(denoiser), chain)),

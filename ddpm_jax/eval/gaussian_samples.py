@@ -12,14 +12,14 @@ from jax import Array
 from jax.tree_util import Partial
 from jaxtyping import Float, Int, Key
 
-from ddpm_jax import process, reverse, sampler, variance, worlds
+from ddpm_jax import process, protocols, reverse, sampler, variance, worlds
 from ddpm_jax.basis import Basis
 from ddpm_jax.eval import ablation, gaussian_chain
 from ddpm_jax.eval.gaussian_chain import Final
 from ddpm_jax.predict import Denoiser, Images, Prediction
 from ddpm_jax.process import Kernel, Steps
+from ddpm_jax.protocols import Rules
 from ddpm_jax.reverse import ReverseVariance
-from ddpm_jax.sampler import Rules
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.variance import Calibration
 from ddpm_jax.worlds import World
@@ -99,7 +99,7 @@ def _one(known: _Known, choice: ReverseVariance, steps: Steps, last_step: str) -
     data, world = known.data, known.world
     rules = Rules(last_step, clip_x_0=False, clamp_cov=False)
     denoiser = world.denoiser if choice.headless else worlds.exact_heads(world, steps)
-    cap = reverse.beside(sampler.log_var_cap(rules, steps), data.c[None])
+    cap = reverse.beside(protocols.log_var_cap(rules, steps), data.c[None])
     log_var = np.minimum(fixed_log_var(choice, steps, denoiser, data.c.shape), cap)
     exact = gaussian_chain.final(known.schedule, steps, log_var, data.c, data.mean)
     seen_in_pixels = Partial(_Turned(choice.basis), denoiser)

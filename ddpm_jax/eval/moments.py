@@ -20,13 +20,13 @@ from tqdm import tqdm
 from ddpm_jax import cells, variance
 from ddpm_jax.basis import Axes
 from ddpm_jax.cells import Keep
+from ddpm_jax.devices import Layout
 from ddpm_jax.eval import costs, decoders
 from ddpm_jax.eval.costs import Table
 from ddpm_jax.eval.visit import Block, visit
-from ddpm_jax.parallel import Layout
 from ddpm_jax.predict import Denoiser
+from ddpm_jax.protocols import Rules
 from ddpm_jax.reverse import ReverseVariance
-from ddpm_jax.sampler import Rules
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.variance import Fixed
 

@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from ddpm_jax import cells, process, sampler
 from ddpm_jax.cells import Keep
+from ddpm_jax.devices import Layout
 from ddpm_jax.eval import ablation, fid
 from ddpm_jax.eval.ablation import REFERENCE, Cell, Choices
-from ddpm_jax.parallel import Layout
 from ddpm_jax.predict import Denoiser
 from ddpm_jax.process import Steps
+from ddpm_jax.protocols import Rules
 from ddpm_jax.reverse import ReverseVariance
-from ddpm_jax.sampler import Rules
 from ddpm_jax.train import to_levels
 
 CODE = cells.code_version(__name__)

@@ -11,15 +11,15 @@ import numpy as np
 from jax import Array
 from jaxtyping import Key
 
-from ddpm_jax import basis, cells, process, reverse, sampler, trajectory, variance
+from ddpm_jax import basis, cells, process, protocols, reverse, trajectory, variance
 from ddpm_jax import subject as subjects
 from ddpm_jax.cells import Keep
 from ddpm_jax.data import DataSet, seen
+from ddpm_jax.devices import Layout
 from ddpm_jax.eval import ablation, costs, moments
 from ddpm_jax.eval.ablation import FREE, OPTIMAL, Choices, Row, Wanted
 from ddpm_jax.eval.moments import Moments
-from ddpm_jax.parallel import Layout
-from ddpm_jax.sampler import Rules
+from ddpm_jax.protocols import Rules
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.subject import Subject
 from ddpm_jax.variance import VARIANCES, Calibration, Fixed, Unmeasured
@@ -116,7 +116,7 @@ def check(
                     f"the variance {name!r} reads the head {head!r} and the denoiser has {', '.join(heads) or 'none'}: "
                     "train it with experiments.train_heads, or leave it out"
                 )
-    sampler.log_var_cap(design.rules, process.steps(schedule, [schedule.T]))
+    protocols.log_var_cap(design.rules, process.steps(schedule, [schedule.T]))
 
 
 def _nothing_measured(schedule: Schedule, shape: tuple[int, ...]) -> Calibration:

@@ -12,13 +12,13 @@ from jaxtyping import Int, Key, UInt8
 
 from ddpm_jax import basis, cells, parallel, predict, process
 from ddpm_jax.basis import Axes
+from ddpm_jax.devices import Layout
 from ddpm_jax.eval import costs, decoders
 from ddpm_jax.eval.costs import Tabulated
-from ddpm_jax.parallel import Layout
 from ddpm_jax.predict import Denoiser, Images, Prediction
 from ddpm_jax.process import Steps
+from ddpm_jax.protocols import Rules
 from ddpm_jax.reverse import ReverseVariance
-from ddpm_jax.sampler import Rules
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.train import to_unit
 

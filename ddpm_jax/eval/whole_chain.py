@@ -12,7 +12,7 @@ from ddpm_jax import trajectory, variance
 from ddpm_jax.eval import ablation, findings, study
 from ddpm_jax.eval.ablation import Choices
 from ddpm_jax.eval.study import Design, Means
-from ddpm_jax.sampler import Rules
+from ddpm_jax.protocols import Rules
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.subject import Subject
 from ddpm_jax.variance import Calibration

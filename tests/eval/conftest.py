@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from ddpm_jax import process, reverse, schedule, trajectory, variance, worlds
+from ddpm_jax.devices import Layout
 from ddpm_jax.eval import ablation, costs, moments
 from ddpm_jax.eval.ablation import Wanted
 from ddpm_jax.eval.moments import Moments
-from ddpm_jax.parallel import Layout
 from ddpm_jax.predict import Denoiser, Prediction
-from ddpm_jax.sampler import Rules
+from ddpm_jax.protocols import Rules
 from ddpm_jax.variance import VARIANCES, Fixed
 
 SCHEDULE = schedule.linear(60)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from ddpm_jax import process, schedule, trajectory, variance, worlds
+from ddpm_jax.devices import Layout
 from ddpm_jax.eval import ablation, costs, elbo, moments
-from ddpm_jax.parallel import Layout
 from ddpm_jax.predict import Prediction
-from ddpm_jax.sampler import Rules
+from ddpm_jax.protocols import Rules
 from ddpm_jax.variance import Fixed
 from tests.oracle import bits, gaussians, pairs, spectra, variances
 

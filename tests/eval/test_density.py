@@ -9,8 +9,8 @@ from scipy.special import ndtr
 from ddpm_jax import mixture, process, sampler, variance, worlds
 from ddpm_jax.eval import density
 from ddpm_jax.predict import from_x_0
+from ddpm_jax.protocols import Rules
 from ddpm_jax.reverse import ReverseVariance
-from ddpm_jax.sampler import Rules
 from ddpm_jax.variance import Calibration
 from tests.oracle import densities, gaussian_world, pairs, variances
 

@@ -7,7 +7,7 @@ import pytest
 
 from ddpm_jax import gaussian, predict, process, reverse, schedule, trajectory, variance, worlds
 from ddpm_jax.eval import costs, elbo, moments
-from ddpm_jax.sampler import Rules
+from ddpm_jax.protocols import Rules
 from ddpm_jax.variance import Fixed
 from tests.oracle import bits, gaussians, pairs, schedules, trajectories
 

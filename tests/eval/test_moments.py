@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ddpm_jax import predict, variance, worlds
+from ddpm_jax.devices import Layout
 from ddpm_jax.eval import moments
-from ddpm_jax.parallel import Layout
-from ddpm_jax.sampler import Rules
+from ddpm_jax.protocols import Rules
 from ddpm_jax.variance import Fixed
 from tests.oracle import bits, gaussians, pairs, schedules, spectra, variances
 

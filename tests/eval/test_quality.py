@@ -8,7 +8,7 @@ from ddpm_jax import schedule, variance, worlds
 from ddpm_jax.eval import ablation, fid, quality
 from ddpm_jax.eval.ablation import Wanted
 from ddpm_jax.eval.moments import Moments
-from ddpm_jax.sampler import Rules
+from ddpm_jax.protocols import Rules
 
 SCHEDULE = schedule.linear(30)
 SHAPE = (5, 2, 2, 1)

@@ -18,8 +18,8 @@ import pytest
 from ddpm_jax import cells, data, process, schedule, subject, trajectory, variance, worlds
 from ddpm_jax.eval import ablation, findings, study
 from ddpm_jax.eval.study import Design, Means
+from ddpm_jax.protocols import Rules
 from ddpm_jax.records import OnDemand, Records
-from ddpm_jax.sampler import Rules
 from ddpm_jax.subject import Subject
 
 FEW = data.DataSet(
@@ -284,7 +284,7 @@ def test_a_variance_from_outside_is_in_the_command_line_and_the_report(tmp_path:
     (tmp_path / "somebodys_variances.py").write_text(MINE)
     program = (
         "import somebodys_variances\n"
-        "from ddpm_jax.config import command_line\n"
+        "from ddpm_jax.command import command_line\n"
         "from experiments import variance_ablation as ablation\n"
         "command_line(ablation.Ablation, ablation.main, ablation.__doc__)\n"
     )

@@ -10,7 +10,7 @@ from ddpm_jax.data import DataSet, Split
 from ddpm_jax.eval import study, whole_chain
 from ddpm_jax.eval.study import Design
 from ddpm_jax.predict import Prediction
-from ddpm_jax.sampler import Rules
+from ddpm_jax.protocols import Rules
 from ddpm_jax.subject import Subject
 from ddpm_jax.train import to_unit
 

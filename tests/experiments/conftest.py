@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ddpm_jax import unet
-from ddpm_jax.config import command_line
+from ddpm_jax.command import command_line
 from experiments import sample, train, train_heads, variance_ablation
 from tests.test_unet import TINY as TWO_LEVELS
 

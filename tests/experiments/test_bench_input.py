@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ddpm_jax.config import command_line
+from ddpm_jax.command import command_line
 from ddpm_jax.records import OnDemand, Records
 from experiments import bench_input
 from experiments.bench_input import BenchInput

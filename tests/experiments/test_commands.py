@@ -12,7 +12,7 @@ import pytest
 
 from ddpm_jax import data, schedule, subject, unet
 from ddpm_jax.eval import study
-from ddpm_jax.sampler import Rules
+from ddpm_jax.protocols import Rules
 from ddpm_jax.variance import VARIANCES
 from tests.experiments.conftest import EXPERIMENTS, TINY, TRAINING, run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ddpm_jax import loop
-from ddpm_jax.config import command_line
+from ddpm_jax.command import command_line
 from ddpm_jax.report import published
 from experiments import ddpm_table2
 from experiments.ddpm_table2 import ROWS, DdpmTable2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax import basis
-from ddpm_jax.config import command_line
+from ddpm_jax.command import command_line
 from experiments import exact_finite
 from experiments.exact_finite import ExactFinite
 from tests.oracle import finite_sets

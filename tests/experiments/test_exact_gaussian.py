@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_jax.config import command_line
+from ddpm_jax.command import command_line
 from ddpm_jax.variance import VARIANCES
 from experiments import exact_gaussian
 

@@ -14,7 +14,7 @@ from tests.experiments.conftest import TRAINING
 
 PROGRAM = """
 from ddpm_jax import unet
-from ddpm_jax.config import command_line
+from ddpm_jax.command import command_line
 from ddpm_jax.eval import moments
 from experiments import variance_ablation as tool
 from tests.experiments.conftest import TINY

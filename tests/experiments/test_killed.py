@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from ddpm_jax import data, unet
-from ddpm_jax.config import command_line
+from ddpm_jax.command import command_line
 from experiments import train
 from tests.test_unet import TINY
 unet.PRESETS["tiny"] = replace(TINY, multipliers=(1,), dropout=0.1)

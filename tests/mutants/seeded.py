@@ -568,7 +568,7 @@ SAMPLER = (
     Mutant(
         "pixel_clip_of_the_last_step",
         "the clip bounds the step into tau_1, not the one to the data",
-        "ddpm_jax/sampler.py",
+        "ddpm_jax/protocols.py",
         "cap[1] = np.log(",
         "cap[0] = np.log(",
         ("tests/test_sampler.py::test_the_pixel_clip_bounds_the_step_into_the_first_time",),
@@ -576,7 +576,7 @@ SAMPLER = (
     Mutant(
         "pixel_clip_of_256_levels_for_all",
         "y is in the data's own level spacings, 2/(levels - 1)",
-        "ddpm_jax/sampler.py",
+        "ddpm_jax/protocols.py",
         "(rules.pixel_clip * 2 / (rules.levels - 1)) ** 2",
         "(rules.pixel_clip * 2 / 255) ** 2",
         ("tests/test_sampler.py::test_the_pixel_clip_bounds_the_step_into_the_first_time",),
@@ -584,7 +584,7 @@ SAMPLER = (
     Mutant(
         "pixel_clip_of_sigma",
         "E|sigma eps| = sigma sqrt(2/pi) is bounded, not sigma",
-        "ddpm_jax/sampler.py",
+        "ddpm_jax/protocols.py",
         "** 2 * np.pi / 2)",
         "** 2)",
         ("tests/test_sampler.py::test_the_pixel_clip_bounds_the_step_into_the_first_time",),
@@ -592,7 +592,7 @@ SAMPLER = (
     Mutant(
         "noise_in_the_last_step",
         "the rule `mean` adds no noise in the step to s = 0",
-        "ddpm_jax/sampler.py",
+        "ddpm_jax/protocols.py",
         "cap[0] = -np.inf",
         "cap[0] = np.inf",
         ("tests/test_sampler.py::test_the_last_step_rule_caps_the_first_row_alone",),
@@ -600,7 +600,7 @@ SAMPLER = (
     Mutant(
         "last_step_rule_in_the_first_step",
         "the last step is row 0, to s = 0",
-        "ddpm_jax/sampler.py",
+        "ddpm_jax/protocols.py",
         "cap[0] = -np.inf",
         "cap[-1] = -np.inf",
         ("tests/test_sampler.py::test_the_chain_is_the_one_written_by_hand",),
@@ -1812,7 +1812,7 @@ LEARNED = (
     Mutant(
         "protocol_clips_to_nothing",
         "a pixel_clip of 0 is none",
-        "ddpm_jax/sampler.py",
+        "ddpm_jax/protocols.py",
         "if rules.pixel_clip == 0 else rules",
         "if rules.pixel_clip == -1 else rules",
         ("tests/test_sampler.py::test_a_pixel_clip_of_0_is_none",),

@@ -1,0 +1,163 @@
+"""One program on many devices, by pmap or by shard_map; the only file that names devices."""
+
+import resource
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+S = TypeVar("S")
+Devices = tuple[jax.Device, ...]
+AXIS = "devices"
+WHOLE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
+
+
+class Layout(NamedTuple):
+    """How work is spread. Numbers do not depend on it, but for the rounding of sums.
+
+    Attributes:
+      how: a name of PARALLEL.
+      devices: default all: of every process in training, of this one elsewhere.
+      batch: examples that one device takes at a time, at most, outside training.
+    """
+
+    how: str = "pmap"
+    devices: Devices | None = None
+    batch: int = 1024
+
+
+def local(layout: Layout) -> Devices:
+    """The devices of a layout in this process."""
+    return tuple(jax.local_devices()) if layout.devices is None else layout.devices
+
+
+def every(layout: Layout) -> Devices:
+    """The devices of a layout in all processes, one process after the other, as their rows of a batch lie."""
+    found = jax.devices() if layout.devices is None else layout.devices
+    return tuple(sorted(found, key=lambda device: (device.process_index, device.id)))
+
+
+class Spread(NamedTuple):
+    """function(changing, whole, split) on many devices: the last split along an axis, the first given away.
+
+    Attributes:
+      run: of arrays.
+      lower: of their shapes, for devices that need not be here.
+    """
+
+    run: Callable[[Any, Any, Any], Any]
+    lower: Callable[[Any, Any, Any], jax.stages.Lowered]
+
+
+def _given(devices: Devices) -> tuple[int, ...]:
+    """Which arguments lend their memory to the result. On CPUs none: with several devices XLA crashed (jax 0.10.2)."""
+    return () if devices[0].platform == "cpu" else (0,)
+
+
+def _pmap(function: Callable, devices: Devices, axis: int, whole_result: bool) -> Spread:
+    """By jax.pmap, which takes an axis of devices."""
+    count = sum(device.process_index == jax.process_index() for device in devices)
+    mapped = jax.pmap(
+        function,
+        axis_name=AXIS,
+        in_axes=(None, None, axis),
+        out_axes=None if whole_result else 0,
+        donate_argnums=_given(devices),
+        devices=list(devices),
+    )
+
+    def shape(x: Any) -> tuple[int, ...]:
+        return (*x.shape[:axis], count, x.shape[axis] // count, *x.shape[axis + 1 :])
+
+    def run(changing: Any, whole: Any, split: Any) -> Any:
+        result = mapped(changing, whole, jax.tree.map(lambda x: x.reshape(shape(x)), split))
+        return result if whole_result else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
+
+    def lower(changing: Any, whole: Any, split: Any) -> jax.stages.Lowered:
+        return mapped.lower(changing, whole, jax.tree.map(lambda x: x.update(shape=shape(x)), split))
+
+    return Spread(run, lower)
+
+
+def _shard_map(function: Callable, devices: Devices, axis: int, whole_result: bool) -> Spread:
+    """By jit(shard_map)."""
+    mesh, split = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(*[None] * axis, AXIS)
+    out = WHOLE if whole_result else SPLIT
+    on_mesh = jax.shard_map(function, mesh=mesh, in_specs=(WHOLE, WHOLE, split), out_specs=out)
+    mapped = jax.jit(on_mesh, donate_argnums=_given(devices))
+    if not mesh.is_multi_process:
+        return Spread(mapped, mapped.lower)
+    joined = partial(jax.make_array_from_process_local_data, NamedSharding(mesh, split))
+    return Spread(lambda changing, whole, shares: mapped(changing, whole, jax.tree.map(joined, shares)), mapped.lower)
+
+
+PARALLEL: dict[str, Callable[[Callable, Devices, int, bool], Spread]] = {"pmap": _pmap, "shard_map": _shard_map}
+
+
+def check(how: str) -> None:
+    """Refuse an unknown way of spreading.
+
+    Raises:
+      ValueError: the name is unknown.
+    """
+    if how not in PARALLEL:
+        raise ValueError(f"unknown parallel {how!r}: choose one of {', '.join(PARALLEL)}")
+
+
+def replicate(state: S, layout: Layout = Layout()) -> S:
+    """A copy of the state on every device, as a step returns it: without this the second step would compile again.
+
+    Every leaf of it has memory of its own, so that it can be given away.
+
+    Of several processes, pmap returns each its own copy, shard_map one array that all of them hold.
+    """
+    devices = local(layout) if layout.how == "pmap" else every(layout)
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), WHOLE)
+
+    def put(x: Any) -> Array:
+        if _is_key(x):  # its numbers: a key cannot leave its process
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+        return jax.device_put(x, sharding, may_alias=False)
+
+    return jax.tree.map(put, state)
+
+
+def own(tree: S) -> S:
+    """This process's copy of what all processes hold, in its memory; what it holds alone stays where it is."""
+
+    def copy(x: Any) -> Any:
+        if x.is_fully_addressable:
+            return x
+        if _is_key(x):
+            return jax.random.wrap_key_data(copy(jax.random.key_data(x)))
+        return np.asarray(x.addressable_data(0))
+
+    return jax.tree.map(copy, tree)
+
+
+def _is_key(x: Any) -> bool:
+    return jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def peak_memory() -> int:
+    """The most bytes that were in use at once: of a device, or of this process where the device is a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return stats["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def words() -> str:
+    """All devices in words."""
+    many = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}{many}"
+
+
+def loops_are_slow() -> bool:
+    """Whether gradients of convolutions inside a loop are far slower than outside, as on CPUs."""
+    return jax.default_backend() == "cpu"

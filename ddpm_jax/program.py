@@ -1,0 +1,126 @@
+"""What a compiler says of a program: memory, work, and what devices tell each other; without running it."""
+
+import re
+import time
+from collections import Counter
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+
+# XLA's names. An asynchronous pair is counted where it starts.
+COLLECTIVES = (
+    "all-reduce all-gather reduce-scatter all-to-all ragged-all-to-all collective-permute collective-broadcast".split()
+)
+OPERATION = re.compile(rf" = (?P<shape>.*?) (?P<kind>{'|'.join(COLLECTIVES)})(?P<start>-start)?\(")
+ARRAY = re.compile(r"\b(?P<kind>pred|bf16|[sufc]\d+|f8\w*)\[(?P<shape>[\d,]*)\]")
+BITS = re.compile(r"\d+")
+OUT_OF_MEMORY = re.compile(r"[Uu]sed (?P<used>[\d.]+[KMG]?) of (?P<there>[\d.]+[KMG]?) (?P<where>\w+)")
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class DoesNotFit(Exception):
+    """The program needs more memory than a device has.
+
+    Attributes:
+      used: bytes that it needs, as the compiler says it.
+      there: bytes that a device has for it.
+    """
+
+    def __init__(self, used: int, there: int) -> None:
+        super().__init__(f"it needs {used / 2**30:.2f} GiB and a device has {there / 2**30:.2f} GiB for it")
+        self.used, self.there = used, there
+
+
+class Collective(NamedTuple):
+    """Operations in which devices tell each other something.
+
+    Attributes:
+      kind: XLA's name.
+      number: how many are in the program; one in a loop counts once.
+      bytes: what they result in on a device, together.
+    """
+
+    kind: str
+    number: int
+    bytes: int
+
+
+class Program(NamedTuple):
+    """A compiled program. Work inside a loop is counted once, as the compiler does.
+
+    Attributes:
+      seconds: that compiling took.
+      memory: bytes on a device: arguments, results that do not take their place, temporaries and the code.
+      flops: floating-point operations on a device.
+      bytes_accessed: of its memory.
+      optimal_seconds: by the compiler's model of the device; None where it has none.
+      collectives: by kind.
+    """
+
+    seconds: float
+    memory: int
+    flops: float
+    bytes_accessed: float
+    optimal_seconds: float | None
+    collectives: tuple[Collective, ...]
+
+
+def compiled(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None) -> Program:
+    """Compile, and read off what the compiler says.
+
+    Args:
+      lowered: the program.
+      options: the compiler's.
+
+    Raises:
+      DoesNotFit: it needs more memory than a device has.
+    """
+    started = time.perf_counter()
+    try:
+        program = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        said = OUT_OF_MEMORY.search(str(error))
+        if said is None:
+            raise
+        raise DoesNotFit(_bytes(said["used"]), _bytes(said["there"])) from error
+    seconds = time.perf_counter() - started
+    memory, cost = program.memory_analysis(), program.cost_analysis() or {}
+    assert memory is not None  # the backends of today all tell
+    return Program(
+        seconds=seconds,
+        memory=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        flops=cost.get("flops", 0.0),
+        bytes_accessed=cost.get("bytes accessed", 0.0),
+        optimal_seconds=cost.get("optimal_seconds"),
+        collectives=collectives(program.as_text() or ""),
+    )
+
+
+def collectives(hlo: str) -> tuple[Collective, ...]:
+    """The collectives in the text of a compiled program."""
+    numbers, sizes = Counter[str](), Counter[str]()
+    for line in hlo.splitlines():
+        found = OPERATION.search(line)
+        if found:
+            arrays = [_size(array) for array in ARRAY.finditer(found["shape"])]
+            # What starts a gathering or a permutation gives its operands, then its results.
+            pairs = found["start"] and found["kind"] != "all-reduce"
+            numbers[found["kind"]] += 1
+            sizes[found["kind"]] += sum(arrays[len(arrays) // 2 :] if pairs else arrays)
+    return tuple(Collective(kind, numbers[kind], sizes[kind]) for kind in sorted(numbers))
+
+
+def _size(array: re.Match[str]) -> int:
+    bits = BITS.search(array["kind"])
+    item = max(1, int(bits[0]) // 8) if bits else 1
+    return item * prod(int(n) for n in array["shape"].split(",") if n)
+
+
+def _bytes(said: str) -> int:
+    number = said.rstrip("KMG")
+    return int(float(number) * UNITS[said[len(number) :]])

@@ -1,0 +1,38 @@
+"""Mistakes in what is read off compiled programs, and in how they are kept."""
+
+from tests.mutants.seeded import Mutant
+
+MUTANTS: list[Mutant] = [
+    Mutant(
+        "given_memory_counted_twice",
+        "a result that takes an argument's place needs none of its own",
+        "ddpm_jax/program.py",
+        "        - memory.alias_size_in_bytes\n",
+        "",
+        ("tests/test_program.py::test_what_is_given_away_is_counted_once",),
+    ),
+    Mutant(
+        "operands_of_a_gathering_counted",
+        "what starts a gathering names its operands, then its results",
+        "ddpm_jax/program.py",
+        "arrays[len(arrays) // 2 :] if pairs else arrays",
+        "arrays",
+        ("tests/test_program.py::test_collectives_are_counted_once_with_what_they_result_in",),
+    ),
+    Mutant(
+        "halves_counted_as_wholes",
+        "a bfloat16 has two bytes",
+        "ddpm_jax/program.py",
+        "int(bits[0]) // 8",
+        "4",
+        ("tests/test_program.py::test_collectives_are_counted_once_with_what_they_result_in",),
+    ),
+    Mutant(
+        "programs_not_kept",
+        "a second process compiles nothing",
+        "ddpm_jax/compilations.py",
+        'jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)',
+        'jax.config.update("jax_persistent_cache_min_compile_time_secs", 1000)',
+        ("tests/test_compilations.py::test_a_second_process_compiles_nothing",),
+    ),
+]

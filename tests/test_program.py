@@ -1,0 +1,96 @@
+"""What a compiler says, read back from programs whose memory, work and collectives are known."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax import parallel, program, run, sampler, train, variance
+from ddpm_jax.config import Config
+from ddpm_jax.devices import PARALLEL, Layout
+from ddpm_jax.program import Collective, DoesNotFit
+from ddpm_jax.run import Run
+from ddpm_jax.variance import Calibration
+from tests.test_unet import TINY
+
+HLO = """
+  %all-reduce.9 = (f32[32]{0:T(128)}, f32[3,2]{1,0}, /*index=2*/bf16[5]{0}) all-reduce(%a, %b, %c), channel_id=1
+  %pmax.8 = s32[1]{0:T(128)} all-reduce(%d), replica_groups={{0,1}}
+  ROOT %all-gather-start = (f32[4]{0}, f32[16]{0}) all-gather-start(%e), channel_id=3
+  %all-gather-done = f32[16]{0} all-gather-done(%all-gather-start)
+  %fusion = f32[8]{0} fusion(%all-reduce.9), calls=%all-reduce-fusion
+  %flag = pred[] all-reduce(%f)
+"""
+
+
+def test_collectives_are_counted_once_with_what_they_result_in() -> None:
+    assert program.collectives(HLO) == (
+        Collective("all-gather", 1, 64),
+        Collective("all-reduce", 3, 128 + 24 + 10 + 4 + 1),
+    )
+
+
+def test_memory_and_work_of_a_matrix_product() -> None:
+    a, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((64, 128), (128, 32)))
+    found = program.compiled(jax.jit(jnp.dot).lower(a, b))
+    assert found.flops == pytest.approx(2 * 64 * 128 * 32, rel=0.01)
+    arrays = 4 * (64 * 128 + 128 * 32 + 64 * 32)
+    assert arrays <= found.memory < 2 * arrays
+    assert found.collectives == ()
+
+
+def test_what_is_given_away_is_counted_once() -> None:
+    x = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    kept, given = (
+        program.compiled(jax.jit(lambda x: x + 1, donate_argnums=given).lower(x)).memory for given in ((), 0)
+    )
+    assert kept - given == 4000
+
+
+class Refuses(jax.stages.Lowered):
+    """As the compiler of a device with too little memory."""
+
+    def __init__(self) -> None:
+        pass
+
+    def compile(self, compiler_options: dict | None = None) -> None:  # type: ignore[override]
+        said = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+        raise jax.errors.JaxRuntimeError(f"{said}Used 18.25G of 15.75G hbm. Exceeded hbm capacity by 2.50G.")
+
+
+def test_what_does_not_fit_is_told_with_its_bytes() -> None:
+    with pytest.raises(DoesNotFit, match=r"needs 18\.25 GiB and a device has 15\.75 GiB") as said:
+        program.compiled(Refuses())
+    assert said.value.used == 18.25 * 2**30 and said.value.there == 15.75 * 2**30
+
+
+@pytest.fixture(scope="module")
+def wanted() -> Run:
+    """Digits, a network of one level."""
+    return run.resolve(Config(batch=16), replace(TINY, multipliers=(1,)))
+
+
+@pytest.mark.parametrize("how", PARALLEL)
+def test_devices_tell_each_other_gradients_and_metrics_alone(wanted: Run, how: str) -> None:
+    """As many bytes as there are parameters, and a few numbers: nothing is gathered or sent twice."""
+    state = jax.eval_shape(partial(run.fresh, wanted))
+    batches = jax.ShapeDtypeStruct((1, 16, 8, 8, 1), np.uint8)
+    layout = Layout(how, tuple(jax.local_devices()))
+    steps = partial(train.train_steps, wanted.recipe)
+    found = program.compiled(parallel.lower_steps(steps, layout, state, batches))
+    assert [one.kind for one in found.collectives] == ["all-reduce"]
+    parameters = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    # Two biases that are added to each other have one gradient, which is sent once.
+    assert found.collectives[0].bytes == pytest.approx(parameters, rel=0.01)
+
+
+@pytest.mark.parametrize("how", PARALLEL)
+def test_samples_do_not_wait_for_each_other(wanted: Run, how: str) -> None:
+    params = jax.eval_shape(partial(run.fresh, wanted)).ema[0]
+    chain, small = wanted.recipe.chain, variance.build("small", Calibration(wanted.schedule))
+    layout = Layout(how, tuple(jax.local_devices()))
+    lowered = sampler.lower(chain, run.denoiser(wanted, params), small, (16, 8, 8, 1), layout)
+    assert program.compiled(lowered).collectives == ()

@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import parallel, program, run, sampler, train, variance
+from ddpm_jax import parallel, program, run, sampler, tpu, train, variance
 from ddpm_jax.config import Config
 from ddpm_jax.devices import PARALLEL, Layout
+from ddpm_jax.eval import moments
 from ddpm_jax.program import Collective, DoesNotFit
+from ddpm_jax.protocols import Rules
 from ddpm_jax.run import Run
 from ddpm_jax.variance import Calibration
 from tests.test_unet import TINY
@@ -94,3 +98,58 @@ def test_samples_do_not_wait_for_each_other(wanted: Run, how: str) -> None:
     layout = Layout(how, tuple(jax.local_devices()))
     lowered = sampler.lower(chain, run.denoiser(wanted, params), small, (16, 8, 8, 1), layout)
     assert program.compiled(lowered).collectives == ()
+
+
+# ---------------------------------------------------------------- tables are computed with full-precision products
+
+
+def products(text: str) -> list[str]:
+    """The lines of a program, as JAX hands it to a compiler, that multiply matrices or convolve."""
+    return [line for line in text.splitlines() if "stablehlo.convolution(" in line or "stablehlo.dot_general" in line]
+
+
+def lowered_sampler(wanted: Run, layout: Layout) -> jax.stages.Lowered:
+    params = jax.eval_shape(partial(run.fresh, wanted)).ema[0]
+    small = variance.build("small", Calibration(wanted.schedule))
+    shape = (2 * len(layout.devices or ()), 8, 8, 1)
+    return sampler.lower(wanted.recipe.chain, run.denoiser(wanted, params), small, shape, layout)
+
+
+def test_samples_ask_for_full_precision(wanted: Run) -> None:
+    found = products(lowered_sampler(wanted, Layout("shard_map", tuple(jax.local_devices()[:1]))).as_text())
+    assert len(found) > 5
+    assert all(line.count("HIGHEST") == 2 for line in found)
+
+
+def test_the_pass_for_likelihoods_asks_for_full_precision(wanted: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Seen(Exception):
+        pass
+
+    def lower(*args: Any, **fixed: Any) -> None:
+        raise Seen(parallel.lower_over_examples(*args, **fixed).as_text())
+
+    monkeypatch.setattr(parallel, "over_examples", lower)
+    denoiser = run.denoiser(wanted, jax.jit(partial(run.fresh, wanted))().ema[0])
+    with pytest.raises(Seen) as seen:
+        moments.measure(
+            jax.random.key(0),
+            wanted.schedule,
+            denoiser,
+            wanted.data.test.images[:2],
+            Rules(levels=17),
+            np.array([5]),
+            Layout("shard_map", tuple(jax.local_devices()[:1])),
+        )
+    found = products(str(seen.value))
+    assert len(found) > 5
+    assert all(line.count("HIGHEST") == 2 for line in found)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_tpu_multiplies_with_full_precision(wanted: Run) -> None:
+    """Read off the compiled program: by itself a TPU rounds the factors to bfloat16."""
+    text = lowered_sampler(wanted, Layout("pmap", tpu.slice_of("v5e-8").devices)).compile(tpu.FAST_TO_COMPILE).as_text()
+    found = [line for line in (text or "").splitlines() if " convolution(" in line]
+    assert len(found) > 5
+    assert all("operand_precision={highest,highest}" in line for line in found)

@@ -3,6 +3,7 @@
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ class Program(NamedTuple):
       memory: bytes on a device: arguments, results that do not take their place, temporaries and the code.
       flops: floating-point operations on a device.
       bytes_accessed: of its memory.
-      optimal_seconds: by the compiler's model of the device; None where it has none.
+      optimal_seconds: by the compiler's model of the device; None where it has none, or not of every operation.
       collectives: by kind.
     """
 
@@ -96,9 +97,15 @@ def compiled(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None)
         + memory.generated_code_size_in_bytes,
         flops=cost.get("flops", 0.0),
         bytes_accessed=cost.get("bytes accessed", 0.0),
-        optimal_seconds=cost.get("optimal_seconds"),
+        optimal_seconds=modelled(cost),
         collectives=collectives(program.as_text() or ""),
     )
+
+
+def modelled(cost: Mapping[str, float]) -> float | None:
+    """The seconds of a cost analysis. libtpu counts an operation that it has no model of as -1 second."""
+    seconds = cost.get("optimal_seconds", -1.0)
+    return seconds if seconds > 0 else None
 
 
 def collectives(hlo: str) -> tuple[Collective, ...]:

@@ -289,6 +289,7 @@ def test_sigterm_stores_the_state_and_the_same_command_goes_on(tmp_path: Path) -
     assert without_rates["whole"] == without_rates["stopped"]
 
 
+@pytest.mark.slow
 def test_a_trace_of_steps_within_calls_of_several(tmp_path: Path) -> None:
     config = replace(CONFIG, steps_per_call=3, profile=(2, 4))
     loop.fit(config, tmp_path)

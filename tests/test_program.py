@@ -54,6 +54,13 @@ def test_what_is_given_away_is_counted_once() -> None:
     assert kept - given == 4000
 
 
+def test_seconds_of_a_model_that_lacks_an_operation_are_none() -> None:
+    """As of a CIFAR-10 training step on v5p: four operations of -1 second, and 5.6 ms of all others."""
+    assert program.modelled({"flops": 1.0, "optimal_seconds": -3.994355}) is None
+    assert program.modelled({"optimal_seconds": 0.009342}) == 0.009342
+    assert program.modelled({"flops": 1.0}) is None
+
+
 class Refuses(jax.stages.Lowered):
     """As the compiler of a device with too little memory."""
 

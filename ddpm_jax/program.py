@@ -16,7 +16,11 @@ COLLECTIVES = (
 OPERATION = re.compile(rf" = (?P<shape>.*?) (?P<kind>{'|'.join(COLLECTIVES)})(?P<start>-start)?\(")
 ARRAY = re.compile(r"\b(?P<kind>pred|bf16|[sufc]\d+|f8\w*)\[(?P<shape>[\d,]*)\]")
 BITS = re.compile(r"\d+")
-OUT_OF_MEMORY = re.compile(r"[Uu]sed (?P<used>[\d.]+[KMG]?) of (?P<there>[\d.]+[KMG]?) (?P<where>\w+)")
+# libtpu's two ways to say it: of all that is needed, and of temporaries that alone are too many.
+OUT_OF_MEMORY = re.compile(
+    r"[Uu]sed (?P<used>[\d.]+[KMG]?) of (?P<there>[\d.]+[KMG]?)"
+    r"|required for HLO temporaries \((?P<temporaries>[\d.]+[KMG]?)\) exceeds available HBM \((?P<free>[\d.]+[KMG]?)\)"
+)
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -24,7 +28,7 @@ class DoesNotFit(Exception):
     """The program needs more memory than a device has.
 
     Attributes:
-      used: bytes that it needs, as the compiler says it.
+      used: bytes that it needs, or its temporaries alone, as the compiler says it.
       there: bytes that a device has for it.
     """
 
@@ -84,7 +88,8 @@ def compiled(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None)
         said = OUT_OF_MEMORY.search(str(error))
         if said is None:
             raise
-        raise DoesNotFit(_bytes(said["used"]), _bytes(said["there"])) from error
+        used, there = said["used"] or said["temporaries"], said["there"] or said["free"]
+        raise DoesNotFit(_bytes(used), _bytes(there)) from error
     seconds = time.perf_counter() - started
     memory, cost = program.memory_analysis(), program.cost_analysis() or {}
     assert memory is not None  # the backends of today all tell

@@ -72,6 +72,8 @@ def main(options: TpuCheck) -> None:
         print(json.dumps({**to_dict(options), "network": to_dict(wanted.network)}, indent=2, default=str))
         return
     trajectory.even(wanted.schedule.T, options.K)
+    if options.json:
+        cells.check_writable(options.json.parent)
     slices = [tpu.slice_of(name) for name in options.slices]
     for where in slices:
         parallel.check_batch(wanted.config.batch, wanted.config.microbatches, layout(wanted, where))
@@ -82,6 +84,7 @@ def main(options: TpuCheck) -> None:
         rows += checked("sampler step", partial(lower_sampler, K=options.K), wanted, where, options.largest)
     if options.json:
         about = {"config": to_dict(wanted.config), "network": to_dict(wanted.network), "jax": jax.__version__}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         cells.write_json(options.json, {**about, "rows": rows})
     if any("needs_gib" in row and row["batch"] == wanted.config.batch for row in rows):
         sys.exit(1)

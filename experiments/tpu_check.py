@@ -69,7 +69,8 @@ def main(options: TpuCheck) -> None:
     wanted = run.resolve(options.training, images=stand_in(options.training))
     wanted = wanted._replace(recipe=wanted.recipe._replace(unroll=False))  # as where loops are fast
     if options.dry_run:
-        print(json.dumps({**to_dict(options), "network": to_dict(wanted.network)}, indent=2, default=str))
+        plain = {**vars(options), "training": to_dict(wanted.config), "json": options.json and str(options.json)}
+        print(json.dumps({**plain, "network": to_dict(wanted.network)}, indent=2))
         return
     trajectory.even(wanted.schedule.T, options.K)
     if options.json:

@@ -25,6 +25,7 @@ from ddpm_jax.run import Run
 from ddpm_jax.unet import UNetConfig
 from ddpm_jax.variance import Calibration
 from experiments import turns
+from experiments.tpu_check import lower_step
 from experiments.turns import Job, Row
 
 LONG = 0.2  # seconds that matrix products are repeated for, at least
@@ -101,9 +102,7 @@ def steps_a_call(bench: Bench) -> int:
 
 def lowered(bench: Bench, count: int) -> jax.stages.Lowered:
     """The program of `count` training steps, not compiled."""
-    state = jax.eval_shape(partial(run.fresh, bench.wanted))
-    batches = jax.ShapeDtypeStruct((count, *bench.images.shape), np.uint8)
-    return parallel.lower_steps(partial(train.train_steps, bench.wanted.recipe), bench.layout, state, batches)
+    return lower_step(bench.wanted, bench.layout, len(bench.images), count)
 
 
 def compile_seconds(bench: Bench) -> float:

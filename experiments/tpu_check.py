@@ -80,8 +80,9 @@ def main(options: TpuCheck) -> None:
         parallel.check_batch(wanted.config.batch, wanted.config.microbatches, layout(wanted, where))
     rows = []
     print("| " + " | ".join(HEADINGS.values()) + " |\n|" + " --- |" * len(HEADINGS), flush=True)
+    count = wanted.config.steps_per_call or pace.STEPS_PER_CALL
     for where in slices:
-        rows += checked("training step", lower_step, wanted, where, options.largest)
+        rows += checked("training step", partial(lower_step, count=count), wanted, where, options.largest)
         rows += checked("sampler step", partial(lower_sampler, K=options.K), wanted, where, options.largest)
     if options.json:
         about = {"config": to_dict(wanted.config), "network": to_dict(wanted.network), "jax": jax.__version__}
@@ -104,31 +105,30 @@ def layout(wanted: Run, where: tpu.Slice) -> Layout:
     return Layout(wanted.config.parallel, where.devices)
 
 
-def lower_step(wanted: Run, where: tpu.Slice, batch: int) -> jax.stages.Lowered:
-    """The program of a training's call: several steps, in a loop that the compiler counts once."""
+def lower_step(wanted: Run, spread: Layout, batch: int, count: int) -> jax.stages.Lowered:
+    """The program of a training's call of so many steps; a loop of them the compiler counts once."""
     state = jax.eval_shape(partial(run.fresh, wanted))
-    count = wanted.config.steps_per_call or pace.STEPS_PER_CALL
     batches = jax.ShapeDtypeStruct((count, batch, *wanted.data.shape), np.uint8)
-    return parallel.lower_steps(partial(train.train_steps, wanted.recipe), layout(wanted, where), state, batches)
+    return parallel.lower_steps(partial(train.train_steps, wanted.recipe), spread, state, batches)
 
 
-def lower_sampler(wanted: Run, where: tpu.Slice, batch: int, K: int) -> jax.stages.Lowered:
+def lower_sampler(wanted: Run, spread: Layout, batch: int, K: int) -> jax.stages.Lowered:
     """The program of a block of samples: K steps in a loop that the compiler counts once."""
     params = jax.eval_shape(partial(run.fresh, wanted)).ema[0]
     steps = process.steps(wanted.schedule, trajectory.even(wanted.schedule.T, K))
     small = variances.build("small", Calibration(wanted.schedule))
-    return sampler.lower(steps, run.denoiser(wanted, params), small, (batch, *wanted.data.shape), layout(wanted, where))
+    return sampler.lower(steps, run.denoiser(wanted, params), small, (batch, *wanted.data.shape), spread)
 
 
 def checked(
-    name: str, lower: Callable[[Run, tpu.Slice, int], jax.stages.Lowered], wanted: Run, where: tpu.Slice, largest: bool
+    name: str, lower: Callable[[Run, Layout, int], jax.stages.Lowered], wanted: Run, where: tpu.Slice, largest: bool
 ) -> list[Row]:
     """The row of a program at the batch that was asked for, and with `largest` those of the search; all printed."""
 
     def look(batch: int) -> Row:
         about = {"program": name, "slice": where.name, "batch": batch, "chip_gib": where.chip.memory}
         try:
-            row = about | figures(program.compiled(lower(wanted, where, batch), tpu.FAST_TO_COMPILE))
+            row = about | figures(program.compiled(lower(wanted, layout(wanted, where), batch), tpu.FAST_TO_COMPILE))
         except DoesNotFit as error:
             row = about | {"needs_gib": round(error.used / 2**30, 2), "has_gib": round(error.there / 2**30, 2)}
         print("| " + " | ".join(shown(row, column) for column in HEADINGS) + " |", flush=True)

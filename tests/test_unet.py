@@ -1,8 +1,7 @@
-"""The network: published sizes, the tiny convolution, dropout that does not depend on the batch."""
+"""The network: published sizes, its blocks against NumPy, what it refuses."""
 
 from dataclasses import replace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +11,7 @@ from scipy.special import softmax
 from ddpm_jax import unet
 from ddpm_jax.loop import FAST_TO_COMPILE
 from ddpm_jax.unet import PRESETS, UNetConfig
+from tests.test_layers import convolve, group_norm, random_params
 
 TINY = UNetConfig(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), groups=4, image_channels=1)
 
@@ -100,21 +100,6 @@ def test_a_fresh_network_says_almost_nothing() -> None:
     assert np.abs(output).max() < 1e-3
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (2, 2)])
-def test_the_tiny_convolution_is_the_convolution(shape: tuple[int, int]) -> None:
-    x = jax.random.normal(jax.random.key(0), (3, *shape, 5))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, 7))
-    expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    np.testing.assert_allclose(unet._convolve_tiny(x, kernel), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_time_embedding_is_sines_and_cosines_of_t() -> None:
-    frequencies = 10_000.0 ** (-np.arange(4) / 3)
-    angles = 17 * frequencies
-    expected = np.concatenate([np.sin(angles), np.cos(angles)])
-    np.testing.assert_allclose(unet.time_embedding(jnp.array([17]), 8)[0], expected, rtol=1e-4)
-
-
 def randomised(config: UNetConfig) -> dict:
     """Parameters none of which is near zero, so that every path counts."""
     shapes = jax.eval_shape(lambda key: unet.init(key, config, 8), jax.random.key(0))
@@ -140,29 +125,8 @@ def test_the_network_listens_to_time() -> None:
     assert np.abs(first - last).max() > 1e-2
 
 
-def random_params(layer: nn.Module, *inputs: jax.Array | None) -> dict:
-    """Parameters of one layer, none of them near zero, by name."""
-    shapes = jax.eval_shape(lambda key: layer.init(key, *inputs), jax.random.key(0))["params"]
-    draw = np.random.default_rng(4)
-    return jax.tree.map(lambda leaf: 0.5 * draw.standard_normal(leaf.shape).astype(np.float32), shapes)
-
-
-def group_norm(x: np.ndarray, groups: int, p: dict) -> np.ndarray:
-    split = np.asarray(x).reshape(len(x), -1, groups, x.shape[-1] // groups)
-    centred = split - split.mean((1, 3), keepdims=True)
-    return (centred / np.sqrt(split.var((1, 3), keepdims=True) + 1e-6)).reshape(x.shape) * p["scale"] + p["bias"]
-
-
 def dense(x: np.ndarray, p: dict) -> np.ndarray:
     return np.asarray(x) @ p["kernel"] + p["bias"]
-
-
-def convolve(x: np.ndarray, p: dict) -> np.ndarray:
-    """Every output pixel looks at its 3 x 3 neighbours, zeros outside."""
-    height, width = x.shape[1:3]
-    wide = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = [(wide[:, i : i + height, j : j + width], p["kernel"][i, j]) for i in range(3) for j in range(3)]
-    return sum(part @ kernel for part, kernel in shifted) + p["bias"]
 
 
 def swish(x: np.ndarray) -> np.ndarray:
@@ -196,23 +160,6 @@ def test_a_residual_block_is_two_convolutions_with_time_between_and_a_shortcut(s
     h = convolve(swish(h), p["Convolution_1"])
     shortcut = np.asarray(x) @ p["Conv_0"]["kernel"][0, 0] + p["Conv_0"]["bias"]
     np.testing.assert_allclose(layer.apply({"params": p}, x, time, None), shortcut + h, rtol=1e-3, atol=1e-3)
-
-
-def test_upsampling_repeats_every_pixel() -> None:
-    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
-    np.testing.assert_array_equal(unet._double(x), np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
-
-
-def test_dropout_drops_its_rate_and_depends_on_the_example_alone() -> None:
-    x = jnp.ones((4, 32, 32, 4))
-    keys = jax.random.split(jax.random.key(0), 4)
-    dropped = unet._dropout(x, 0.25, keys, 0)
-    count = x.size
-    assert abs(float((dropped == 0).mean()) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / count)
-    np.testing.assert_allclose(dropped[dropped > 0], 1 / 0.75, rtol=1e-6)
-    np.testing.assert_array_equal(dropped[2:3], unet._dropout(x[2:3], 0.25, keys[2:3], 0))
-    assert (unet._dropout(x, 0.25, keys, 1) != dropped).any()
-    assert unet._dropout(x, 0.25, None, 0) is x
 
 
 def test_an_image_that_cannot_be_halved_is_refused() -> None:

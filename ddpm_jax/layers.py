@@ -1,0 +1,143 @@
+"""Layers that the U-Net is made of, written so that XLA runs them well; NHWC."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int, Key
+
+fan_average = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+almost_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
+
+
+def time_embedding(t: Int[Array, " b"], channels: int) -> Float[Array, "b c"]:
+    """Sinusoids of t with wavelengths from 2 pi to 10,000 * 2 pi. Vaswani et al. 2017, section 3.5.
+
+    Args:
+      t: times, 1..T.
+      channels: even.
+    """
+    half = channels // 2
+    frequencies = jnp.exp(-np.log(10_000) * jnp.arange(half) / (half - 1))
+    angles = t[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class Convolution(nn.Module):
+    """3 x 3 convolution with zero padding; parameters as in `nn.Conv`.
+
+    Images of at most 2 x 2 pixels are multiplied by one matrix (every pixel reaches every other), which XLA's CPU
+    backend did 14 to 21 times faster than its convolution (forward, 128 images, 64 and 128 channels, jax 0.10.2).
+
+    Attributes:
+      channels: of the output.
+      stride: 2 halves the image.
+      doubled: convolve the image at twice its size, every pixel repeated.
+      kernel_init: of the kernel.
+    """
+
+    channels: int
+    stride: int = 1
+    doubled: bool = False
+    kernel_init: Callable = fan_average
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        kernel, bias = jnp.asarray(kernel, x.dtype), jnp.asarray(bias, x.dtype)
+        if self.doubled:
+            return _convolve_doubled(x, kernel) + bias
+        if self.stride == 1 and max(x.shape[1:3]) <= 2:
+            return _convolve_tiny(x, kernel) + bias
+        return _convolve(x, kernel, self.stride) + bias
+
+
+def _convolve(x: Array, kernel: Array, stride: int = 1, padding: str | tuple = "SAME") -> Array:
+    axes = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=axes)
+
+
+def _convolve_tiny(x: Array, kernel: Array) -> Array:
+    """The convolution of images of at most 2 x 2 pixels as one matrix product."""
+    b, height, width, _ = x.shape
+    pixels = list(np.ndindex(height, width))
+    matrix = jnp.block([[kernel[y - i + 1, z - j + 1] for i, j in pixels] for y, z in pixels])
+    return (x.reshape(b, -1) @ matrix).reshape(b, height, width, -1)
+
+
+def _convolve_doubled(x: Array, kernel: Array) -> Array:
+    """The convolution of an image of repeated pixels, as four 2 x 2 convolutions of the image itself.
+
+    A 3 x 3 window over repeated pixels sees 2 x 2 different ones; which rows and columns of the kernel meet the same
+    pixel depends on whether the output's row and column are even or odd. 16 products a pixel in place of 36, and the
+    large image is never made. Shi et al. 2016, appendix (sub-pixel convolution).
+    """
+    b, height, width, _ = x.shape
+    parts = [
+        _convolve(x, _merged(_merged(kernel, 0, odd_row), 1, odd_column), 1, (_reach(odd_row), _reach(odd_column)))
+        for odd_row in (False, True)
+        for odd_column in (False, True)
+    ]
+    by_row = jnp.stack([jnp.stack(parts[:2], axis=3), jnp.stack(parts[2:], axis=3)], axis=2)
+    return by_row.reshape(b, 2 * height, 2 * width, -1)
+
+
+def _merged(kernel: Array, axis: int, odd: bool) -> Array:
+    """Three rows of a kernel to two: the lower two of an even output row meet one pixel, the upper two of an odd."""
+    first, second, third = jnp.split(kernel, 3, axis)
+    return jnp.concatenate([first + second, third] if odd else [first, second + third], axis)
+
+
+def _reach(odd: bool) -> tuple[int, int]:
+    """Zeros before and after: an even output row reaches one pixel back, an odd one forward."""
+    return (0, 1) if odd else (1, 0)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation, in float32. Wu & He 2018, equations 1 to 6; parameters as in `nn.GroupNorm`.
+
+    Pixels are averaged first and the channels of a group after. What is left is one product and one sum a value, which
+    XLA makes in one pass with the swish that follows.
+
+    Attributes:
+      groups: of channels.
+    """
+
+    groups: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels, axes = x.shape[-1], tuple(range(1, x.ndim - 1))
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+
+        def of_group(per_channel: Array) -> Array:
+            means = per_channel.reshape(len(x), self.groups, -1).mean(axis=-1)
+            return jnp.repeat(means, channels // self.groups, axis=-1)
+
+        wide = x.astype(jnp.float32)
+        mean, square = of_group(wide.mean(axes)), of_group((wide**2).mean(axes))
+        factor = scale * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-6)
+        beside = (len(x), *[1] * len(axes), channels)
+        return (wide * factor.reshape(beside) + (bias - mean * factor).reshape(beside)).astype(x.dtype)
+
+
+def dropout(x: Array, rate: float, keys: Key[Array, " b"] | None, index: int) -> Array:
+    """Dropout with one key per example, so that it does not depend on how a batch is split over devices.
+
+    What is kept is divided by 1 - rate. Srivastava et al. 2014.
+
+    Args:
+      x: (b, *x).
+      rate: share that is dropped.
+      keys: one an example; None turns dropout off.
+      index: of the place in the network, folded into the keys.
+    """
+    if keys is None or rate == 0:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, index), 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1 - rate), 0)

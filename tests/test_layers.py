@@ -1,0 +1,83 @@
+"""The layers against NumPy and against plain convolutions; dropout that does not depend on the batch."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax import layers
+
+
+def random_params(layer: nn.Module, *inputs: jax.Array | None) -> dict:
+    """Parameters of one layer, none of them near zero, by name."""
+    shapes = jax.eval_shape(lambda key: layer.init(key, *inputs), jax.random.key(0))["params"]
+    draw = np.random.default_rng(4)
+    return jax.tree.map(lambda leaf: 0.5 * draw.standard_normal(leaf.shape).astype(np.float32), shapes)
+
+
+def group_norm(x: np.ndarray, groups: int, p: dict) -> np.ndarray:
+    split = np.asarray(x).reshape(len(x), -1, groups, x.shape[-1] // groups)
+    centred = split - split.mean((1, 3), keepdims=True)
+    return (centred / np.sqrt(split.var((1, 3), keepdims=True) + 1e-6)).reshape(x.shape) * p["scale"] + p["bias"]
+
+
+def convolve(x: np.ndarray, p: dict) -> np.ndarray:
+    """Every output pixel looks at its 3 x 3 neighbours, zeros outside."""
+    height, width = x.shape[1:3]
+    wide = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [(wide[:, i : i + height, j : j + width], p["kernel"][i, j]) for i in range(3) for j in range(3)]
+    return sum(part @ kernel for part, kernel in shifted) + p["bias"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_the_tiny_convolution_is_the_convolution(shape: tuple[int, int]) -> None:
+    x = jax.random.normal(jax.random.key(0), (3, *shape, 5))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, 7))
+    expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    np.testing.assert_allclose(layers._convolve_tiny(x, kernel), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_time_embedding_is_sines_and_cosines_of_t() -> None:
+    frequencies = 10_000.0 ** (-np.arange(4) / 3)
+    angles = 17 * frequencies
+    expected = np.concatenate([np.sin(angles), np.cos(angles)])
+    np.testing.assert_allclose(layers.time_embedding(jnp.array([17]), 8)[0], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 4), (5, 2)])
+def test_the_convolution_of_a_doubled_image_never_makes_it(shape: tuple[int, int]) -> None:
+    x, layer = jax.random.normal(jax.random.key(0), (3, *shape, 5)), layers.Convolution(7, doubled=True)
+    p = random_params(layer, x)
+    repeated = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2)
+    np.testing.assert_allclose(layer.apply({"params": p}, x), convolve(repeated, p), rtol=1e-4, atol=1e-5)
+    assert jax.tree.map(np.shape, p) == jax.tree.map(np.shape, random_params(layers.Convolution(7), x))
+
+
+@pytest.mark.parametrize(("groups", "shape"), [(4, (2, 3, 5, 8)), (1, (2, 9, 8)), (8, (3, 2, 2, 8))])
+def test_group_norm_is_of_the_pixels_and_channels_of_a_group(groups: int, shape: tuple[int, ...]) -> None:
+    x, layer = 3 + 2 * jax.random.normal(jax.random.key(1), shape), layers.GroupNorm(groups)
+    p = random_params(layer, x)
+    np.testing.assert_allclose(layer.apply({"params": p}, x), group_norm(x, groups, p), rtol=1e-4, atol=1e-4)
+    flax = nn.GroupNorm(groups, epsilon=1e-6)
+    np.testing.assert_allclose(layer.apply({"params": p}, x), flax.apply({"params": p}, x), rtol=1e-4, atol=1e-4)
+
+
+def test_group_norm_of_bfloat16_has_float32_statistics() -> None:
+    x = (30 + jax.random.normal(jax.random.key(1), (2, 16, 16, 8))).astype(jnp.bfloat16)
+    layer, p = layers.GroupNorm(4), {"scale": np.ones(8, np.float32), "bias": np.zeros(8, np.float32)}
+    found = layer.apply({"params": p}, x)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(found, np.float32), group_norm(np.asarray(x, np.float32), 4, p), atol=0.02)
+
+
+def test_dropout_drops_its_rate_and_depends_on_the_example_alone() -> None:
+    x = jnp.ones((4, 32, 32, 4))
+    keys = jax.random.split(jax.random.key(0), 4)
+    dropped = layers.dropout(x, 0.25, keys, 0)
+    count = x.size
+    assert abs(float((dropped == 0).mean()) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / count)
+    np.testing.assert_allclose(dropped[dropped > 0], 1 / 0.75, rtol=1e-6)
+    np.testing.assert_array_equal(dropped[2:3], layers.dropout(x[2:3], 0.25, keys[2:3], 0))
+    assert (layers.dropout(x, 0.25, keys, 1) != dropped).any()
+    assert layers.dropout(x, 0.25, None, 0) is x

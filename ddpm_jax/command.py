@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import tyro
 
-from ddpm_jax import compilations
+from ddpm_jax import compilations, devices
 from ddpm_jax.config import Stopped
 
 C = TypeVar("C")
@@ -22,6 +22,7 @@ def command_line(kind: type[C], run: Callable[[C], None], description: str, argv
       argv: default the process's own.
     """
     config = tyro.cli(kind, description=description, args=argv)
+    devices.use_cores()
     try:
         with compilations.kept():
             run(config)

@@ -94,8 +94,8 @@ def work(job: Job, workdir: Path) -> TrainState:
     Raises:
       ValueError: workdir holds another training, or more steps. Others: see `fit`.
     """
-    config, layout = job.pace, Layout(job.pace.parallel)
-    parallel.check_batch(config.batch, config.microbatches, layout)
+    config = job.pace
+    layout = parallel.for_batch(config.batch, config.microbatches, Layout(config.parallel))
     cells.check_writable(workdir)
     places.check(workdir, config)
     with guard.locked(*places.on_disk(workdir, config)):
@@ -106,7 +106,7 @@ def work(job: Job, workdir: Path) -> TrainState:
                 "or choose another --workdir"
             )
         if int(state.step) < config.steps:
-            state = _advance(job, devices.replicate(state, layout), workdir)
+            state = _advance(job, devices.replicate(state, layout), layout, workdir)
         elif processes.first() and not (workdir / journal.CONFIG).exists():  # all is in --checkpoints
             journal.introduce(workdir, job.description, int(state.step), devices.words())
     return devices.own(state)
@@ -143,10 +143,10 @@ class Open(NamedTuple):
     judge: Callable[[TrainState], float | None]
 
 
-def _advance(job: Job, state: TrainState, workdir: Path) -> TrainState:
+def _advance(job: Job, state: TrainState, layout: Layout, workdir: Path) -> TrainState:
     """The steps from state.step to the last."""
     config, first = job.pace, int(state.step)
-    call = parallel.parallelise(partial(train.train_steps, job.recipe), Layout(config.parallel), job.frozen)
+    call = parallel.parallelise(partial(train.train_steps, job.recipe), layout, job.frozen)
     order = data.batches(job.data.train.images, config.batch, config.seed, processes.share())
     keep = checkpoint.Keep(config.keep, config.keep_every, config.keep_best)
     with (

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Shaped
 
-from ddpm_jax.devices import AXIS, PARALLEL, Devices, Layout, Spread, check, every, local, replicate
+from ddpm_jax.devices import AXIS, PARALLEL, Devices, Layout, Spread, check, cores, every, local, replicate
 
 S = TypeVar("S")
 Batches = Shaped[Array, "n b *x"] | Shaped[np.ndarray, "n b *x"]
@@ -27,20 +27,27 @@ def block(layout: Layout, n: int) -> int:
     return -(-n // -(-n // most))
 
 
-def check_batch(batch: int, microbatches: int, layout: Layout) -> None:
-    """Refuse a batch that does not split evenly, and an unknown way of spreading it.
+def for_batch(batch: int, microbatches: int, layout: Layout) -> Layout:
+    """The layout with the devices that a batch is split over evenly.
+
+    Of the cores of one machine's CPU, where the layout names none, as many as divide the batch; of other devices all.
 
     Raises:
-      ValueError: see above.
+      ValueError: the batch does not split evenly, or the way of spreading it is unknown.
     """
     check(layout.how)
-    parts = len(every(layout)) * microbatches
+    found = every(layout)
+    if layout.devices is None and cores(found):
+        found = found[: max(n for n in range(1, len(found) + 1) if batch % (n * microbatches) == 0 or n == 1)]
+        layout = layout._replace(devices=found)
+    parts = len(found) * microbatches
     if batch % parts:
         raise ValueError(
-            f"batch {batch} does not split over {len(every(layout))} devices"
+            f"batch {batch} does not split over {len(found)} device{'s' * (len(found) > 1)}"
             + (f" and {microbatches} microbatches" if microbatches > 1 else "")
             + f": choose a multiple of {parts}"
         )
+    return layout
 
 
 def parallelise(steps: Callable, layout: Layout = Layout(), frozen: Any = None) -> Step:

@@ -32,7 +32,8 @@ class ReverseVariance(NamedTuple):
       heads: names of the outputs it reads from `prediction.heads`.
       basis: where the covariance is diagonal.
       headless: it depends on neither x_t nor the prediction, and is evaluated once, before the loop.
-      has_excess: it is base + gain h, and so defined for every kernel.
+      every_kernel: it is defined for every kernel, as base + gain h is.
+      excess: (step, x_t, prediction) -> h, of a choice that is base + gain h; of the step it reads t's columns alone.
       bound: it has a likelihood bound.
       clamped: (step, x_t, prediction) -> where h was moved into its bounds; None for a choice without bounds.
       times: of the chain whose steps it was fitted on, where it is defined there only; None for any pair.
@@ -42,7 +43,8 @@ class ReverseVariance(NamedTuple):
     heads: tuple[str, ...] = ()
     basis: Basis = PIXEL
     headless: bool = True
-    has_excess: bool = False
+    every_kernel: bool = False
+    excess: OfState | None = None
     bound: bool = True
     clamped: OfState | None = None
     times: tuple[int, ...] | None = None
@@ -63,7 +65,7 @@ def from_excess(h: OfState, **properties: Any) -> ReverseVariance:
         with np.errstate(divide="ignore", invalid="ignore"):
             return variance.__array_namespace__().log(variance)
 
-    return ReverseVariance(log_var, has_excess=True, **properties)
+    return ReverseVariance(log_var, every_kernel=True, excess=h, **properties)
 
 
 def from_bounded_excess(h: OfState, **properties: Any) -> ReverseVariance:
@@ -109,7 +111,7 @@ def scaled(variance: ReverseVariance, factor: float) -> ReverseVariance:
     def log_var(step: Steps, x_t: Any, prediction: Prediction | None) -> LogVar:
         return variance.log_var(step, x_t, prediction) + np.log(factor)
 
-    return variance._replace(log_var=log_var)
+    return variance._replace(log_var=log_var, excess=None)
 
 
 def check_steps(variance: ReverseVariance, steps: Steps) -> None:
@@ -118,7 +120,7 @@ def check_steps(variance: ReverseVariance, steps: Steps) -> None:
     Raises:
       ValueError: see above.
     """
-    if not variance.has_excess and not np.array_equal(steps.base, steps.tb):
+    if not variance.every_kernel and not np.array_equal(steps.base, steps.tb):
         raise ValueError("this variance is defined for the DDPM kernel only: a DDIM-type kernel needs base + gain h")
     if variance.times is not None and not fits(variance, steps.t):
         raise ValueError(

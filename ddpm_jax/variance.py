@@ -109,7 +109,7 @@ def interpolated(frac: float) -> ReverseVariance:
 
 def zero() -> ReverseVariance:
     """sigma^2 = 0: the reverse mean alone. It has no likelihood bound."""
-    return ReverseVariance(lambda step, x_t, prediction: step.log_b - np.inf, has_excess=True, bound=False)
+    return ReverseVariance(lambda step, x_t, prediction: step.log_b - np.inf, every_kernel=True, bound=False)
 
 
 class Calibration(NamedTuple):

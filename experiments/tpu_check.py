@@ -77,7 +77,7 @@ def main(options: TpuCheck) -> None:
         cells.check_writable(options.json.parent)
     slices = [tpu.slice_of(name) for name in options.slices]
     for where in slices:
-        parallel.check_batch(wanted.config.batch, wanted.config.microbatches, layout(wanted, where))
+        parallel.for_batch(wanted.config.batch, wanted.config.microbatches, layout(wanted, where))
     rows = []
     print("| " + " | ".join(HEADINGS.values()) + " |\n|" + " --- |" * len(HEADINGS), flush=True)
     count = wanted.config.steps_per_call or pace.STEPS_PER_CALL

@@ -1,5 +1,8 @@
 """Devices: pmap and shard_map on many devices make the steps, samples and moments of one device."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -26,7 +29,7 @@ from ddpm_jax import (
     unet,
     variance,
 )
-from ddpm_jax.devices import PARALLEL, Layout, replicate
+from ddpm_jax.devices import MOST_CORES, PARALLEL, Layout, replicate
 from ddpm_jax.eval import moments
 from ddpm_jax.protocols import Rules
 from ddpm_jax.recipes import Recipe, TrainState
@@ -321,8 +324,40 @@ def test_wrong_values_are_refused() -> None:
         parallel.parallelise(lambda *_: None, Layout("pjit"))
     with pytest.raises(ValueError, match="unknown parallel 'pjit'"):
         parallel.over_examples(lambda shared, x: x, None, jnp.ones(2), Layout("pjit"))
+    eight = on("pmap", 8)
     with pytest.raises(ValueError, match="batch 9 does not split over 8 devices"):
-        parallel.check_batch(9, 1, Layout())
+        parallel.for_batch(9, 1, eight)
     with pytest.raises(ValueError, match=r"batch 24 .* 8 devices and 2 microbatches: choose a multiple of 16"):
-        parallel.check_batch(24, 2, Layout())
-    parallel.check_batch(24, 3, Layout())
+        parallel.for_batch(24, 2, eight)
+    assert parallel.for_batch(24, 3, eight) == eight
+    with pytest.raises(ValueError, match=r"batch 9 .* 1 device and 2 microbatches: choose a multiple of 2"):
+        parallel.for_batch(9, 2, Layout())
+
+
+@pytest.mark.parametrize(
+    ("batch", "microbatches", "count"), [(24, 1, 8), (9, 1, 3), (7, 1, 7), (11, 1, 1), (24, 2, 6), (24, 5, None)]
+)
+def test_of_the_cores_as_many_work_as_divide_the_batch(batch: int, microbatches: int, count: int | None) -> None:
+    if count is None:
+        with pytest.raises(ValueError, match="1 device and 5 microbatches"):
+            parallel.for_batch(batch, microbatches, Layout())
+        return
+    assert parallel.for_batch(batch, microbatches, Layout("shard_map")) == on("shard_map", count)
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({}, "cores"),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, "3"),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, "5"),
+    ],
+)
+def test_every_core_stands_as_a_device_unless_the_user_says_how_many(environment: dict[str, str], count: str) -> None:
+    program = "from ddpm_jax import devices as d; d.use_cores(); import jax; print(jax.device_count()); d.use_cores()"
+    clean = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**clean, **environment}, capture_output=True, text=True, check=True
+    )
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    assert done.stdout.strip() == (str(min(here, MOST_CORES)) if count == "cores" else count)

@@ -80,7 +80,7 @@ def made_up_heads(name, n, colours, seed=1):
 
 def test_the_registry_is_what_the_oracle_knows():
     known = calibration(schedule.from_betas(SHORT))
-    assert {name for name in NAMES if variance.build(name, known).has_excess} == {*variances.HAS_EXCESS, "zero"}
+    assert {name for name in NAMES if variance.build(name, known).every_kernel} == {*variances.HAS_EXCESS, "zero"}
     assert set(NAMES) - set(variances.HAS_EXCESS) == {"interpolated", "learned", "learned_range", "zero"}
     assert {name: variance.build(name, known).heads for name in READING} == {name: (name,) for name in READING}
     assert all(variance.build(name, known).heads == () for name in TABLED)
@@ -154,7 +154,7 @@ def test_heads_with_an_h_are_base_plus_gain_h_for_every_kernel(short, name, eta)
 def test_choices_without_an_h_are_refused_with_a_ddim_type_kernel(short, name):
     built = variance.build(name, calibration(short))
     steps = process.steps(short, [1, 2, 4], process.ddim(0.5))
-    if built.has_excess:
+    if built.every_kernel:
         reverse.check_steps(built, steps)
     else:
         with pytest.raises(ValueError, match=r"(?i)ddim|kernel"):
@@ -162,7 +162,7 @@ def test_choices_without_an_h_are_refused_with_a_ddim_type_kernel(short, name):
 
 
 def test_interpolated_has_no_h():
-    assert not variance.interpolated(0.5).has_excess
+    assert not variance.interpolated(0.5).every_kernel
 
 
 # ---------------------------------------------------------------- the family that holds the article's two answers
@@ -312,7 +312,7 @@ def test_scaled_multiplies_the_variance_and_keeps_its_properties(short):
     for base in (variance.large(short), variance.interpolated(0.5)):
         tilted = reverse.scaled(base, 1.7)
         np.testing.assert_allclose(np.exp(reverse.table(tilted, steps) - reverse.table(base, steps)), 1.7, rtol=1e-12)
-        assert (tilted.has_excess, tilted.bound, tilted.headless) == (base.has_excess, base.bound, base.headless)
+        assert (tilted.every_kernel, tilted.bound, tilted.headless) == (base.every_kernel, base.bound, base.headless)
 
 
 # ---------------------------------------------------------------- the registry

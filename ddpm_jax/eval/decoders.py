@@ -72,4 +72,4 @@ def best(
 
 def has_own(choice: ReverseVariance) -> bool:
     """The choice looks at x_t and has a variance of its own at s = 0, as none of the form base + gain h has."""
-    return not choice.headless and not choice.has_excess
+    return not choice.headless and not choice.every_kernel

@@ -132,7 +132,7 @@ def own_decoder(
         return decoders.between_nodes(schedule, tabulated.decoders[:, :, t], stand_in)
     assert moments.decoders is not None
     log_var = stand_in
-    if not choice.has_excess:
+    if not choice.every_kernel:
         last = process.pairs(schedule, np.zeros_like(stand_in, int), np.full_like(stand_in, t, int))
         log_var = reverse.table(choice, last._replace(log_tb_floored=stand_in))
     return decoders.between_nodes(schedule, moments.decoders[:, :, t], log_var)

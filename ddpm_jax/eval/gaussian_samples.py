@@ -87,7 +87,7 @@ def compare(
         choice = variance.build(name, known)
         for label, kernel in kernels.items():
             steps = process.steps(schedule, times, kernel)
-            if choice.has_excess or np.array_equal(steps.base, steps.tb):
+            if choice.every_kernel or np.array_equal(steps.base, steps.tb):
                 for last_step in ("noise", "mean"):
                     row = dict(variance=name, kernel=label, K=steps.K, last_step=last_step)
                     rows.append(row | _one(shared, choice, steps, last_step))

@@ -64,7 +64,11 @@ def visit(block: Block, times: np.ndarray) -> cells.Arrays:
     prepared = {name: costs.prepare(block.schedule, choice, times) for name, choice in block.choices.items()}
     fixed = {
         name: Tabulated(
-            None if choice.headless else choice.log_var, choice.clamped, choice.basis, decoders.has_own(choice)
+            None if choice.headless else choice.log_var,
+            choice.excess,
+            choice.clamped,
+            choice.basis,
+            decoders.has_own(choice),
         )
         for name, choice in block.choices.items()
     }

@@ -36,7 +36,7 @@ def rows(short):
 def test_every_choice_takes_part_with_the_kernels_it_knows(rows, known):
     found = {(row["variance"], row["kernel"]) for row in rows}
     every = {name: variance.build(name, known) for name in variance.VARIANCES}
-    with_ddim = {name for name, choice in every.items() if choice.has_excess}
+    with_ddim = {name for name, choice in every.items() if choice.every_kernel}
     assert found == {(name, "ddpm") for name in every} | {(name, "ddim") for name in with_ddim}
     assert {row["last_step"] for row in rows} == {"noise", "mean"}
     assert len(rows) == 2 * len(found)

@@ -123,7 +123,6 @@ def test_a_dry_run_prints_the_trainings_and_writes_nothing(tmp_path: Path, capsy
         ("--schedule lin", "unknown schedule 'lin': choose one of linear"),
         ("--T 10", "outside (0, 1): lower it"),
         ("--steps 0", "steps = 0: it is at least 1"),
-        ("--batch 9", "batch 9 does not split over 8 devices"),
         ("--seed -1", "seed = -1: it is at least 0"),
         ("--training-seeds 0", "training_seeds = 0: it is at least 1"),
         ("--images 1", "images = 1: it is at least 2"),

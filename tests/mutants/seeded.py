@@ -515,8 +515,8 @@ VARIANCE = (
         "zero_has_a_bound",
         "a chain without noise has no likelihood bound",
         "ddpm_jax/variance.py",
-        "has_excess=True, bound=False)",
-        "has_excess=True, bound=True)",
+        "every_kernel=True, bound=False)",
+        "every_kernel=True, bound=True)",
         ("tests/test_variance.py::test_only_zero_has_no_likelihood_bound",),
     ),
     Mutant(
@@ -531,8 +531,8 @@ VARIANCE = (
         "any_kernel_for_choices_without_h",
         "a choice that is not base + gain h is refused with a DDIM-type kernel",
         "ddpm_jax/reverse.py",
-        "if not variance.has_excess and not np.array_equal",
-        "if variance.has_excess is None and not np.array_equal",
+        "if not variance.every_kernel and not np.array_equal",
+        "if variance.every_kernel is None and not np.array_equal",
         ("tests/test_variance.py::test_choices_without_an_h_are_refused_with_a_ddim_type_kernel",),
     ),
     Mutant(

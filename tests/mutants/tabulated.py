@@ -4,6 +4,14 @@ from tests.mutants.seeded import Mutant
 
 MUTANTS = (
     Mutant(
+        "excess_counted_once_in_the_divergence",
+        "KL(u) = 1/2 [u (e^2 - h)/(1 + u h) + log(1 + u h)] where sigma^2 = base (1 + u h)",
+        "ddpm_jax/eval/costs.py",
+        "step.u * (square - h) / (1 + step.u * h)",
+        "step.u * square / (1 + step.u * h)",
+        ("tests/eval/test_costs.py::test_the_tabulated_bound_equals_the_direct_one_step_by_step",),
+    ),
+    Mutant(
         "table_of_the_mean_error",
         "a variance that differs between pixels meets each pixel's own squared error",
         "ddpm_jax/eval/costs.py",
@@ -121,7 +129,7 @@ MUTANTS = (
         "stand_in_for_the_choice_itself",
         "a range has its own variance at s = 0; tb(tau_1, tau_2) stands in its formula, not in its place",
         "ddpm_jax/eval/elbo.py",
-        "    if not choice.has_excess:",
+        "    if not choice.every_kernel:",
         "    if not choice.bound:",
         ("tests/eval/test_decoders.py::test_from_any_time_the_stand_in_enters_as_the_choice_has_it",),
     ),

@@ -35,4 +35,20 @@ MUTANTS: list[Mutant] = [
         'jax.config.update("jax_persistent_cache_min_compile_time_secs", 1000)',
         ("tests/test_compilations.py::test_a_second_process_compiles_nothing",),
     ),
+    Mutant(
+        "cores_that_do_not_divide_the_batch",
+        "of the cores of a CPU as many work as divide the batch",
+        "ddpm_jax/parallel.py",
+        "if batch % (n * microbatches) == 0 or n == 1)",
+        "if n <= batch)",
+        ("tests/test_parallel.py::test_of_the_cores_as_many_work_as_divide_the_batch",),
+    ),
+    Mutant(
+        "one_core_works",
+        "every core of a CPU stands as a device, unless the user says how many",
+        "ddpm_jax/devices.py",
+        "min(here, MOST_CORES)",
+        "1",
+        ("tests/test_parallel.py::test_every_core_stands_as_a_device_unless_the_user_says_how_many",),
+    ),
 ]

@@ -79,10 +79,11 @@ def cheapest_paths(cost: Float[np.ndarray, "m m"], Ks: Sequence[int]) -> dict[in
     value = np.where(np.arange(T + 1) == 0, 0.0, np.inf)
     origins = np.zeros((max(Ks) + 1, T + 1), np.int64)
     reached = {}
-    for k in range(1, max(Ks) + 1):
-        through = forward + value
-        origins[k] = np.argmin(through, axis=1)
-        value = through[np.arange(T + 1), origins[k]]
+    for k in range(1, max(Ks) + 1):  # k steps lead to t >= k, from s >= k - 1
+        through = forward[k:, k - 1 :] + value[k - 1 :]
+        least = np.argmin(through, axis=1)
+        origins[k, k:] = least + k - 1
+        value[:k], value[k:] = np.inf, through[np.arange(T + 1 - k), least]
         reached[k] = np.isfinite(value[T])
     paths = {}
     for K in Ks:

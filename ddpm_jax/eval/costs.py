@@ -211,7 +211,7 @@ def between_nodes(
     """Tabulated costs of one time at any u: log KL is a cubic spline of log u; nats per dimension.
 
     Args:
-      row: of `nodes`.
+      row: of `nodes`, even in log u.
       cost: at them.
       u: where they are wanted.
 
@@ -222,4 +222,4 @@ def between_nodes(
         raise ValueError("a variance that looks at x_t is negative or infinite for some image: clamp the covariance")
     if not ((row[0] <= u) & (u <= row[-1])).all():
         raise ValueError(f"u = {u.min():g} to {u.max():g} leaves the table, which has {row[0]:g} to {row[-1]:g}")
-    return spline.between(np.log(row), cost, np.log(u))
+    return spline.between(np.log(row[0]), np.log(row[-1]), cost, np.log(u))

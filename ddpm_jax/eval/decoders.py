@@ -50,7 +50,8 @@ def between_nodes(
     schedule: Schedule, terms: Float[np.ndarray, "*n nodes"], log_var: Float64[np.ndarray, " k"]
 ) -> Float64[np.ndarray, "*n k"]:
     """Tabulated L_0 at any log variance, nats per dimension: its log is a cubic spline."""
-    return spline.between(nodes(schedule), terms, log_var)
+    first, *_, last = nodes(schedule)
+    return spline.between(first, last, terms, log_var)
 
 
 def best(

@@ -31,8 +31,8 @@ MUTANTS = (
         "spline_in_u",
         "log KL is a cubic spline of log u, not of u",
         "ddpm_jax/eval/costs.py",
-        "spline.between(np.log(row), cost, np.log(u))",
-        "spline.between(row, cost, u)",
+        "spline.between(np.log(row[0]), np.log(row[-1]), cost, np.log(u))",
+        "spline.between(row[0], row[-1], cost, u)",
         ("tests/eval/test_costs.py::test_interpolation_alone_errs_by_little",),
     ),
     Mutant(

@@ -24,7 +24,7 @@ def tiny_networks() -> Iterator[None]:
     """The heads' networks, small enough to compile quickly."""
     with pytest.MonkeyPatch.context() as patch:
         for size in unet.HEAD_SIZES:
-            tiny = replace(unet.HEAD_SIZES[size], channels=8, multipliers=(1,), groups=4)
+            tiny = replace(unet.HEAD_SIZES[size], channels=8, multipliers=(1,), blocks=0, groups=4)
             patch.setitem(unet.HEAD_SIZES, size, tiny)
         yield
 

@@ -34,9 +34,9 @@ from ddpm_jax.eval import moments
 from ddpm_jax.protocols import Rules
 from ddpm_jax.recipes import Recipe, TrainState
 from tests.storing import store
-from tests.test_unet import TINY, fresh
+from tests.test_unet import LEAST, fresh
 
-SMALL = replace(TINY, multipliers=(1,), attention_resolutions=(), dropout=0.3)
+SMALL = replace(LEAST, dropout=0.3)
 IMAGES = np.random.default_rng(0).integers(0, 17, (3, 16, 8, 8, 1)).astype(np.uint8)
 
 

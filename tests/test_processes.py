@@ -25,8 +25,8 @@ from ddpm_jax import processes, unet
 processes.SILENCE = 30
 from ddpm_jax.command import command_line
 from experiments import train
-from tests.test_unet import TINY
-unet.PRESETS["tiny"] = replace(TINY, multipliers=(1,))
+from tests.test_unet import LEAST
+unet.PRESETS["tiny"] = LEAST
 with processes.ending_together():
     command_line(train.Train, train.main, train.__doc__)
 """

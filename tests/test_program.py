@@ -1,6 +1,5 @@
 """What a compiler says, read back from programs whose memory, work and collectives are known."""
 
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -18,7 +17,7 @@ from ddpm_jax.program import Collective, DoesNotFit
 from ddpm_jax.protocols import Rules
 from ddpm_jax.run import Run
 from ddpm_jax.variance import Calibration
-from tests.test_unet import TINY
+from tests.test_unet import LEAST
 
 HLO = """
   %all-reduce.9 = (f32[32]{0:T(128)}, f32[3,2]{1,0}, /*index=2*/bf16[5]{0}) all-reduce(%a, %b, %c), channel_id=1
@@ -89,7 +88,7 @@ def test_what_does_not_fit_is_told_with_its_bytes(said: str) -> None:
 @pytest.fixture(scope="module")
 def wanted() -> Run:
     """Digits, a network of one level."""
-    return run.resolve(Config(batch=16), replace(TINY, multipliers=(1,)))
+    return run.resolve(Config(batch=16), LEAST)
 
 
 @pytest.mark.parametrize("how", PARALLEL)

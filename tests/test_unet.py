@@ -14,6 +14,7 @@ from ddpm_jax.unet import PRESETS, UNetConfig
 from tests.test_layers import convolve, group_norm, random_params
 
 TINY = UNetConfig(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), groups=4, image_channels=1)
+LEAST = replace(TINY, multipliers=(1,), blocks=0)  # three residual blocks and attention: quick to compile
 
 
 def fresh(config: UNetConfig) -> dict:

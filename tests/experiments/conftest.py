@@ -1,7 +1,6 @@
 """A tiny network under a preset's name, and the command lines of the experiments in this process."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,8 @@ import pytest
 from ddpm_jax import unet
 from ddpm_jax.command import command_line
 from experiments import sample, train, train_heads, variance_ablation
-from tests.test_unet import TINY as TWO_LEVELS
+from tests.test_unet import LEAST as TINY
 
-TINY = replace(TWO_LEVELS, multipliers=(1,))
 TRAINING = ["--preset", "tiny", "--T", "30", "--steps", "4", "--batch", "8", "--sample-every", "0", "--save-every", "2"]
 EXPERIMENTS: dict[str, tuple[type, Callable, str | None]] = {
     "train": (train.Train, train.main, train.__doc__),

@@ -22,8 +22,8 @@ import numpy as np
 from ddpm_jax import data, unet
 from ddpm_jax.command import command_line
 from experiments import train
-from tests.test_unet import TINY
-unet.PRESETS["tiny"] = replace(TINY, multipliers=(1,), dropout=0.1)
+from tests.test_unet import LEAST
+unet.PRESETS["tiny"] = replace(LEAST, dropout=0.1)
 real, log = data.stream, Path(sys.argv[-1]) / "batches.log"
 
 def logged(wanted, first=0):

@@ -1,7 +1,6 @@
 """The table of a slice, with this machine's virtual CPU devices in the place of its chips."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,12 +10,12 @@ from ddpm_jax import program, tpu, unet
 from ddpm_jax.command import command_line
 from ddpm_jax.program import DoesNotFit
 from experiments import tpu_check
-from tests.test_unet import TINY
+from tests.test_unet import LEAST
 
 
 @pytest.fixture(autouse=True)
 def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(unet.PRESETS, "tiny", replace(TINY, multipliers=(1,), attention_resolutions=()))
+    monkeypatch.setitem(unet.PRESETS, "tiny", LEAST)
     monkeypatch.setattr(tpu, "FAST_TO_COMPILE", {})
     here = tuple(jax.local_devices())
     monkeypatch.setattr(tpu, "slice_of", lambda name: tpu.Slice(name, tpu.CHIPS["v5e"], here))
@@ -53,7 +52,7 @@ def test_what_does_not_fit_is_in_the_table_and_the_exit_code_and_the_search_halv
 def test_a_dry_run_prints_what_would_be_compiled(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     check("--dry-run", "--json", str(tmp_path / "check.json"))
     said = json.loads(capsys.readouterr().out)
-    assert said["training"]["T"] == 50 and said["slices"] == ["v5e-8"] and said["network"]["channels"] == TINY.channels
+    assert said["training"]["T"] == 50 and said["slices"] == ["v5e-8"] and said["network"]["channels"] == LEAST.channels
     assert not list(tmp_path.iterdir())
 
 

@@ -77,8 +77,8 @@ class Spread(NamedTuple):
 
 
 def _given(devices: Devices) -> tuple[int, ...]:
-    """Which arguments lend their memory to the result. On CPUs none: with several devices XLA crashed (jax 0.10.2)."""
-    return () if devices[0].platform == "cpu" else (0,)
+    """Which arguments lend their memory to the result. On several CPUs none: XLA crashed (jax 0.10.2)."""
+    return () if devices[0].platform == "cpu" and len(devices) > 1 else (0,)
 
 
 def _pmap(function: Callable, devices: Devices, axis: int, whole_result: bool) -> Spread:

@@ -100,14 +100,14 @@ def excesses(c, known, name):
     return np.asarray(found)
 
 
-@pytest.mark.parametrize("c", [0.25, 0.5, 4.0])
+@pytest.mark.parametrize("c", [*(pytest.param(c, marks=pytest.mark.slow) for c in (0.25, 0.5)), 4.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_head_recovers_the_true_variance_of_gaussian_data(name, c):
     """Each loss is least where the head is E[target | x_t]: sigma^2 = Q(c) at every step of the chain."""
     assert np.abs(excesses(c, FREE, name) - 1).max() <= (0.10 if name == "sn" else 0.05)
 
 
-@pytest.mark.parametrize("c", [0.25, 0.5, 4.0])
+@pytest.mark.parametrize("c", [0.25, pytest.param(0.5, marks=pytest.mark.slow), 4.0])
 @pytest.mark.parametrize("name", ["small", "large"])
 def test_the_articles_two_answers_fail_that_test(name, c):
     assert np.abs(excesses(c, FREE, name) - 1).max() > 0.10

@@ -73,6 +73,7 @@ def test_finite_numbers_pass(tmp_path: Path) -> None:
     guard.check_finite(metrics([1, 2], [3, 4], [0, 0]), 2, state(), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_trace_of_the_window_is_written(tmp_path: Path) -> None:
     with guard.tracing(tmp_path, (2, 3)) as at:
         at(1)

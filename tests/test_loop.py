@@ -94,7 +94,10 @@ def test_a_loss_that_is_not_finite_is_seen_between_two_lines_of_the_log(
 @pytest.mark.parametrize(
     "change",
     [
-        {"objective": "hybrid", "variance": "learned_range", "time_sampler": "loss_second_moment"},
+        pytest.param(
+            {"objective": "hybrid", "variance": "learned_range", "time_sampler": "loss_second_moment"},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {"objective": "vlb", "variance": "learned", "time_sampler": "antithetic", "prediction": "mu"},
             marks=pytest.mark.slow,
@@ -298,6 +301,18 @@ def test_a_trace_of_steps_within_calls_of_several(tmp_path: Path) -> None:
     config = replace(CONFIG, steps_per_call=3, profile=(2, 4))
     loop.fit(config, tmp_path)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.slow
+def test_bfloat16_activations_lose_nothing_on_digits(tmp_path: Path) -> None:
+    """The same training in both precisions: the held-out loss is the same to 1 %."""
+    losses = {}
+    for activations in ("float32", "bfloat16"):
+        config = Config(steps=600, save_every=600, sample_every=0, activations=activations)
+        loop.fit(config, tmp_path / activations)
+        losses[activations] = journal.read(tmp_path / activations / journal.METRICS)[-1]["held_out_loss"]
+    assert losses["float32"] < 0.09  # it has learnt
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.01)
 
 
 def test_the_best_checkpoint_outlives_a_restart(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ from tests.storing import store
 from tests.test_unet import LEAST, fresh
 
 SMALL = replace(LEAST, dropout=0.3)
+SPREAD = [(1, "pmap"), (8, "pmap"), (8, "shard_map")]
+SPREAD += [pytest.param(*other, marks=pytest.mark.slow) for other in ((4, "pmap"), (1, "shard_map"), (4, "shard_map"))]
 IMAGES = np.random.default_rng(0).integers(0, 17, (3, 16, 8, 8, 1)).astype(np.uint8)
 
 
@@ -87,23 +89,29 @@ def alone(recipe: Recipe) -> TrainState:
     return after_steps(recipe, begin(recipe), IMAGES, None)
 
 
-@pytest.mark.parametrize("how", PARALLEL)
-@pytest.mark.parametrize("devices", [1, 4, 8])
-def test_many_devices_make_the_step_of_one(recipe: Recipe, alone: TrainState, how: str, devices: int) -> None:
+@pytest.mark.parametrize(("devices", "how"), SPREAD)
+def test_many_devices_make_the_step_of_one(recipe: Recipe, alone: TrainState, devices: int, how: str) -> None:
     # plain SGD: a gradient summed over devices, or shared noise, would show at once
     assert_same_parameters(after_steps(recipe, begin(recipe), IMAGES, on(how, devices)), alone)
 
 
-@pytest.mark.parametrize("how", PARALLEL)
-@pytest.mark.parametrize(("devices", "microbatches"), [(1, 4), (4, 2)])
+@pytest.mark.parametrize(
+    ("devices", "microbatches", "how"),
+    [
+        (1, 4, "pmap"),
+        (4, 2, "shard_map"),
+        pytest.param(4, 2, "pmap", marks=pytest.mark.slow),
+        pytest.param(1, 4, "shard_map", marks=pytest.mark.slow),
+    ],
+)
 def test_microbatches_make_the_step_of_the_whole_batch(
-    recipe: Recipe, alone: TrainState, how: str, devices: int, microbatches: int
+    recipe: Recipe, alone: TrainState, devices: int, microbatches: int, how: str
 ) -> None:
     parts = recipe._replace(microbatches=microbatches)
     assert_same_parameters(after_steps(parts, begin(parts), IMAGES, on(how, devices)), alone)
 
 
-@pytest.mark.parametrize("unroll", [True, False])
+@pytest.mark.parametrize("unroll", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_steps_of_one_call_are_the_steps_of_many(recipe: Recipe, alone: TrainState, unroll: bool) -> None:
     """The second microbatch's loop is in them, too, written out as on CPUs and as a loop as elsewhere."""
     recipe = recipe._replace(unroll=unroll, microbatches=2)
@@ -273,10 +281,9 @@ def one_device(denoiser: predict.Denoiser) -> tuple[np.ndarray, moments.Moments]
     return samples(denoiser, layout), measured(denoiser, layout)
 
 
-@pytest.mark.parametrize("how", PARALLEL)
-@pytest.mark.parametrize("devices", [1, 4, 8])
+@pytest.mark.parametrize(("devices", "how"), SPREAD)
 def test_seven_images_on_any_devices_are_the_same_seven(
-    denoiser: predict.Denoiser, one_device: tuple[np.ndarray, moments.Moments], how: str, devices: int
+    denoiser: predict.Denoiser, one_device: tuple[np.ndarray, moments.Moments], devices: int, how: str
 ) -> None:
     drawn, found = samples(denoiser, on(how, devices)), measured(denoiser, on(how, devices))
     assert drawn.shape == (5, 7, 8, 8, 1)

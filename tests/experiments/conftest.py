@@ -1,12 +1,13 @@
-"""A tiny network under a preset's name, and the command lines of the experiments in this process."""
+"""A tiny network under a preset's name, few digits, and the command lines of the experiments in this process."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ddpm_jax import unet
+from ddpm_jax import data, unet
 from ddpm_jax.command import command_line
+from ddpm_jax.data import Split
 from experiments import sample, train, train_heads, variance_ablation
 from tests.test_unet import LEAST as TINY
 
@@ -25,11 +26,28 @@ def run(name: str, *argv: str) -> None:
     command_line(options, main, description or "", [str(word) for word in argv])
 
 
-@pytest.fixture(autouse=True)
-def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(unet.PRESETS, "tiny", TINY)
+DIGITS = {"train": 150, "calibration": 40, "test": 60}
+
+
+def few_digits(image_size: int | None = None) -> data.DataSet:
+    """The first images of every part: passes over all of them would take most of these tests' time."""
+    every = data.digits(image_size)
+    return every._replace(
+        **{part: Split(*(values[:n] for values in getattr(every, part))) for part, n in DIGITS.items()}
+    )
+
+
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    """Networks and data, under the names that the command lines know."""
+    patch.setitem(unet.PRESETS, "tiny", TINY)
+    patch.setitem(data.DATASETS, "digits", few_digits)
     for size in unet.HEAD_SIZES:
-        monkeypatch.setitem(unet.HEAD_SIZES, size, TINY)
+        patch.setitem(unet.HEAD_SIZES, size, TINY)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +55,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a short training."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(unet.PRESETS, "tiny", TINY)
+        make_small(patch)
         run("train", *TRAINING, "--workdir", str(folder))
     return folder

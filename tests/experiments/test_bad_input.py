@@ -12,7 +12,7 @@ import pytest
 
 from ddpm_jax import data, unet
 from experiments import variance_ablation
-from tests.experiments.conftest import TINY, TRAINING, run
+from tests.experiments.conftest import TINY, TRAINING, few_digits, make_small, run
 
 FEW = ["--K", "3", "--sample-K", "3", "--images", "4", "--seeds", "1", "--variances", "large", "isotropic"]
 HERE = "tests.experiments.test_bad_input"
@@ -43,7 +43,7 @@ def places(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """Folders and files that the cases name."""
     root = tmp_path_factory.mktemp("places")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(unet.PRESETS, "tiny", TINY)
+        make_small(patch)
         patch.setattr(variance_ablation.page, "write", lambda *parts: None)  # no case looks at it
         run("variance_ablation", *TRAINING, "--seed", "1", *FEW, "--workdir", str(root / "ablated"))
         own = ["--denoiser", f"{HERE}:whole", "--T", "30"]
@@ -56,7 +56,7 @@ def places(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def loud() -> data.DataSet:
-    return data.digits()._replace(levels=16)
+    return few_digits()._replace(levels=16)
 
 
 @pytest.fixture(autouse=True)

@@ -71,8 +71,8 @@ def test_a_dry_run_prints_the_options_and_writes_nothing(tmp_path: Path, capsys:
     [
         ("--data digit", "unknown data set 'digit'"),
         ("--schedule lin", "unknown schedule 'lin': choose one of linear"),
-        ("--examples 1", "examples = 1: digits has 2 to 1297"),
-        ("--examples 1298", "examples = 1298: digits has 2 to 1297"),
+        ("--examples 1", "examples = 1: digits has 2 to 150"),
+        ("--examples 151", "examples = 151: digits has 2 to 150"),
         ("--variances smal", "unknown variance 'smal'"),
         ("--K 3 3", "K = 3 3 repeats one"),
         ("--seeds 0", "seeds = 0: it is at least 1"),

@@ -77,8 +77,8 @@ def test_a_dry_run_prints_the_options_and_writes_nothing(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--images 16", "images = 16: of digits 17 to 200 can be taken"),
-        ("--images 201", "images = 201: of digits 17 to 200 can be taken"),
+        ("--images 16", "images = 16: of digits 17 to 40 can be taken"),
+        ("--images 41", "images = 41: of digits 17 to 40 can be taken"),
         ("--K 1", "K = 1: a chain of one step"),
         ("--K 5 5", "K = 5 5: give at least one, and each once"),
         ("--K 31", "K = 31 steps: choose 1 to 30"),

@@ -38,7 +38,7 @@ def use_cores() -> None:
     """Let every core of this machine's CPU stand as a device of its own, up to MOST_CORES; before JAX is used.
 
     XLA's CPU backend works on one operation at a time, and many keep one core busy: two devices on two cores took .62
-    to .75 of the time of one (U-Net of `digits`, forward and gradient, jax 0.10.2). A number that the user has set, by
+    to .85 of the time of one (U-Net of `digits`, forward and gradient, jax 0.10.2). A number that the user has set, by
     JAX_NUM_CPU_DEVICES or XLA_FLAGS, stays.
     """
     asked = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
@@ -59,7 +59,7 @@ def every(layout: Layout) -> Devices:
     return tuple(sorted(found, key=lambda device: (device.process_index, device.id)))
 
 
-def cores(devices: Devices) -> bool:
+def are_cores(devices: Devices) -> bool:
     """Whether these are cores of one machine's CPU."""
     return jax.process_count() == 1 and devices[0].platform == "cpu"
 

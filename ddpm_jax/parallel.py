@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Shaped
 
-from ddpm_jax.devices import AXIS, PARALLEL, Devices, Layout, Spread, check, cores, every, local, replicate
+from ddpm_jax.devices import AXIS, PARALLEL, Devices, Layout, Spread, are_cores, check, every, local, replicate
 
 S = TypeVar("S")
 Batches = Shaped[Array, "n b *x"] | Shaped[np.ndarray, "n b *x"]
@@ -37,7 +37,7 @@ def for_batch(batch: int, microbatches: int, layout: Layout) -> Layout:
     """
     check(layout.how)
     found = every(layout)
-    if layout.devices is None and cores(found):
+    if layout.devices is None and are_cores(found):
         found = found[: max(n for n in range(1, len(found) + 1) if batch % (n * microbatches) == 0 or n == 1)]
         layout = layout._replace(devices=found)
     parts = len(found) * microbatches

@@ -89,7 +89,7 @@ HEAD_SIZES: dict[str, UNetConfig] = {
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, swish, 3 x 3 convolution, twice; time between them; a dense shortcut where channels change."""
+    """GroupNorm, swish, 3 x 3 convolution, twice; time between them; a 1 x 1 shortcut where channels change."""
 
     config: UNetConfig
     channels: int
@@ -111,7 +111,7 @@ class ResidualBlock(nn.Module):
         h = dropout(nn.swish(h), config.dropout, keys, self.index)
         h = Convolution(self.channels, kernel_init=almost_zero)(h)
         if x.shape[-1] != self.channels:
-            x = nn.Dense(self.channels, kernel_init=fan_average, name="shortcut")(x)
+            x = nn.Conv(self.channels, (1, 1), kernel_init=fan_average)(x)
         return x + h
 
 

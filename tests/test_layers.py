@@ -46,11 +46,16 @@ def test_time_embedding_is_sines_and_cosines_of_t() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 4), (5, 2)])
-def test_the_convolution_of_a_doubled_image_never_makes_it(shape: tuple[int, int]) -> None:
+def test_a_doubled_image_is_convolved_with_and_without_making_it(shape: tuple[int, int]) -> None:
     x, layer = jax.random.normal(jax.random.key(0), (3, *shape, 5)), layers.Convolution(7, doubled=True)
     p = random_params(layer, x)
     repeated = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2)
-    np.testing.assert_allclose(layer.apply({"params": p}, x), convolve(repeated, p), rtol=1e-4, atol=1e-5)
+    for result in (
+        layer.apply({"params": p}, x),
+        layers._double_and_convolve(x, jnp.asarray(p["kernel"])) + p["bias"],
+        layers._convolve_doubled(x, jnp.asarray(p["kernel"])) + p["bias"],
+    ):
+        np.testing.assert_allclose(result, convolve(repeated, p), rtol=1e-4, atol=1e-5)
     assert jax.tree.map(np.shape, p) == jax.tree.map(np.shape, random_params(layers.Convolution(7), x))
 
 

@@ -899,12 +899,20 @@ UNET = (
         ("tests/test_unet.py::test_presets_have_the_published_number_of_parameters",),
     ),
     Mutant(
+        "doubling_tiles",
+        "upsampling repeats every pixel",
+        "ddpm_jax/layers.py",
+        "jnp.broadcast_to(x[:, :, None, :, None], (b, height, 2, width, 2, channels))",
+        "jnp.broadcast_to(x[:, None, :, None, :], (b, 2, height, 2, width, channels))",
+        ("tests/test_layers.py::test_a_doubled_image_is_convolved_with_and_without_making_it",),
+    ),
+    Mutant(
         "doubled_image_shifted",
         "an even row of a doubled image reaches one pixel back",
         "ddpm_jax/layers.py",
         "(0, 1) if odd else (1, 0)",
         "(1, 0) if odd else (0, 1)",
-        ("tests/test_layers.py::test_the_convolution_of_a_doubled_image_never_makes_it",),
+        ("tests/test_layers.py::test_a_doubled_image_is_convolved_with_and_without_making_it",),
     ),
     Mutant(
         "doubled_image_merges_the_wrong_rows",
@@ -912,7 +920,7 @@ UNET = (
         "ddpm_jax/layers.py",
         "[first + second, third] if odd else [first, second + third]",
         "[first, second + third] if odd else [first + second, third]",
-        ("tests/test_layers.py::test_the_convolution_of_a_doubled_image_never_makes_it",),
+        ("tests/test_layers.py::test_a_doubled_image_is_convolved_with_and_without_making_it",),
     ),
     Mutant(
         "norm_of_every_channel_alone",

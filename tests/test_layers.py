@@ -59,6 +59,13 @@ def test_a_doubled_image_is_convolved_with_and_without_making_it(shape: tuple[in
     assert jax.tree.map(np.shape, p) == jax.tree.map(np.shape, random_params(layers.Convolution(7), x))
 
 
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 4), ("tpu", 1), ("cuda", 1)])
+def test_a_doubled_image_is_made_but_on_cpus(platform: str, convolutions: int) -> None:
+    layer, x = layers.Convolution(7, doubled=True), jnp.zeros((2, 4, 4, 5))
+    traced = jax.jit(layer.apply).trace({"params": random_params(layer, x)}, x)
+    assert traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.convolution") == convolutions
+
+
 @pytest.mark.parametrize(("groups", "shape"), [(4, (2, 3, 5, 8)), (1, (2, 9, 8)), (8, (3, 2, 2, 8))])
 def test_group_norm_is_of_the_pixels_and_channels_of_a_group(groups: int, shape: tuple[int, ...]) -> None:
     x, layer = 3 + 2 * jax.random.normal(jax.random.key(1), shape), layers.GroupNorm(groups)

@@ -326,6 +326,16 @@ def test_the_step_is_compiled_once() -> None:
     assert float(state) == 3.0
 
 
+@pytest.mark.parametrize(("devices", "gone"), [(1, True), (8, False)])
+@pytest.mark.parametrize("how", PARALLEL)
+def test_one_device_of_a_cpu_takes_the_memory_of_the_old_state(how: str, devices: int, gone: bool) -> None:
+    layout = on(how, devices)
+    run = parallel.parallelise(lambda state, batch, axis, frozen: (state + 1, state.sum()), layout)
+    old = replicate(jnp.zeros(5), layout)
+    run(old, jnp.ones((1, 8, 1)))
+    assert old.is_deleted() is gone
+
+
 def test_wrong_values_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown parallel 'pjit': choose one of pmap, shard_map"):
         parallel.parallelise(lambda *_: None, Layout("pjit"))

@@ -51,4 +51,12 @@ MUTANTS: list[Mutant] = [
         "1",
         ("tests/test_parallel.py::test_every_core_stands_as_a_device_unless_the_user_says_how_many",),
     ),
+    Mutant(
+        "several_cpu_devices_give_their_state",
+        "several devices of a CPU keep the old state",
+        "ddpm_jax/devices.py",
+        "and len(devices) > 1 else (0,)",
+        "and len(devices) > 99 else (0,)",
+        ("tests/test_parallel.py::test_one_device_of_a_cpu_takes_the_memory_of_the_old_state",),
+    ),
 ]

@@ -907,6 +907,14 @@ UNET = (
         ("tests/test_layers.py::test_a_doubled_image_is_convolved_with_and_without_making_it",),
     ),
     Mutant(
+        "small_convolutions_but_on_cpus",
+        "a doubled image is made on accelerators, where interleaving costs more",
+        "ddpm_jax/layers.py",
+        "cpu=_convolve_doubled, default=_double_and_convolve",
+        "cpu=_double_and_convolve, default=_convolve_doubled",
+        ("tests/test_layers.py::test_a_doubled_image_is_made_but_on_cpus",),
+    ),
+    Mutant(
         "doubled_image_shifted",
         "an even row of a doubled image reaches one pixel back",
         "ddpm_jax/layers.py",

@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -47,11 +48,10 @@ def _where() -> str | None:
     return jax.config.values["jax_compilation_cache_dir"]
 
 
+@cache
 def _listen() -> None:
-    if not _seen:
-        _seen["listening"] = 1
-        jax.monitoring.register_event_listener(_count)
-        jax.monitoring.register_event_duration_secs_listener(_add)
+    jax.monitoring.register_event_listener(_count)
+    jax.monitoring.register_event_duration_secs_listener(_add)
 
 
 def _count(event: str, **about: str | int) -> None:

@@ -36,8 +36,6 @@ CHIPS = {
 }
 # Compiles a U-Net in minutes instead of tens of them; a program for running is compiled with neither.
 FAST_TO_COMPILE = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
-
-
 # libtpu asks the machine what it is and complains where it is no TPU; what it is told plays no part in compiling.
 QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -76,9 +74,8 @@ def slice_of(name: str) -> Slice:
         raise ValueError(f"unknown slice {name!r}: choose one of {', '.join(known)}")
     shape = chip.shapes[int(number) // chip.cores]
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update(
-        "jax_enable_compilation_cache", False
-    )  # programs for other machines are written and cannot be read
+    # Programs for other machines would be written and cannot be read.
+    jax.config.update("jax_enable_compilation_cache", False)
     for setting, value in QUIET.items():
         os.environ.setdefault(setting, value)
     bounds = (*map(int, shape.split("x")), 1)[:3]

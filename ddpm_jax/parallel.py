@@ -59,8 +59,8 @@ def parallelise(steps: Callable, layout: Layout = Layout(), frozen: Any = None) 
       frozen: tree of arrays that a step reads and does not change; whole on every device.
 
     Returns:
-      (state, this process's rows of n global batches (n, b, *x)) -> (state, metrics). The old state is given away
-      on accelerators.
+      (state, this process's rows of n global batches (n, b, *x)) -> (state, metrics). The old state is given away,
+      but on several devices of a CPU.
 
     Raises:
       ValueError: the layout's name is unknown.

@@ -180,6 +180,12 @@ def words() -> str:
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}{many}"
 
 
+def cuda_generation() -> int:
+    """The first number of the compute capability of this process's NVIDIA GPU; 0 where it has none."""
+    capability = getattr(jax.local_devices()[0], "compute_capability", "")  # "9.0", and of AMD's GPUs "gfx942"
+    return int(capability.partition(".")[0]) if capability[:1].isdigit() else 0
+
+
 def loops_are_slow() -> bool:
     """Whether gradients of convolutions inside a loop are far slower than outside, as on CPUs."""
     return jax.default_backend() == "cpu"

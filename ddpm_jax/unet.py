@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, Key
 
-from ddpm_jax.layers import Convolution, GroupNorm, almost_zero, dropout, fan_average, time_embedding
+from ddpm_jax.layers import Convolution, GroupNorm, almost_zero, attention, dropout, fan_average, time_embedding
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Attention(nn.Module):
         h = GroupNorm(self.config.groups)(x).reshape(b, height * width, channels)
         shape = (b, height * width, self.config.attention_heads, -1)
         q, k, v = (nn.Dense(channels, kernel_init=fan_average, name=name)(h).reshape(shape) for name in "qkv")
-        h = jax.nn.dot_product_attention(q, k, v).reshape(b, height * width, channels)
+        h = attention(q, k, v).reshape(b, height * width, channels)
         h = nn.Dense(channels, kernel_init=almost_zero, name="out")(h)
         return x + h.reshape(x.shape)
 

@@ -59,11 +59,39 @@ def test_a_doubled_image_is_convolved_with_and_without_making_it(shape: tuple[in
     assert jax.tree.map(np.shape, p) == jax.tree.map(np.shape, random_params(layers.Convolution(7), x))
 
 
-@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 4), ("tpu", 1), ("cuda", 1)])
-def test_a_doubled_image_is_made_but_on_cpus(platform: str, convolutions: int) -> None:
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 4), ("tpu", 1), ("cuda", 4)])
+def test_a_doubled_image_is_made_on_tpus_alone(platform: str, convolutions: int) -> None:
     layer, x = layers.Convolution(7, doubled=True), jnp.zeros((2, 4, 4, 5))
     traced = jax.jit(layer.apply).trace({"params": random_params(layer, x)}, x)
     assert traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.convolution") == convolutions
+
+
+@pytest.mark.parametrize(
+    ("generation", "kind", "width", "how"),
+    [
+        (0, "bfloat16", 64, "xla"),
+        (7, "bfloat16", 64, "xla"),
+        (8, "bfloat16", 64, "cudnn"),
+        (8, "float32", 64, "xla"),
+        (8, "bfloat16", 60, "xla"),
+        (8, "bfloat16", 128, "cudnn"),
+        (8, "bfloat16", 256, "xla"),
+        (9, "bfloat16", 256, "cudnn"),
+        (9, "bfloat16", 512, "xla"),
+        (10, "bfloat16", 256, "cudnn"),
+    ],
+)
+def test_cudnn_attends_where_it_takes_the_precision_and_the_heads(
+    monkeypatch: pytest.MonkeyPatch, generation: int, kind: str, width: int, how: str
+) -> None:
+    monkeypatch.setattr(layers.devices, "cuda_generation", lambda: generation)
+    asked = []
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda q, k, v, implementation: asked.append(implementation) or q
+    )
+    q = jnp.zeros((2, 4, 1, width), kind)
+    layers.attention(q, q, q)
+    assert asked == [how]
 
 
 @pytest.mark.parametrize(("groups", "shape"), [(4, (2, 3, 5, 8)), (1, (2, 9, 8)), (8, (3, 2, 2, 8))])

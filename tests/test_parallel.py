@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import pytest
 
 from ddpm_jax import (
     checkpoint,
+    devices,
     objective,
     parallel,
     predict,
@@ -378,3 +380,12 @@ def test_every_core_stands_as_a_device_unless_the_user_says_how_many(environment
     )
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     assert done.stdout.strip() == (str(min(here, MOST_CORES)) if count == "cores" else count)
+
+
+@pytest.mark.parametrize(("capability", "generation"), [("9.0", 9), ("10.3", 10), ("gfx942", 0), (None, 0)])
+def test_only_gpus_of_nvidia_have_a_generation(
+    monkeypatch: pytest.MonkeyPatch, capability: str | None, generation: int
+) -> None:
+    found = SimpleNamespace(**({} if capability is None else {"compute_capability": capability}))
+    monkeypatch.setattr(jax, "local_devices", lambda: [found])
+    assert devices.cuda_generation() == generation

@@ -119,7 +119,7 @@ def collectives(hlo: str) -> tuple[Collective, ...]:
     for line in hlo.splitlines():
         found = OPERATION.search(line)
         if found:
-            arrays = [_size(array) for array in ARRAY.finditer(found["shape"])]
+            arrays = [array_bytes(array) for array in ARRAY.finditer(found["shape"])]
             # What starts a gathering or a permutation gives its operands, then its results.
             pairs = found["start"] and found["kind"] != "all-reduce"
             numbers[found["kind"]] += 1
@@ -127,7 +127,8 @@ def collectives(hlo: str) -> tuple[Collective, ...]:
     return tuple(Collective(kind, numbers[kind], sizes[kind]) for kind in sorted(numbers))
 
 
-def _size(array: re.Match[str]) -> int:
+def array_bytes(array: re.Match[str]) -> int:
+    """The bytes of an array that ARRAY has found."""
     bits = BITS.search(array["kind"])
     item = max(1, int(bits[0]) // 8) if bits else 1
     return item * prod(int(n) for n in array["shape"].split(",") if n)

@@ -1,10 +1,14 @@
 """Eight virtual CPU devices, types checked while the tests run, the two schedules most tests use, small data sets."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
-# Compiling takes most of the time of the tests: without LLVM's optimisations about a third less.
+# Compiling takes most of the time of the tests: without LLVM's optimisations about a third less, and with XLA's former
+# code generator half of that, as long as jaxlib has it (later versions end where they do not know a flag).
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+if version("jaxlib").startswith("0.10."):
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 # Tests that compile the same program again find it here.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))

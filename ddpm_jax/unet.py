@@ -16,7 +16,16 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, Key
 
-from ddpm_jax.layers import Convolution, GroupNorm, almost_zero, attention, dropout, fan_average, time_embedding
+from ddpm_jax.layers import (
+    Convolution,
+    GroupNorm,
+    Shortcut,
+    almost_zero,
+    attention,
+    dropout,
+    fan_average,
+    time_embedding,
+)
 
 
 @dataclass(frozen=True)
@@ -98,20 +107,19 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, time: Array, keys: Key[Array, " b"] | None) -> Array:
         config = self.config
-        h = nn.swish(GroupNorm(config.groups)(x))
+        h = GroupNorm(config.groups, nn.swish)(x)
         h = Convolution(self.channels)(h)
         width = 2 * self.channels if config.scale_shift else self.channels
         time = nn.Dense(width, kernel_init=fan_average)(nn.swish(time))[:, None, None]
-        norm = GroupNorm(config.groups)
         if config.scale_shift:
             scale, shift = jnp.split(time, 2, axis=-1)
-            h = norm(h) * (1 + scale) + shift
+            h = GroupNorm(config.groups, nn.swish)(h, factor=1 + scale, shift=shift)
         else:
-            h = norm(h + time)
-        h = dropout(nn.swish(h), config.dropout, keys, self.index)
+            h = GroupNorm(config.groups, nn.swish)(h, time)
+        h = dropout(h, config.dropout, keys, self.index)
         h = Convolution(self.channels, kernel_init=almost_zero)(h)
         if x.shape[-1] != self.channels:
-            x = nn.Conv(self.channels, (1, 1), kernel_init=fan_average)(x)
+            x = Shortcut(self.channels, name="Conv_0")(x)
         return x + h
 
 
@@ -172,7 +180,7 @@ class UNet(nn.Module):
             if level:
                 h = Convolution(h.shape[-1], doubled=True)(h)
 
-        h = nn.swish(GroupNorm(config.groups)(h.astype(jnp.float32)))
+        h = GroupNorm(config.groups, nn.swish)(h.astype(jnp.float32))
         return Convolution(config.image_channels * (1 + config.heads), kernel_init=almost_zero)(h)
 
 

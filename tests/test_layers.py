@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import Array
 
 from ddpm_jax import layers
 
@@ -101,6 +102,51 @@ def test_group_norm_is_of_the_pixels_and_channels_of_a_group(groups: int, shape:
     np.testing.assert_allclose(layer.apply({"params": p}, x), group_norm(x, groups, p), rtol=1e-4, atol=1e-4)
     flax = nn.GroupNorm(groups, epsilon=1e-6)
     np.testing.assert_allclose(layer.apply({"params": p}, x), flax.apply({"params": p}, x), rtol=1e-4, atol=1e-4)
+
+
+def test_group_norm_and_what_is_around_it_have_their_gradients() -> None:
+    x = jax.random.normal(jax.random.key(1), (2, 3, 5, 8))
+    plus, factor, shift = jax.random.normal(jax.random.key(2), (3, 2, 1, 1, 8))
+    p, flax = random_params(layers.GroupNorm(4), x), nn.GroupNorm(4, epsilon=1e-6)
+
+    def ours(p: dict, x: Array, plus: Array, factor: Array, shift: Array) -> Array:
+        return layers.GroupNorm(4, nn.swish).apply({"params": p}, x, plus, factor, shift)
+
+    def theirs(p: dict, x: Array, plus: Array, factor: Array, shift: Array) -> Array:
+        return nn.swish(flax.apply({"params": p}, x + plus) * factor + shift)
+
+    weights, arguments = jax.random.normal(jax.random.key(3), x.shape), (p, x, plus, factor, shift)
+    found, expected = (
+        jax.grad(lambda *of, f=f: (weights * f(*of)).sum(), argnums=tuple(range(5)))(*arguments) for f in (ours, theirs)
+    )
+    for mine, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-4)
+    forward = [jax.jvp(f, arguments, jax.tree.map(jnp.ones_like, arguments))[1] for f in (ours, theirs)]
+    np.testing.assert_allclose(*forward, rtol=1e-3, atol=1e-4)
+
+
+def test_for_its_gradient_cpus_alone_make_the_swish_again_but_not_the_averages() -> None:
+    x, layer = jax.random.normal(jax.random.key(1), (2, 9, 9, 8)), layers.GroupNorm(4, nn.swish)
+    p = random_params(layer, x)
+    traced = jax.jit(jax.grad(lambda x: (layer.apply({"params": p}, x) ** 2).sum())).trace(x)
+    cpu, tpu, cuda = (traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu", "cuda"))
+    assert [text.count("stablehlo.exponential") for text in (cpu, tpu, cuda)] == [2, 1, 1]
+    assert cpu.count("stablehlo.reduce(") == tpu.count("stablehlo.reduce(") > 0
+
+
+@pytest.mark.parametrize(
+    ("platform", "operation"), [("cpu", "dot_general"), ("tpu", "convolution"), ("cuda", "convolution")]
+)
+def test_a_shortcut_is_a_matrix_on_cpus_alone(platform: str, operation: str) -> None:
+    layer, x = layers.Shortcut(7), jax.random.normal(jax.random.key(0), (2, 4, 3, 5))
+    p = random_params(layer, x)
+    text = jax.jit(layer.apply).trace({"params": p}, x).lower(lowering_platforms=(platform,)).as_text()
+    assert [name for name in ("dot_general", "convolution") if f"stablehlo.{name}" in text] == [operation]
+    expected = nn.Conv(7, (1, 1)).apply({"params": p}, x)
+    np.testing.assert_allclose(layer.apply({"params": p}, x), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        layers._convolve(x, jnp.asarray(p["kernel"])) + p["bias"], expected, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_group_norm_of_bfloat16_has_float32_statistics() -> None:

@@ -92,11 +92,11 @@ MUTANTS: list[Mutant] = [
         ("tests/test_operations.py::test_work_inside_a_loop_is_named_and_the_loop_is_not",),
     ),
     Mutant(
-        "roofline_of_the_shorter_floor",
+        "roofline_of_bytes_alone",
         "the longer of the two floors bounds an operation",
         "experiments/roofline.py",
         "sum(max(floor) for floor in floors)",
-        "sum(min(floor) for floor in floors)",
+        "sum(floor[1] for floor in floors)",
         ("tests/experiments/test_roofline.py::test_an_operation_is_held_against_the_longer_of_its_two_floors",),
     ),
     Mutant(

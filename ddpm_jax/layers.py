@@ -164,11 +164,9 @@ class GroupNorm(nn.Module):
 @partial(jax.jit, static_argnums=(0, 1))
 def _normalised(groups: int, after: Callable, x: Array, plus: Array | float, scale: Array, bias: Array) -> Array:
     """As of GroupNorm. Jitted, so that it is traced once for all places in a network that look alike."""
-
     channels, axes = x.shape[-1], tuple(range(1, x.ndim - 1))
 
     def made(x: Array, plus: Array | float, scale: Array, bias: Array) -> Array:
-
         wide = (x + plus).astype(jnp.float32)
 
         def of_group(values: Array) -> Array:

@@ -21,7 +21,8 @@ def test_calibration_moments_fix_what_the_choices_need_and_leave_what_was_known(
     moments = noisy_moments(0)
     np.testing.assert_array_equal(calibration.error, moments.error.mean(axis=0))
     np.testing.assert_array_equal(calibration.excess, moments.excess.mean(axis=0))
-    np.testing.assert_array_equal(calibration.spectrum, moments.spectrum)
+    # Two programs, with tables and without, round its sums each in its own way.
+    np.testing.assert_allclose(calibration.spectrum, moments.spectrum, rtol=1e-4, atol=1e-6)
     assert calibration.colours == moments.colours == ((1.0,),)
     assert calibration.learned_times == OWN_CHAIN
 

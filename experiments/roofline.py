@@ -184,7 +184,7 @@ def row(kind: str, chosen: list[tuple[float, Operation]], peak: Peak) -> Row:
         "milliseconds": 1e3 * seconds,
         "teraflops": flops / seconds / 1e12,
         "gigabytes": moved / seconds / 1e9,
-        "bound_by_arithmetic": sum(one for one, other in floors if one > other) / least,
+        "bound_by_arithmetic": sum(one for one, other in floors if one > other) / least if least else 0.0,
         "of_roofline": least / seconds,
     }
 

@@ -50,6 +50,11 @@ def test_the_slowest_kind_comes_first_and_all_last() -> None:
     assert [one["kind"] for one in roofline.rows({"a": 1.0, "b": 2.0}, known, PEAK)] == ["reductions", "copies", "all"]
 
 
+def test_what_moves_nothing_is_bound_by_nothing() -> None:
+    (found, _) = roofline.rows({"a": 1.0}, {"a": Operation("elementwise", 0.0, 0)}, PEAK)
+    assert (found["bound_by_arithmetic"], found["of_roofline"]) == (0.0, 0.0)
+
+
 def test_events_that_name_no_operation_are_left_out() -> None:
     def event(seconds: float, **stats: str) -> SimpleNamespace:
         return SimpleNamespace(duration_ns=1e9 * seconds, stats=list(stats.items()))

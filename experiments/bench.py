@@ -14,6 +14,7 @@ import tempfile
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import trange
 
@@ -77,7 +78,7 @@ class Bench:
 def main(options: Bench) -> None:
     """Measure, print a table of figures and one of ratios, and write a file if one is named."""
     settings = resolve(options)
-    about = {"options": {**asdict(options), "json": options.json and str(options.json)}, **settings}
+    about = described(options, settings)
     if options.dry_run:
         print(json.dumps(about, indent=2))
         return
@@ -92,6 +93,16 @@ def main(options: Bench) -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         environment = {name: os.environ.get(name) for name in MALLOC}
         cells.write_json(options.json, {**about, "made_with": journal.made_with(), "malloc": environment, **found})
+
+
+def described(options: Any, settings: Row) -> Row:
+    """What a dry run prints and a file says first: the options as they were given, and what they resolve to.
+
+    Args:
+      options: of a tool that writes `json`.
+      settings: of `resolve`.
+    """
+    return {"options": {**asdict(options), "json": options.json and str(options.json)}, **settings}
 
 
 def resolve(options: Bench) -> Row:

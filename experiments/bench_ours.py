@@ -21,6 +21,7 @@ from ddpm_jax.devices import Layout
 from ddpm_jax.eval import moments
 from ddpm_jax.loop import FAST_TO_COMPILE
 from ddpm_jax.protocols import Rules
+from ddpm_jax.recipes import TrainState
 from ddpm_jax.run import Run
 from ddpm_jax.unet import UNetConfig
 from ddpm_jax.variance import Calibration
@@ -95,6 +96,11 @@ def parameters(wanted: Run) -> Any:
     return jax.jit(lambda: run.fresh(wanted).params, compiler_options=FAST_TO_COMPILE)()
 
 
+def first_state(wanted: Run) -> TrainState:
+    """That before the first step, on the device."""
+    return jax.jit(partial(run.fresh, wanted), compiler_options=FAST_TO_COMPILE)()
+
+
 def steps_a_call(bench: Bench) -> int:
     """Training steps in one program call, as a training has them by default."""
     return 1 if devices.loops_are_slow() else pace.STEPS_PER_CALL
@@ -129,8 +135,7 @@ def flops(bench: Bench) -> Row:
 def step(bench: Bench) -> Callable[[], Any]:
     """The training step of a run: mirrored, noised, learnt from, clipped, Adam, averaged."""
     wanted, layout = bench.wanted, bench.layout
-    state = jax.jit(partial(run.fresh, wanted), compiler_options=FAST_TO_COMPILE)()
-    state = devices.replicate(state, layout)
+    state = devices.replicate(first_state(wanted), layout)
     call = parallel.parallelise(partial(train.train_steps, wanted.recipe), layout)
     batches = np.stack([bench.images] * steps_a_call(bench))
 

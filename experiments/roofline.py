@@ -1,8 +1,8 @@
 """What bounds the training step? Its operations by kind: time, FLOP/s, bytes/s, and how near the device's roofline.
 
-A trace of the program that runs, joined with the compiler's text of it. An operation needs at least its FLOPs over the
-speed of the fastest matrix product, and its bytes (operands and results, each once) over the speed of a copy; the
-longer of the two bounds it. What stays in a cache between two operations can beat that.
+A trace of single training steps, joined with the compiler's text of their program. An operation needs at least its
+FLOPs over the speed of the fastest matrix product, and its bytes (operands and results, each once) over the speed of a
+copy; the longer of the two bounds it. What stays in a cache between two operations can beat that.
 Needs: a GPU, or patience; a minute of compiling.
 Command: python -m experiments.roofline --batch 512 --activations bfloat16 --json roofline.json
 """
@@ -22,9 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax.profiler import ProfileData
 
-from ddpm_jax import cells, devices, journal, run, train
+from ddpm_jax import cells, devices, journal, train
 from ddpm_jax.command import command_line
-from ddpm_jax.loop import FAST_TO_COMPILE
 from ddpm_jax.operations import Operation, operations
 from experiments import bench, bench_ours
 from experiments.turns import Row
@@ -75,7 +74,7 @@ class Peak(NamedTuple):
 def main(options: Roofline) -> None:
     """Trace, print the table, and write a file if one is named."""
     settings = resolve(options)
-    about = {"options": {**asdict(options), "json": options.json and str(options.json)}, **settings}
+    about = bench.described(options, settings)
     if options.dry_run:
         print(json.dumps(about, indent=2))
         return
@@ -106,9 +105,9 @@ def resolve(options: Roofline) -> Row:
 
 
 def traced(wanted: bench_ours.Bench, steps: int) -> tuple[dict[str, float], str]:
-    """Seconds of every operation in a training step, of the second call of so many; and the program's text."""
+    """Mean seconds of every operation in a training step, over so many after the first; and the program's text."""
     one = jax.jit(partial(train.train_step, wanted.wanted.recipe), donate_argnums=0)
-    state = jax.jit(partial(run.fresh, wanted.wanted), compiler_options=FAST_TO_COMPILE)()
+    state = bench_ours.first_state(wanted.wanted)
     batch = jnp.asarray(wanted.images)
     program = one.lower(state, batch).compile()
     state, _ = jax.block_until_ready(program(state, batch))
@@ -119,7 +118,7 @@ def traced(wanted: bench_ours.Bench, steps: int) -> tuple[dict[str, float], str]
             jax.block_until_ready(state)
         seconds = Counter[str]()
         for file in Path(folder).rglob("*.xplane.pb"):
-            seconds += of_operations(ProfileData.from_file(str(file)))
+            seconds.update(of_operations(ProfileData.from_file(str(file))))
     return {name: sum_of_all / steps for name, sum_of_all in seconds.items()}, program.as_text() or ""
 
 

@@ -36,6 +36,7 @@ class Config:
       steps: training steps.
       batch: images a step, over all devices of all processes.
       microbatches: parts of a device's share of the batch that are worked through one after another, to save memory.
+      remat: keep of every block its input alone and make the rest again for the gradient: less memory, more work.
       optimizer: adam, adamw, lookahead (slow steps over adam's) or sgd.
       learning_rate: the largest, after warm-up.
       rate_schedule: of the learning rate after warm-up: constant, or falling to 0 at the last step: cosine or linear.
@@ -73,6 +74,7 @@ class Config:
     steps: int = 2600
     batch: int = 128
     microbatches: int = 1
+    remat: bool = False
     optimizer: str = "adam"
     learning_rate: float = 2e-3
     rate_schedule: str = "constant"

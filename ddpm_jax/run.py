@@ -40,7 +40,7 @@ from ddpm_jax.variance import Calibration
 CODE = cells.code_version(unet.__name__)
 # What may differ when a run goes on.
 PROLONGING = {"steps", "log_every", "save_every", "sample_every", "keep", "keep_every", "keep_best", "parallel"}
-PROLONGING |= {"steps_per_call", "microbatches", "wandb", "profile", "checkpoints"}
+PROLONGING |= {"steps_per_call", "microbatches", "remat", "wandb", "profile", "checkpoints"}
 OTHER_DATA = {
     "cifar10_small": "cifar10",
     "celebahq256": "celeb_a_hq/256",
@@ -120,7 +120,7 @@ def resolve(config: Config, network: UNetConfig | None = None, images: DataSet |
     recipe = Recipe(
         schedule=forward,
         chain=chain,
-        denoiser=recipes.in_training(unet.network(network), forward, config.prediction, choice.heads),
+        denoiser=recipes.in_training(unet.network(network, config.remat), forward, config.prediction, choice.heads),
         objective=objective.build(config.objective, parts),
         time_sampler=time_sampler.build(config.time_sampler),
         optimizer=optimizer.build(optimizer.Settings(*(getattr(config, name) for name in optimizer.Settings._fields))),

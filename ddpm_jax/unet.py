@@ -140,9 +140,16 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down through the levels, a middle with attention, and up again with a skip from every block on the way down."""
+    """Down through the levels, a middle with attention, and up again with a skip from every block on the way down.
+
+    Attributes:
+      config: its shape.
+      remat: for the gradient keep of every residual block and attention its input alone, and make the rest again:
+        Chen et al. 2016.
+    """
 
     config: UNetConfig
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], t: Int[Array, " b"], keys: Key[Array, " b"] | None = None) -> Array:
@@ -151,13 +158,18 @@ class UNet(nn.Module):
         time = time_embedding(t, config.channels).astype(x.dtype)
         time = nn.Dense(4 * config.channels, kernel_init=fan_average)(time)
         time = nn.Dense(4 * config.channels, kernel_init=fan_average)(nn.swish(time))
-        index = count()
+        kept: Callable[[Any], Any] = nn.remat if self.remat else lambda kind: kind
+        blocks, attentions = count(), count()
 
         def block(h: Array, channels: int) -> Array:
-            return ResidualBlock(config, channels, next(index))(h, time, keys)
+            index = next(blocks)
+            return kept(ResidualBlock)(config, channels, index, name=f"ResidualBlock_{index}")(h, time, keys)
+
+        def always(h: Array) -> Array:
+            return kept(Attention)(config, name=f"Attention_{next(attentions)}")(h)
 
         def attend(h: Array) -> Array:
-            return Attention(config)(h) if h.shape[1] in config.attention_resolutions else h
+            return always(h) if h.shape[1] in config.attention_resolutions else h
 
         h = Convolution(config.channels)(x)
         skips = [h]
@@ -169,8 +181,7 @@ class UNet(nn.Module):
                 h = attend(block(h, config.channels * multiplier))
                 skips.append(h)
 
-        h = block(h, h.shape[-1])
-        h = Attention(config)(h)
+        h = always(block(h, h.shape[-1]))
         h = block(h, h.shape[-1])
 
         for level, multiplier in reversed(list(enumerate(config.multipliers))):
@@ -185,9 +196,14 @@ class UNet(nn.Module):
 
 
 @lru_cache
-def network(config: UNetConfig) -> Callable[..., Any]:
-    """network(params, x_t, t, dropout_keys=None) -> output; the same object for equal configs."""
-    apply = UNet(config).apply
+def network(config: UNetConfig, remat: bool = False) -> Callable[..., Any]:
+    """network(params, x_t, t, dropout_keys=None) -> output; the same object for equal arguments.
+
+    Args:
+      config: its shape.
+      remat: see UNet; parameters and output are the same.
+    """
+    apply = UNet(config, remat).apply
     if config.activations == "float32":
         return apply
 

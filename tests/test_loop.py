@@ -133,6 +133,18 @@ def test_every_kind_of_run_trains_stops_and_goes_on(tmp_path: Path, change: dict
     assert np.isfinite(said.x_0).all()
 
 
+def test_a_run_goes_on_with_blocks_made_again_for_the_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, network = [], unet.network
+    monkeypatch.setattr(unet, "network", lambda *of: made.append(of[1:]) or network(*of))
+    whole = loop.fit(CONFIG, tmp_path / "whole").state
+    loop.fit(replace(CONFIG, steps=3), tmp_path / "halves")
+    made.clear()
+    halves = loop.fit(replace(CONFIG, remat=True), tmp_path / "halves").state
+    assert made == [(True,), ()]  # in training, and not where it is measured and sampled
+    for a, b in zip(*(jax.tree.leaves(state.params) for state in (whole, halves)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     loop.fit(replace(CONFIG, steps=3), tmp_path)
     with pytest.raises(ValueError, match="holds a run with seed = 0, not 1: choose another --workdir"):

@@ -1,11 +1,13 @@
 """The network: published sizes, its blocks against NumPy, what it refuses."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from scipy.special import softmax
 
 from ddpm_jax import unet
@@ -38,6 +40,30 @@ def test_the_digits_preset_has_attention_and_half_a_million_parameters() -> None
     config = PRESETS["digits"]
     assert size_of(config, 8) >= 500_000
     assert set(config.attention_resolutions) & {8, 4, 2}
+
+
+def test_blocks_made_again_for_the_gradient_are_the_same_network_with_less_kept() -> None:
+    """The same names and numbers, the same gradient under dropout; what waits for the gradient is less than half."""
+    config, again = replace(LEAST, dropout=0.5), unet.network(replace(LEAST, dropout=0.5), remat=True)
+    params, keys = fresh(config), jax.random.split(jax.random.key(2), 3)
+    x, t = jax.random.normal(jax.random.key(1), (3, 8, 8, 1)), jnp.asarray([1, 5, 9])
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(
+        jnp.shape, jax.eval_shape(unet.UNet(config, remat=True).init, jax.random.key(0), x, t)
+    )
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # the last layers start at nearly 0
+    gradients, kept = [], []
+    for network in (unet.network(config), again):
+
+        def of(params: dict, network: Callable = network) -> jax.Array:
+            return network(params, x, t, keys)
+
+        pulled = jax.eval_shape(lambda params, of=of: jax.vjp(of, params)[1], params)
+        kept.append(sum(leaf.size for leaf in jax.tree.leaves(pulled)))
+        gradient = jax.jit(jax.grad(lambda params, of=of: (of(params) ** 2).sum()))(params)
+        gradients.append(ravel_pytree(gradient)[0])
+    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-5 * float(jnp.abs(gradients[0]).max()))
+    inputs = unet.parameter_count(params)
+    assert 0 < kept[1] - inputs < 0.5 * (kept[0] - inputs)
 
 
 def by_hand(config: UNetConfig, size: int) -> int:

@@ -16,6 +16,7 @@ import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -59,13 +60,42 @@ def fetch(store: Store, kind: str, inputs: dict[str, Any], compute: Callable[[],
       compute: makes the arrays.
     """
     path = store.folder / kind / f"{fingerprint({**store.common, **inputs, **_environment()})}.npz"
-    found = None if store.force else _read(path)
-    store.used[kind, "computed" if found is None else "reused"] += 1
+    found, how = None if store.force else _read(path), "reused"
     if found is None:
-        found = compute()
+        found, how = compute(), "computed"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda file: np.savez(file, allow_pickle=False, **found))
+    store.used[kind, how] += 1
     return found
+
+
+class _Missing(Exception):
+    """A cell is not there."""
+
+
+def _missing() -> Arrays:
+    raise _Missing
+
+
+def fetch_each(
+    keep: Keep, kind: str, inputs: list[dict[str, Any]], compute: Callable[[list[int]], list[Arrays]]
+) -> list[Arrays]:
+    """The arrays of several cells, of which those that are not there are computed together.
+
+    Args:
+      keep: where they are.
+      kind: what the cells hold.
+      inputs: of each, see `fetch`.
+      compute: makes the arrays of those at these places of `inputs`.
+    """
+    found: dict[int, Arrays] = {}
+    for i, one in enumerate(inputs):
+        with suppress(_Missing):
+            found[i] = keep(kind, one, _missing)
+    places = [i for i in range(len(inputs)) if i not in found]
+    for i, arrays in zip(places, compute(places) if places else [], strict=True):
+        found[i] = keep(kind, inputs[i], lambda arrays=arrays: arrays)  # type: ignore[misc]
+    return [found[i] for i in range(len(inputs))]
 
 
 def _environment() -> dict[str, str]:

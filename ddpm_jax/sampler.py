@@ -4,14 +4,15 @@ The kernel decides the mean and the variance is a choice of its own, so DDPM and
 variances enter as an array: one compilation serves all of them at a given K.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jaxtyping import Float, Key
+from jaxtyping import Float, Int, Key
 
 from ddpm_jax import gaussian, heads, parallel, predict, reverse
 from ddpm_jax.basis import Basis
@@ -67,7 +68,44 @@ def sample(
       ValueError: the variance does not fit the kernel or the network, the rules are unknown, or keys or x_T do not fit
         the shape.
     """
-    return _chain(key, steps, denoiser, reverse_variance, shape, rules, x_T, layout, record=False).x_0
+    return _chain(key, steps, denoiser, (reverse_variance,), shape, rules, x_T, layout, record=False).x_0
+
+
+def sample_each(
+    key: Key[Array, "..."],
+    steps: Steps,
+    denoiser: Denoiser,
+    choices: Sequence[ReverseVariance],
+    shape: tuple[int, ...],
+    rules: Rules = Rules(),
+    layout: Layout = Layout(),
+) -> Float[Array, "choices n *x"]:
+    """`sample` of several variances; those that are fixed and diagonal in the same basis share their batches.
+
+    Ho et al. 2020, algorithm 2.
+
+    Args:
+      key: see `sample`; sample i of every choice has the same noise.
+      steps: the chain.
+      denoiser: the network, or a closed form.
+      choices: of `variance`.
+      shape: (n, *x) of each.
+      rules: the conventions.
+      layout: how samples are spread over devices.
+
+    Raises:
+      ValueError: see `sample`.
+    """
+    alike: dict[Any, list[int]] = {}
+    for i, choice in enumerate(choices):
+        kind = (choice.basis, reverse.table(choice, steps).shape) if choice.headless else i
+        alike.setdefault(kind, []).append(i)
+    found: dict[int, Images] = {}
+    for places in alike.values():
+        together = [choices[i] for i in places]
+        x_0 = _chain(key, steps, denoiser, together, shape, rules, None, layout, record=False).x_0
+        found |= dict(zip(places, x_0.reshape(-1, *shape), strict=True))
+    return jnp.stack([found[i] for i in range(len(choices))])
 
 
 def sample_path(
@@ -81,28 +119,29 @@ def sample_path(
     layout: Layout = Layout(),
 ) -> Path:
     """As `sample`, with x_0_hat of every step: the article's predict, then correct."""
-    return _chain(key, steps, denoiser, reverse_variance, shape, rules, x_T, layout, record=True)
+    return _chain(key, steps, denoiser, (reverse_variance,), shape, rules, x_T, layout, record=True)
 
 
 def _chain(
     key: Key[Array, "..."],
     steps: Steps,
     denoiser: Denoiser,
-    choice: ReverseVariance,
+    choices: Sequence[ReverseVariance],
     shape: tuple[int, ...],
     rules: Rules,
     x_T: Images | None,
     layout: Layout,
     record: bool,
 ) -> Path:
-    """The host's part, then one compiled scan."""
+    """The host's part, then one compiled scan; the samples of one choice after those of another."""
     if key.ndim and len(key) != shape[0]:
         raise ValueError(f"{len(key)} keys for {shape[0]} samples: give one key, or one per sample")
     if x_T is not None and x_T.shape != shape:
         raise ValueError(f"x_T has shape {x_T.shape}, the samples {shape}")
     keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(shape[0]))
-    shared, fixed = _program(steps, denoiser, choice, shape, rules)
-    x_0, x_0_hat = parallel.over_examples(_scan, shared, (keys, x_T), layout, **fixed, record=record)
+    keys, which = jnp.concatenate([keys] * len(choices)), np.repeat(np.arange(len(choices)), shape[0])
+    shared, fixed = _program(steps, denoiser, choices, shape, rules)
+    x_0, x_0_hat = parallel.over_examples(_scan, shared, (keys, which, x_T), layout, **fixed, record=record)
     return Path(x_0, None if x_0_hat is None else jnp.moveaxis(x_0_hat, 1, 0)[::-1])
 
 
@@ -126,20 +165,28 @@ def lower(
       layout: the devices.
       rules: the conventions.
     """
-    shared, fixed = _program(steps, denoiser, reverse_variance, shape, rules)
+    shared, fixed = _program(steps, denoiser, (reverse_variance,), shape, rules)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), shape[0]))
-    return parallel.lower_over_examples(_scan, shared, (keys, None), layout, **fixed, record=False)
+    which = jax.ShapeDtypeStruct(shape[:1], np.int32)
+    return parallel.lower_over_examples(_scan, shared, (keys, which, None), layout, **fixed, record=False)
 
 
 def _program(
-    steps: Steps, denoiser: Denoiser, choice: ReverseVariance, shape: tuple[int, ...], rules: Rules
+    steps: Steps, denoiser: Denoiser, choices: Sequence[ReverseVariance], shape: tuple[int, ...], rules: Rules
 ) -> tuple[Any, dict[str, Any]]:
-    """What all chains share and what is compiled in: fixed variances and the rules become arrays."""
-    reverse.check_steps(choice, steps)
-    _check_heads(choice, denoiser, shape)
-    table = reverse.table(choice, steps) if choice.headless else None
-    of_x_t = None if choice.headless else choice.log_var
-    fixed = dict(shape=shape[1:], log_var_of=of_x_t, basis=choice.basis, clip=rules.clip_x_0)
+    """What all chains share and what is compiled in: fixed variances and the rules become arrays.
+
+    Several choices are fixed, in one basis, with tables (K, choices, 1, ..) or (K, choices, *x).
+    """
+    for choice in choices:
+        reverse.check_steps(choice, steps)
+        _check_heads(choice, denoiser, shape)
+    one = choices[0]
+    table = np.stack([reverse.table(choice, steps) for choice in choices], axis=1) if one.headless else None
+    if table is not None:
+        table = table.reshape(*table.shape, *[1] * (len(shape) + 1 - table.ndim))
+    of_x_t = None if one.headless else one.log_var
+    fixed = dict(shape=shape[1:], log_var_of=of_x_t, basis=one.basis, clip=rules.clip_x_0)
     return (steps, predict.as_argument(denoiser), table, log_var_cap(rules, steps)), fixed
 
 
@@ -158,8 +205,8 @@ def _noise(keys: Key[Array, " n"], t: Array | int, shape: tuple[int, ...]) -> Im
 
 @jax.default_matmul_precision("highest")
 def _scan(
-    shared: tuple[Steps, Denoiser, Column, Column],
-    examples: tuple[Key[Array, " n"], Images | None],
+    shared: tuple[Steps, Denoiser, Float[Array, "K choices ..."] | None, Column],
+    examples: tuple[Key[Array, " n"], Int[Array, " n"], Images | None],
     *,
     shape: tuple[int, ...],
     log_var_of: Callable | None,
@@ -168,15 +215,15 @@ def _scan(
     record: bool,
 ) -> tuple[Images, Float[Array, "n K *x"] | None]:
     """One device's chains: x_0, and x_0_hat of every step from s = 0 up if it is recorded."""
-    (steps, denoiser, table, cap), (keys, x_T) = shared, examples
+    (steps, denoiser, table, cap), (keys, which, x_T) = shared, examples
 
-    def step_back(x_t: Images, at: tuple[Steps, Column, Column]) -> tuple[Images, Images | None]:
-        step, fixed_log_var, largest = at
+    def step_back(x_t: Images, at: tuple[Steps, Any, Column]) -> tuple[Images, Images | None]:
+        step, fixed_log_vars, largest = at
         prediction = denoiser(x_t, jnp.full(x_t.shape[0], step.t))
         if clip:
             prediction = predict.clip_x_0(x_t, prediction, step.signal, step.noise)
         mean = step.mean_x_0 * prediction.x_0 + step.mean_x_t * x_t
-        log_var = fixed_log_var if log_var_of is None else log_var_of(step, x_t, prediction)
+        log_var = fixed_log_vars[which] if log_var_of is None else log_var_of(step, x_t, prediction)
         kernel = gaussian.Gaussian(mean, jnp.minimum(log_var, largest), basis)
         x_s = gaussian.sample(kernel, _noise(keys, step.t, shape))
         return x_s, (prediction.x_0 if record else None)

@@ -287,11 +287,11 @@ MORE_PARAMETERS = {
     "objective.noised": "all that a training step draws",
     "sampler.sample": "the public contract: three have defaults",
     "sampler.sample_path": "as sampler.sample",
+    "sampler.sample_each": "as sampler.sample",
     "sampler._chain": "what sampler.sample and sample_path share",
     "sampler._scan": "the compiled part: decisions are keywords",
     "eval.moments.measure": "the public contract: four have defaults",
     "eval.quality.draw": "the public contract: two have defaults",
-    "eval.quality._images": "all that a cell of images depends on",
 }
 
 

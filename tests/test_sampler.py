@@ -9,7 +9,7 @@ import pytest
 from jax.tree_util import Partial
 from scipy.fft import dctn, idctn
 
-from ddpm_jax import predict, process, protocols, reverse, sampler, schedule, trajectory, variance, worlds
+from ddpm_jax import parallel, predict, process, protocols, reverse, sampler, schedule, trajectory, variance, worlds
 from tests.oracle import gaussian_world, pairs, schedules, variances
 
 BETAS = schedules.linear(1000)
@@ -447,6 +447,31 @@ def test_one_compilation_serves_every_fixed_variance_at_a_given_K(short):
     for choice in shapes.values():
         sampler.sample(jax.random.key(0), steps, denoiser, choice, SMALL_SHAPE, FREE)
     assert first == len(only_one)
+
+
+def test_several_variances_in_one_batch_are_drawn_as_each_by_itself(short, monkeypatch):
+    """Two bases, tables of one number and of an image, and one that reads a head: three programs for all of them."""
+    known = short_calibration(short)
+    names = ["large", "spectral", "small", "learned", "zero"]
+    choices = [variance.build(name, known._replace(learned_times=(1, 2, 4))) for name in names]
+    steps, sizes, over_examples = process.steps(short, [1, 2, 4]), [], parallel.over_examples
+
+    def counted(function, shared, examples, *more, **fixed):
+        sizes.append(len(examples[0]))
+        return over_examples(function, shared, examples, *more, **fixed)
+
+    def with_heads(params, x_t, t):
+        return jnp.concatenate([params * x_t, jnp.full_like(x_t, -1.0)], axis=-1)
+
+    denoiser = predict.make_denoiser(with_heads, jnp.float32(0.5), short, "eps", ("learned",))
+    key = jax.random.key(3)
+    monkeypatch.setattr(parallel, "over_examples", counted)
+    together = sampler.sample_each(key, steps, denoiser, choices, SMALL_SHAPE, FREE)
+    assert sizes == [3 * SMALL_SHAPE[0], SMALL_SHAPE[0], SMALL_SHAPE[0]]
+    for one, choice in zip(together, choices, strict=True):
+        alone = sampler.sample(key, steps, denoiser, choice, SMALL_SHAPE, FREE)
+        np.testing.assert_allclose(one, alone, rtol=1e-5, atol=1e-6)
+    assert len(np.unique(np.asarray(together), axis=0)) == len(names)
 
 
 def test_schedules_of_equal_length_kernels_and_parameters_share_one_compilation(short):

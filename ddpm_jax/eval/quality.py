@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from ddpm_jax import cells, process, sampler
-from ddpm_jax.cells import Keep
-from ddpm_jax.devices import Layout
+from ddpm_jax.cells import Arrays, Keep
+from ddpm_jax.devices import Layout, local
 from ddpm_jax.eval import ablation, fid
 from ddpm_jax.eval.ablation import REFERENCE, Cell, Choices
 from ddpm_jax.predict import Denoiser
@@ -25,6 +25,7 @@ from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.train import to_levels
 
 CODE = cells.code_version(__name__)
+BLOCKS = 8  # that are drawn before any is stored, at most
 Row = dict[str, Any]
 
 
@@ -48,13 +49,30 @@ def draw(
       layout: how images are spread over devices.
       keep: remembers the images of a cell and seed; its inputs name everything but the denoiser.
     """
-    drawn: dict[Cell, list[np.ndarray]] = {}
-    for cell, seed in tqdm(list(product(wanted, range(shape[0]))), desc="samples", unit="batch", mininterval=1):
-        steps, choice = _chain(choices, cell)
-        compute = partial(_images, seed, steps, denoiser, choice, shape[1:], rules, layout)
-        inputs = {**_inputs(choices, cell, steps, rules), "seed": seed, "shape": shape[1:]}
-        drawn.setdefault(cell, []).append(keep("samples", inputs, compute)["images"])
+    drawn: dict[Cell, list[np.ndarray]] = {cell: [] for cell in wanted}
+    groups = list(product(_together(wanted, shape[1], layout), range(shape[0])))
+    for group, seed in tqdm(groups, desc="samples", unit="batch", mininterval=1):
+        steps = process.steps(choices.schedule, choices.times[group[0]])
+        several = [choices.variances[name] for name, _, _ in group]
+        inputs = [{**_inputs(choices, cell, steps, rules), "seed": seed, "shape": shape[1:]} for cell in group]
+
+        def compute(places: list[int], steps: Steps = steps, seed: int = seed, several: list = several) -> list[Arrays]:
+            some = [several[i] for i in places]
+            x_0 = sampler.sample_each(jax.random.key(seed), steps, denoiser, some, shape[1:], rules, layout)
+            return [dict(images=to_levels(images, rules.levels)) for images in x_0]
+
+        for cell, found in zip(group, cells.fetch_each(keep, "samples", inputs, compute), strict=True):
+            drawn[cell].append(found["images"])
     return {cell: np.stack(images) for cell, images in drawn.items()}
+
+
+def _together(wanted: Sequence[Cell], n: int, layout: Layout) -> list[list[Cell]]:
+    """The variances of a chain together where that is a few of the devices' blocks, else each by itself."""
+    chains: dict[Any, list[Cell]] = {}
+    for cell in wanted:
+        chains.setdefault(cell[1:], []).append(cell)
+    few = BLOCKS * layout.batch * len(local(layout))
+    return [part for cells in chains.values() for part in ([cells] if len(cells) * n <= few else [[c] for c in cells])]
 
 
 def strip(
@@ -78,19 +96,6 @@ def _chain(choices: Choices, cell: Cell) -> tuple[Steps, ReverseVariance]:
 def _inputs(choices: Choices, cell: Cell, steps: Steps, rules: Rules) -> dict[str, Any]:
     known = ablation.identity(choices, cell[0], steps)
     return dict(steps=steps, rules=rules._asdict(), variance=known, code=CODE)
-
-
-def _images(
-    seed: int,
-    steps: Steps,
-    denoiser: Denoiser,
-    choice: ReverseVariance,
-    shape: tuple[int, ...],
-    rules: Rules,
-    layout: Layout,
-) -> cells.Arrays:
-    x_0 = sampler.sample(jax.random.key(seed), steps, denoiser, choice, shape, rules, layout=layout)
-    return dict(images=to_levels(x_0, rules.levels))
 
 
 def _predictions(

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from ddpm_jax import schedule, variance, worlds
+from ddpm_jax import cells, schedule, variance, worlds
+from ddpm_jax.devices import Layout
 from ddpm_jax.eval import ablation, fid, quality
 from ddpm_jax.eval.ablation import Wanted
 from ddpm_jax.eval.moments import Moments
@@ -48,16 +49,45 @@ def test_image_i_of_seed_s_does_not_depend_on_the_others(drawn: dict) -> None:
 def test_cells_share_the_noise_of_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     keys: dict[int, list] = {}
 
-    def record(key, steps, denoiser, choice, shape, rules, **more):  # type: ignore[no-untyped-def]
-        keys.setdefault(steps.K, []).append(jax.random.key_data(key).tolist())
-        return np.zeros(shape)
+    def record(key, steps, denoiser, some, shape, rules, layout):  # type: ignore[no-untyped-def]
+        keys.setdefault(steps.K, []).extend([jax.random.key_data(key).tolist()] * len(some))
+        return np.zeros((len(some), *shape))
 
-    monkeypatch.setattr(quality.sampler, "sample", record)
+    monkeypatch.setattr(quality.sampler, "sample_each", record)
     choices = ablation.choose(variance.Calibration(SCHEDULE), Wanted(("large", "small"), ("even",), (2, 4)), MOMENTS)
     quality.draw(choices, lambda x_t, t: None, list(choices.times), Rules(levels=17), (3, *SHAPE))
     assert len(keys[2]) == 6
-    assert keys[2] == keys[4] == 2 * keys[2][:3]
+    assert keys[2] == keys[4]
     assert len({tuple(key) for key in keys[2]}) == 3
+
+
+@pytest.mark.parametrize(("batch", "calls"), [(1024, [2]), (1, [2]), (0, [1, 1])])
+def test_variances_share_a_batch_where_that_is_a_few_blocks_and_those_stored_are_not_drawn_again(
+    monkeypatch: pytest.MonkeyPatch, batch: int, calls: list[int]
+) -> None:
+    sizes: list[int] = []
+
+    def count(key, steps, denoiser, some, shape, rules, layout):  # type: ignore[no-untyped-def]
+        sizes.append(len(some))
+        return np.zeros((len(some), *shape))
+
+    stored: dict[str, dict] = {}
+
+    def keep(kind, inputs, compute):  # type: ignore[no-untyped-def]
+        name = cells.fingerprint(inputs)
+        if name not in stored:
+            stored[name] = compute()
+        return stored[name]
+
+    monkeypatch.setattr(quality.sampler, "sample_each", count)
+    names = ("large", "small", "zero")
+    choices = ablation.choose(variance.Calibration(SCHEDULE), Wanted(names, ("even",), (4,)), MOMENTS)
+    layout, rules = Layout(devices=tuple(jax.devices()[:2]), batch=batch), Rules(levels=17)
+    quality.draw(choices, lambda x_t, t: None, [("small", "even", 4)], rules, (1, *SHAPE), layout, keep)
+    wanted = [(name, "even", 4) for name in names]
+    drawn = quality.draw(choices, lambda x_t, t: None, wanted, rules, (1, *SHAPE), layout, keep)
+    assert list(drawn) == wanted
+    assert sizes == [1, *calls]
 
 
 def test_differences_to_isotropic_are_paired_by_seed() -> None:

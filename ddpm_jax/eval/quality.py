@@ -50,7 +50,7 @@ def draw(
       keep: remembers the images of a cell and seed; its inputs name everything but the denoiser.
     """
     drawn: dict[Cell, list[np.ndarray]] = {cell: [] for cell in wanted}
-    groups = list(product(_together(wanted, shape[1], layout), range(shape[0])))
+    groups = list(product(_together(choices, wanted, shape[1], layout), range(shape[0])))
     for group, seed in tqdm(groups, desc="samples", unit="batch", mininterval=1):
         steps = process.steps(choices.schedule, choices.times[group[0]])
         several = [choices.variances[name] for name, _, _ in group]
@@ -66,11 +66,11 @@ def draw(
     return {cell: np.stack(images) for cell, images in drawn.items()}
 
 
-def _together(wanted: Sequence[Cell], n: int, layout: Layout) -> list[list[Cell]]:
-    """The variances of a chain together where that is a few of the devices' blocks, else each by itself."""
-    chains: dict[Any, list[Cell]] = {}
+def _together(choices: Choices, wanted: Sequence[Cell], n: int, layout: Layout) -> list[list[Cell]]:
+    """The cells that visit the same times together where that is a few of the devices' blocks, else each by itself."""
+    chains: dict[tuple[int, ...], list[Cell]] = {}
     for cell in wanted:
-        chains.setdefault(cell[1:], []).append(cell)
+        chains.setdefault(tuple(choices.times[cell]), []).append(cell)
     few = BLOCKS * layout.batch * len(local(layout))
     return [part for cells in chains.values() for part in ([cells] if len(cells) * n <= few else [[c] for c in cells])]
 

@@ -1692,6 +1692,14 @@ ABLATION = (
         ("tests/eval/test_quality.py",),
     ),
     Mutant(
+        "optimal_chains_share_one",
+        "a variance is sampled on its own chain",
+        "ddpm_jax/eval/quality.py",
+        "chains.setdefault(tuple(choices.times[cell]), [])",
+        "chains.setdefault(cell[1:], [])",
+        ("tests/eval/test_quality.py",),
+    ),
+    Mutant(
         "variances_always_together",
         "variances share a batch where that is a few blocks",
         "ddpm_jax/eval/quality.py",

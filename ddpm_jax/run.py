@@ -237,8 +237,8 @@ def _check_data(run: Run, stored: dict[str, Any], workdir: Path) -> None:
     there, here = stored.get("data", {}), data.describe(run.data)
     if there.keys() != here.keys():
         raise ValueError(f"{workdir} holds checkpoints of an earlier version: train again in another --workdir")
-    for name in here.keys() - {"checksum"}:
-        if there[name] != here[name]:
+    for name in here:
+        if name != "checksum" and there[name] != here[name]:
             raise ValueError(
                 f"{workdir} was trained on {run.config.data} with {name} {there[name]} and it now has {here[name]}: "
                 "use the data it was trained on, or train again"

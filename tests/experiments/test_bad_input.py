@@ -292,7 +292,7 @@ def test_it_is_refused_in_one_line_and_nothing_is_written(
 def test_a_data_set_that_has_changed_is_refused(
     trained: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In everything: of what differs the first is named, whatever the order of a set in this process."""
+    """Levels and numbers of images differ: the first is named, in every process."""
     digits = data.digits()
     monkeypatch.setitem(data.DATASETS, "digits", lambda: digits._replace(levels=33))
     for name, argv in (("sample", ["--K", "3"]), ("train", TRAINING)):

@@ -35,7 +35,7 @@ CACHED = {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_PERSISTENT_CACHE_MIN_COMP
 CACHED |= {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 STEPS = 200  # batches in a turn of the input pipeline
 COUNTS = ("batch", "K", "turns", "repetitions")
-MALLOC = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")  # as the Makefile sets them
+MALLOC = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")  # they tell on CPUs
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,7 @@ def sample_each(
     """
     alike: dict[Any, list[int]] = {}
     for i, choice in enumerate(choices):
-        kind = (choice.basis, reverse.table(choice, steps).shape) if choice.headless else i
-        alike.setdefault(kind, []).append(i)
+        alike.setdefault(choice.basis if choice.headless else i, []).append(i)
     found: dict[int, Images] = {}
     for places in alike.values():
         together = [choices[i] for i in places]
@@ -181,10 +180,11 @@ def _program(
     for choice in choices:
         reverse.check_steps(choice, steps)
         _check_heads(choice, denoiser, shape)
-    one = choices[0]
-    table = np.stack([reverse.table(choice, steps) for choice in choices], axis=1) if one.headless else None
-    if table is not None:
-        table = table.reshape(*table.shape, *[1] * (len(shape) + 1 - table.ndim))
+    one, table = choices[0], None
+    if one.headless:
+        tables = [reverse.table(choice, steps) for choice in choices]
+        wide = [each.reshape(*each.shape, *[1] * (len(shape) - each.ndim)) for each in tables]
+        table = np.stack(np.broadcast_arrays(*wide), axis=1)
     of_x_t = None if one.headless else one.log_var
     fixed = dict(shape=shape[1:], log_var_of=of_x_t, basis=one.basis, clip=rules.clip_x_0)
     return (steps, predict.as_argument(denoiser), table, log_var_cap(rules, steps)), fixed

@@ -25,7 +25,7 @@ from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.train import to_levels
 
 CODE = cells.code_version(__name__)
-BLOCKS = 8  # that are drawn before any is stored, at most
+BLOCKS = 8  # that variances share, at most: they are stored when all are drawn
 Row = dict[str, Any]
 
 
@@ -72,7 +72,7 @@ def _together(choices: Choices, wanted: Sequence[Cell], n: int, layout: Layout) 
     for cell in wanted:
         chains.setdefault(tuple(choices.times[cell]), []).append(cell)
     few = BLOCKS * layout.batch * len(local(layout))
-    return [part for cells in chains.values() for part in ([cells] if len(cells) * n <= few else [[c] for c in cells])]
+    return [part for chain in chains.values() for part in ([chain] if len(chain) * n <= few else [[c] for c in chain])]
 
 
 def strip(
@@ -84,13 +84,9 @@ def strip(
     keep: Keep = cells.compute_always,
 ) -> UInt8[np.ndarray, "n K h w c"]:
     """x_0_hat at every step from T down, of shape (n, H, W, C) chains; predict, then correct."""
-    steps, choice = _chain(choices, cell)
+    steps, choice = process.steps(choices.schedule, choices.times[cell]), choices.variances[cell[0]]
     inputs = {**_inputs(choices, cell, steps, rules), "shape": shape}
     return keep("strips", inputs, partial(_predictions, steps, denoiser, choice, shape, rules))["images"]
-
-
-def _chain(choices: Choices, cell: Cell) -> tuple[Steps, ReverseVariance]:
-    return process.steps(choices.schedule, choices.times[cell]), choices.variances[cell[0]]
 
 
 def _inputs(choices: Choices, cell: Cell, steps: Steps, rules: Rules) -> dict[str, Any]:

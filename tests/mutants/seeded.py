@@ -1703,7 +1703,7 @@ ABLATION = (
         "variances_always_together",
         "variances share a batch where that is a few blocks",
         "ddpm_jax/eval/quality.py",
-        "if len(cells) * n <= few",
+        "if len(chain) * n <= few",
         "if True",
         ("tests/eval/test_quality.py",),
     ),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Float, Int, Key
+from jaxtyping import Float, Int
 
 from ddpm_jax import devices
 
@@ -197,20 +197,3 @@ def _cudnn_takes(q: Array) -> bool:
     """Whether cuDNN has attention of this precision, with heads as wide as these: 256 from Hopper on, 128 before."""
     generation = devices.cuda_generation() if q.dtype == jnp.bfloat16 else 0
     return generation >= AMPERE and q.shape[-1] % 8 == 0 and q.shape[-1] <= (256 if generation >= HOPPER else 128)
-
-
-def dropout(x: Array, rate: float, keys: Key[Array, " b"] | None, index: int) -> Array:
-    """Dropout with one key per example, so that it does not depend on how a batch is split over devices.
-
-    What is kept is divided by 1 - rate. Srivastava et al. 2014.
-
-    Args:
-      x: (b, *x).
-      rate: share that is dropped.
-      keys: one an example; None turns dropout off.
-      index: of the place in the network, folded into the keys.
-    """
-    if keys is None or rate == 0:
-        return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, index), 1 - rate, x.shape[1:]))(keys)
-    return jnp.where(keep, x / (1 - rate), 0)

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, Key
 
+from ddpm_jax.dropout import dropout
 from ddpm_jax.layers import (
     Convolution,
     GroupNorm,
     Shortcut,
     almost_zero,
     attention,
-    dropout,
     fan_average,
     time_embedding,
 )

@@ -1,4 +1,4 @@
-"""The layers against NumPy and against plain convolutions; dropout that does not depend on the batch."""
+"""The layers against NumPy and against plain convolutions."""
 
 import flax.linen as nn
 import jax
@@ -155,15 +155,3 @@ def test_group_norm_of_bfloat16_has_float32_statistics() -> None:
     found = layer.apply({"params": p}, x)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(found, np.float32), group_norm(np.asarray(x, np.float32), 4, p), atol=0.02)
-
-
-def test_dropout_drops_its_rate_and_depends_on_the_example_alone() -> None:
-    x = jnp.ones((4, 32, 32, 4))
-    keys = jax.random.split(jax.random.key(0), 4)
-    dropped = layers.dropout(x, 0.25, keys, 0)
-    count = x.size
-    assert abs(float((dropped == 0).mean()) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / count)
-    np.testing.assert_allclose(dropped[dropped > 0], 1 / 0.75, rtol=1e-6)
-    np.testing.assert_array_equal(dropped[2:3], layers.dropout(x[2:3], 0.25, keys[2:3], 0))
-    assert (layers.dropout(x, 0.25, keys, 1) != dropped).any()
-    assert layers.dropout(x, 0.25, None, 0) is x

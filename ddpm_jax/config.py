@@ -35,7 +35,8 @@ class Config:
       time_sampler: how training draws times: uniform, antithetic or loss_second_moment.
       steps: training steps.
       batch: images a step, over all devices of all processes.
-      microbatches: parts of a device's share of the batch that are worked through one after another, to save memory.
+      microbatches: parts of a device's share of the batch that are worked through one after another, to save memory;
+        default as few as fit.
       remat: keep of every block its input alone and make the rest again for the gradient: less memory, more work.
       optimizer: adam, adamw, lookahead (slow steps over adam's) or sgd.
       learning_rate: the largest, after warm-up.
@@ -73,7 +74,7 @@ class Config:
     time_sampler: str = "uniform"
     steps: int = 2600
     batch: int = 128
-    microbatches: int = 1
+    microbatches: int | None = None
     remat: bool = False
     optimizer: str = "adam"
     learning_rate: float = 2e-3

@@ -147,7 +147,7 @@ def fit(config: Heads, pace: Config, subject: Subject, workdir: Path) -> Subject
         frozen=predict.as_argument(still),
         fresh=partial(fresh, wanted, pace.seed),
         data=subject.data,
-        pace=replace(pace, steps=config.head_steps, batch=config.head_batch, microbatches=1, checkpoints=None),
+        pace=replace(pace, steps=config.head_steps, batch=config.head_batch, microbatches=None, checkpoints=None),
         description=describe(wanted, pace.seed),
         check=partial(_check_same, describe(wanted, pace.seed), workdir),
         preview=None,

@@ -23,6 +23,7 @@ from ddpm_jax import (
     places,
     preview,
     processes,
+    room,
     run,
     train,
 )
@@ -95,7 +96,7 @@ def work(job: Job, workdir: Path) -> TrainState:
       ValueError: workdir holds another training, or more steps. Others: see `fit`.
     """
     config = job.pace
-    layout = parallel.for_batch(config.batch, config.microbatches, Layout(config.parallel))
+    layout = parallel.for_batch(config.batch, job.recipe.microbatches, Layout(config.parallel))
     cells.check_writable(workdir)
     places.check(workdir, config)
     with guard.locked(*places.on_disk(workdir, config)):
@@ -146,7 +147,8 @@ class Open(NamedTuple):
 def _advance(job: Job, state: TrainState, layout: Layout, workdir: Path) -> TrainState:
     """The steps from state.step to the last."""
     config, first = job.pace, int(state.step)
-    call = parallel.parallelise(partial(train.train_steps, job.recipe), layout, job.frozen)
+    recipe, steps = room.fitted(job.recipe, job.frozen, config, state, layout, job.data.train.images)
+    job = job._replace(recipe=recipe)
     order = data.batches(job.data.train.images, config.batch, config.seed, processes.share())
     keep = checkpoint.Keep(config.keep, config.keep_every, config.keep_best)
     with (
@@ -160,7 +162,7 @@ def _advance(job: Job, state: TrainState, layout: Layout, workdir: Path) -> Trai
         desk, before, logged = Open(sinks, store, _judge(job)), None, (first, time.perf_counter())
         for start, end in pace.calls(first, config, devices.loops_are_slow()):
             trace_at(start + 1)
-            state, metrics = call(state, np.stack([next(batches) for _ in range(start, end)]))
+            state, metrics = steps.run(state, np.stack([next(batches) for _ in range(start, end)]))
             guard.check_finite(before, start, state, workdir)
             before = metrics
             bar.update(end - start)
@@ -236,7 +238,8 @@ def _journal(job: Job, workdir: Path, first: int) -> Iterator[Journal]:
     where = devices.words()
     journal.introduce(workdir, job.description, first, where)
     with journal.writing(workdir, first, job.description, job.pace.wandb) as sinks:
-        journal.note(workdir, f"training from step {first} to {job.pace.steps} on {where}")
+        parts = f", in {job.recipe.microbatches} microbatches" if job.recipe.microbatches > 1 else ""
+        journal.note(workdir, f"training from step {first} to {job.pace.steps} on {where}{parts}")
         try:
             yield sinks
         except BaseException as stop:

@@ -34,14 +34,15 @@ def check(config: Config) -> None:
     Raises:
       ValueError: names one.
     """
-    for name in ("steps", "batch", "microbatches", "log_every", "save_every", "keep"):
+    for name in ("steps", "batch", "log_every", "save_every", "keep"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} = {getattr(config, name)}: it is at least 1")
     for name in ("seed", "keep_every", "keep_best", "sample_every"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} = {getattr(config, name)}: it is at least 0")
-    if config.steps_per_call is not None and config.steps_per_call < 1:
-        raise ValueError(f"steps_per_call = {config.steps_per_call}: it is at least 1")
+    for name in ("microbatches", "steps_per_call"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
+            raise ValueError(f"{name} = {getattr(config, name)}: it is at least 1")
     rates = config.ema_decay
     if not rates or len(set(rates)) < len(rates) or not all(0 <= rate < 1 for rate in rates):
         raise ValueError(f"ema_decay = {rates}: give one rate or more, each once, from 0 to below 1")

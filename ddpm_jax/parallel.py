@@ -7,7 +7,7 @@ examples that do not look at each other (samples, images), of which every device
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,9 +16,21 @@ from jaxtyping import Shaped
 
 from ddpm_jax.devices import AXIS, PARALLEL, Devices, Layout, Spread, are_cores, check, every, local, replicate
 
-S = TypeVar("S")
 Batches = Shaped[Array, "n b *x"] | Shaped[np.ndarray, "n b *x"]
-Step = Callable[[S, Batches], tuple[S, Any]]
+
+
+class ParallelSteps(NamedTuple):
+    """Training steps on all devices of all processes.
+
+    Attributes:
+      run: (state, this process's rows of n global batches (n, b, *x)) -> (state, metrics). The old state is given away,
+        but on several devices of a CPU.
+      lower: the same arguments, or their shapes (`jax.eval_shape`) -> what `run` would run, for a compiler: also that
+        of devices that are not here. What it compiles, `run` does not compile again.
+    """
+
+    run: Callable[[Any, Batches], tuple[Any, Any]]
+    lower: Callable[[Any, Any], jax.stages.Lowered]
 
 
 def block(layout: Layout, n: int) -> int:
@@ -50,7 +62,7 @@ def for_batch(batch: int, microbatches: int, layout: Layout) -> Layout:
     return layout
 
 
-def parallelise(steps: Callable, layout: Layout = Layout(), frozen: Any = None) -> Step:
+def parallelise(steps: Callable, layout: Layout = Layout(), frozen: Any = None) -> ParallelSteps:
     """`steps` on all devices of all processes: the batches split, the state whole and given away.
 
     Args:
@@ -58,29 +70,19 @@ def parallelise(steps: Callable, layout: Layout = Layout(), frozen: Any = None) 
       layout: see Layout; its `batch` plays no part.
       frozen: tree of arrays that a step reads and does not change; whole on every device.
 
-    Returns:
-      (state, this process's rows of n global batches (n, b, *x)) -> (state, metrics). The old state is given away,
-      but on several devices of a CPU.
-
     Raises:
       ValueError: the layout's name is unknown.
     """
-    run, still = _steps(steps, layout).run, replicate(frozen, layout)
-    return lambda state, batches: run(state, still, batches)
-
-
-def lower_steps(steps: Callable, layout: Layout, state: Any, batches: Any, frozen: Any = None) -> jax.stages.Lowered:
-    """What `parallelise` would run, of shapes (`jax.eval_shape`), for the compiler of devices that need not be here."""
-    return _steps(steps, layout).lower(state, frozen, batches)
-
-
-def _steps(steps: Callable, layout: Layout) -> Spread:
     check(layout.how)
 
     def on_one(state: Any, frozen: Any, batches: Any) -> Any:
         return steps(state, batches, axis=AXIS, frozen=frozen)
 
-    return PARALLEL[layout.how](on_one, every(layout), 1, True)
+    spread, still = PARALLEL[layout.how](on_one, every(layout), 1, True), replicate(frozen, layout)
+    return ParallelSteps(
+        run=lambda state, batches: spread.run(state, still, batches),
+        lower=lambda state, batches: spread.lower(state, still, batches),
+    )
 
 
 def over_examples(function: Callable, shared: Any, examples: Any, layout: Layout = Layout(), **fixed: Any) -> Any:

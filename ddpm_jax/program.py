@@ -56,7 +56,7 @@ class Program(NamedTuple):
 
     Attributes:
       seconds: that compiling took.
-      memory: bytes on a device: arguments, results that do not take their place, temporaries and the code.
+      memory: bytes on a device, see `memory`.
       flops: floating-point operations on a device.
       bytes_accessed: of its memory.
       optimal_seconds: by the compiler's model of the device; None where it has none, or not of every operation.
@@ -82,28 +82,45 @@ def compiled(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None)
       DoesNotFit: it needs more memory than a device has.
     """
     started = time.perf_counter()
+    program = executable(lowered, options)
+    seconds = time.perf_counter() - started
+    cost = program.cost_analysis() or {}
+    return Program(
+        seconds=seconds,
+        memory=memory(program),
+        flops=cost.get("flops", 0.0),
+        bytes_accessed=cost.get("bytes accessed", 0.0),
+        optimal_seconds=modelled(cost),
+        collectives=collectives(program.as_text() or ""),
+    )
+
+
+def executable(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None) -> jax.stages.Compiled:
+    """The program, compiled.
+
+    Raises:
+      DoesNotFit: it needs more memory than a device has, says the compiler.
+    """
     try:
-        program = lowered.compile(compiler_options=options)
+        return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         said = OUT_OF_MEMORY.search(str(error))
         if said is None:
             raise
         used, there = said["used"] or said["temporaries"], said["there"] or said["free"]
         raise DoesNotFit(_bytes(used), _bytes(there)) from error
-    seconds = time.perf_counter() - started
-    memory, cost = program.memory_analysis(), program.cost_analysis() or {}
-    assert memory is not None  # the backends of today all tell
-    return Program(
-        seconds=seconds,
-        memory=memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes,
-        flops=cost.get("flops", 0.0),
-        bytes_accessed=cost.get("bytes accessed", 0.0),
-        optimal_seconds=modelled(cost),
-        collectives=collectives(program.as_text() or ""),
+
+
+def memory(program: jax.stages.Compiled) -> int:
+    """Bytes on a device: arguments, results that do not take their place, temporaries and the code."""
+    found = program.memory_analysis()
+    assert found is not None  # the backends of today all tell
+    return (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+        + found.temp_size_in_bytes
+        + found.generated_code_size_in_bytes
     )
 
 

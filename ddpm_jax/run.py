@@ -127,7 +127,7 @@ def resolve(config: Config, network: UNetConfig | None = None, images: DataSet |
         ema_decay=config.ema_decay,
         levels=images.levels,
         flip=images.flip,
-        microbatches=config.microbatches,
+        microbatches=config.microbatches or 1,
         unroll=devices.loops_are_slow(),
     )
     return Run(config, images, network, forward, recipe)

@@ -119,6 +119,8 @@ def _gradient(
 
     def add(total: Any, part: Any) -> tuple[Any, Array]:
         some, weight = part[0]._replace(schedule=drawn.schedule, levels=drawn.levels), part[1]
+        if recipe.unroll and count > 1:
+            some = some._replace(x_t=_after(total, some.x_t))
 
         def mean_loss(params: Params) -> tuple[Array, Array]:
             losses = recipe.objective(some, recipe.denoiser(params, some.keys, frozen))
@@ -131,6 +133,15 @@ def _gradient(
     parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), examples)
     total, losses = _loop(add, nothing, parts, recipe.unroll)
     return jax.tree.map(lambda x: x / count, total), losses.reshape(-1)
+
+
+def _after(before: Any, x: Array) -> Array:
+    """x, when all of the tree before is there: XLA's CPU backend would work on all microbatches at once and hold what
+    each of them needs. It takes no notice of `jax.lax.optimization_barrier`.
+    """
+    some = sum(leaf.ravel()[0] for leaf in jax.tree.leaves(before))
+    never = jnp.isnan(some) & jnp.isinf(some)
+    return jnp.where(never, 0, x)
 
 
 def _by_noise_level(T: int, t: Int[Array, " b"], losses: Float[Array, " b"]) -> Recent:

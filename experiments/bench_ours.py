@@ -136,7 +136,7 @@ def step(bench: Bench) -> Callable[[], Any]:
     """The training step of a run: mirrored, noised, learnt from, clipped, Adam, averaged."""
     wanted, layout = bench.wanted, bench.layout
     state = devices.replicate(first_state(wanted), layout)
-    call = parallel.parallelise(partial(train.train_steps, wanted.recipe), layout)
+    call = parallel.parallelise(partial(train.train_steps, wanted.recipe), layout).run
     batches = np.stack([bench.images] * steps_a_call(bench))
 
     def one() -> Any:

@@ -77,7 +77,7 @@ def main(options: TpuCheck) -> None:
         cells.check_writable(options.json.parent)
     slices = [tpu.slice_of(name) for name in options.slices]
     for where in slices:
-        parallel.for_batch(wanted.config.batch, wanted.config.microbatches, layout(wanted, where))
+        parallel.for_batch(wanted.config.batch, wanted.recipe.microbatches, layout(wanted, where))
     rows = []
     print("| " + " | ".join(HEADINGS.values()) + " |\n|" + " --- |" * len(HEADINGS), flush=True)
     count = wanted.config.steps_per_call or pace.STEPS_PER_CALL
@@ -109,7 +109,7 @@ def lower_step(wanted: Run, spread: Layout, batch: int, count: int) -> jax.stage
     """The program of a training's call of so many steps; a loop of them the compiler counts once."""
     state = jax.eval_shape(partial(run.fresh, wanted))
     batches = jax.ShapeDtypeStruct((count, batch, *wanted.data.shape), np.uint8)
-    return parallel.lower_steps(partial(train.train_steps, wanted.recipe), spread, state, batches)
+    return parallel.parallelise(partial(train.train_steps, wanted.recipe), spread).lower(state, batches)
 
 
 def lower_sampler(wanted: Run, spread: Layout, batch: int, K: int) -> jax.stages.Lowered:
@@ -138,7 +138,7 @@ def checked(
     fits = "needs_gib" not in rows[0]
     while largest:
         batch = rows[-1]["batch"] * 2 if fits else rows[-1]["batch"] // 2
-        if batch % (len(where.devices) * wanted.config.microbatches):
+        if batch % (len(where.devices) * wanted.recipe.microbatches):
             break
         rows.append(look(batch))
         if fits == ("needs_gib" in rows[-1]):

@@ -61,7 +61,7 @@ LAYERS = {
     "compilations program tpu records framing processes optimizer",
     "devices": "parallel",
     "compiled programs": "operations",
-    "the network": "layers unet",
+    "the network": "dropout layers unet",
     "the data": "feed parts prepared image_files data",
     "the mathematics": "gaussian predict process reverse heads variance objective frozen protocols sampler mixture "
     "finite_set worlds",
@@ -70,7 +70,7 @@ LAYERS = {
     "eval.ablation eval.checks eval.curves eval.quality eval.spread",
     "exact worlds": "eval.gaussian_chain eval.frechet_schedule eval.gaussian_samples eval.power_law eval.density",
     "a whole study": "eval.study eval.findings eval.whole_chain",
-    "a run": "command agreement pace journal places guard run preview sources loop head_run",
+    "a run": "command agreement pace journal places guard run preview sources room loop head_run",
     "the page": "report.chart report.bound_figures report.figures report.mosaics report.interactive report.printed "
     "report.claims report.markdown report.published report.literature report.page report.provenance report.distances "
     "report.exact_figures report.exact_tables report.spectral "
@@ -82,7 +82,7 @@ ON_THEIR_OWN = set(LAYERS["on their own"].split())
 PAGE_READS = {"report.provenance": {"data", "journal", "recipes", "unet"}}
 # Who may import these, of ddpm_jax; experiments may import everything.
 ONLY_IMPORTED_BY = {
-    "config": {"command", "agreement", "pace", "places", "run", "loop", "sources", "head_run"},
+    "config": {"command", "agreement", "pace", "places", "run", "room", "loop", "sources", "head_run"},
     "run": {"loop", "preview", "sources", "head_run"},
     "loop": {"head_run"},
 }

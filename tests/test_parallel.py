@@ -72,7 +72,7 @@ def after_steps(recipe: Recipe, state: TrainState, batches: Iterable, layout: La
     if layout is None:
         run = jax.jit(partial(train.train_steps, recipe))
     else:
-        run = parallel.parallelise(partial(train.train_steps, recipe), layout)
+        run = parallel.parallelise(partial(train.train_steps, recipe), layout).run
         state = replicate(state, layout)
     for images in batches:
         state, metrics = run(state, images[None])
@@ -118,7 +118,7 @@ def test_steps_of_one_call_are_the_steps_of_many(recipe: Recipe, alone: TrainSta
     """The second microbatch's loop is in them, too, written out as on CPUs and as a loop as elsewhere."""
     recipe = recipe._replace(unroll=unroll, microbatches=2)
     layout = on("pmap", 4)
-    run = parallel.parallelise(partial(train.train_steps, recipe), layout)
+    run = parallel.parallelise(partial(train.train_steps, recipe), layout).run
     state, metrics = run(replicate(begin(recipe), layout), IMAGES)
     assert_same_parameters(state, alone)
     assert metrics.loss.shape == (len(IMAGES),) and int(state.step) == len(IMAGES)
@@ -211,7 +211,7 @@ def test_antithetic_times_are_spread_over_the_whole_batch(how: str, devices: int
     )
     layout = on(how, devices)
     state = replicate(recipes.init(jax.random.key(1), jnp.float32(0.3), recipe), layout)
-    run = parallel.parallelise(partial(train.train_steps, recipe), layout)
+    run = parallel.parallelise(partial(train.train_steps, recipe), layout).run
     for images in IMAGES:
         state, metrics = run(state, images[None])
         np.testing.assert_allclose(metrics.loss, 11111111 / 8, rtol=1e-6)
@@ -247,7 +247,7 @@ def test_what_is_frozen_is_whole_on_every_device_and_no_parameter(how: str, devi
 
     layout = on(how, devices)
     frozen = {"weights": jnp.arange(5.0)}
-    run = parallel.parallelise(step, layout, frozen)
+    run = parallel.parallelise(step, layout, frozen).run
     state, _ = run(replicate(jnp.float32(0), layout), jnp.full((1, 8, 1), 2.0))
     assert float(state) == 20.0
 
@@ -320,7 +320,7 @@ def test_the_step_is_compiled_once() -> None:
         total = jax.lax.pmean(batch.sum(), axis)
         return state + total, total
 
-    run = parallel.parallelise(step)
+    run = parallel.parallelise(step).run
     state = replicate(jnp.float32(0))
     for _ in range(3):
         state, _ = run(state, jnp.ones((1, 8, 1)))
@@ -332,7 +332,7 @@ def test_the_step_is_compiled_once() -> None:
 @pytest.mark.parametrize("how", PARALLEL)
 def test_one_device_of_a_cpu_takes_the_memory_of_the_old_state(how: str, devices: int, gone: bool) -> None:
     layout = on(how, devices)
-    run = parallel.parallelise(lambda state, batch, axis, frozen: (state + 1, state.sum()), layout)
+    run = parallel.parallelise(lambda state, batch, axis, frozen: (state + 1, state.sum()), layout).run
     old = replicate(jnp.zeros(5), layout)
     run(old, jnp.ones((1, 8, 1)))
     assert old.is_deleted() is gone
@@ -380,6 +380,29 @@ def test_every_core_stands_as_a_device_unless_the_user_says_how_many(environment
     )
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     assert done.stdout.strip() == (str(min(here, MOST_CORES)) if count == "cores" else count)
+
+
+@pytest.mark.parametrize(("flags", "fused"), [("", 1), ("--xla_backend_extra_options=xla_cpu_optimize_for_size", 0)])
+def test_results_of_the_same_arrays_come_from_one_pass_unless_the_user_has_other_options(
+    flags: str, fused: int
+) -> None:
+    program = """if True:
+        from ddpm_jax import devices
+        devices.fuse_results()
+        devices.fuse_results()
+        import jax, jax.numpy as jnp
+        two = jax.jit(lambda x, y: (jnp.sin(x) * y, x + y * y))
+        text = two.lower(*[jnp.ones((64, 64))] * 2).compile().as_text()
+        print(sum(" fusion(" in line and "= (" in line for line in text.splitlines()))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == fused
 
 
 @pytest.mark.parametrize(("capability", "generation"), [("9.0", 9), ("10.3", 10), ("gfx942", 0), (None, 0)])

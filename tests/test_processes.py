@@ -41,7 +41,7 @@ journal._line = line
 """
 STEPS = 10
 OPTIONS = ["--preset", "tiny", "--T", "50", "--batch", "8", "--optimizer", "sgd", "--learning-rate", "0.1"]
-OPTIONS += ["--warmup", "0", "--log-every", "2", "--save-every", "5", "--sample-every", "0", "--microbatches", "2"]
+OPTIONS += ["--warmup", "0", "--log-every", "2", "--save-every", "5", "--sample-every", "0"]
 MINUTES = 5
 
 

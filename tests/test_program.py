@@ -97,8 +97,8 @@ def test_devices_tell_each_other_gradients_and_metrics_alone(wanted: Run, how: s
     state = jax.eval_shape(partial(run.fresh, wanted))
     batches = jax.ShapeDtypeStruct((1, 16, 8, 8, 1), np.uint8)
     layout = Layout(how, tuple(jax.local_devices()))
-    steps = partial(train.train_steps, wanted.recipe)
-    found = program.compiled(parallel.lower_steps(steps, layout, state, batches))
+    steps = parallel.parallelise(partial(train.train_steps, wanted.recipe), layout)
+    found = program.compiled(steps.lower(state, batches))
     assert [one.kind for one in found.collectives] == ["all-reduce"]
     parameters = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
     # Two biases that are added to each other have one gradient, which is sent once.

@@ -34,7 +34,7 @@ ALONE = {"JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_PYTHON_CLIENT_PREALLOCATE
 CACHED = {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 CACHED |= {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 STEPS = 200  # batches in a turn of the input pipeline
-COUNTS = ("batch", "K", "turns", "repetitions")
+COUNTS = ("batch", "microbatches", "K", "turns", "repetitions")
 MALLOC = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")  # they tell on CPUs
 
 
@@ -46,6 +46,7 @@ class Bench:
       preset: a name of unet.PRESETS.
       image_size: of the images; default the preset's.
       batch: images at a time.
+      microbatches: parts of a batch that our training step works through one after another.
       K: steps of the sampler's chain, and times of the pass for the moments.
       parts: what is measured, of compile, step, forward, sampling, moments, peak and input.
       turns: of everything, one after the other.
@@ -62,6 +63,7 @@ class Bench:
     preset: str = "cifar10"
     image_size: int | None = None
     batch: int = 16
+    microbatches: int = 1
     K: int = 10
     parts: tuple[str, ...] = PARTS
     turns: int = 5
@@ -124,7 +126,10 @@ def resolve(options: Bench) -> Row:
         raise ValueError(f"unknown against {options.against!r}: choose {' or '.join(AGAINST)}, or leave it out")
     if options.against and not {*COMPARED} & {*options.parts}:
         raise ValueError(f"against = {options.against}: it needs {' or '.join(COMPARED)} among the parts")
-    config = Config(preset=options.preset, image_size=size, batch=options.batch, activations=options.activations)
+    if options.batch % options.microbatches:
+        raise ValueError(f"microbatches = {options.microbatches}: choose a divisor of the batch, {options.batch}")
+    given = {name: getattr(options, name) for name in ("preset", "batch", "microbatches", "activations")}
+    config = Config(image_size=size, **given)
     pace.check(config)
     network = run.shape(config)
     unet.check(network, size)

@@ -318,6 +318,7 @@ def test_no_device_is_touched_but_by_workers() -> None:
         (["--image-size", "0"], "image_size = 0: it is at least 1"),
         (["--preset", "digits", "--image-size", "6"], "image size 6 cannot be halved 2 times"),
         (["--batch", "0"], "batch = 0: it is at least 1"),
+        (["--microbatches", "3"], "microbatches = 3: choose a divisor of the batch, 2"),
         (["--turns", "0"], "turns = 0: it is at least 1"),
         (["--repetitions", "-1"], "repetitions = -1: it is at least 1"),
         (["--K", "0"], "K = 0: it is at least 1"),

@@ -36,7 +36,7 @@ def _drawn(share: float, shape: tuple[int, ...], keys: Key[Array, " b"]) -> Bool
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _hashed(share: float, shape: tuple[int, ...], keys: Key[Array, " b"]) -> Bool[Array, "b *x"]:
-    """The same, bit for bit, for CPUs.
+    """The same of keys of JAX's default kind, bit for bit, for CPUs.
 
     There JAX makes its random bits in a loop over arrays in memory, and XLA keeps two words a number for the gradient.
     Written out, the bits are made where they are used, twice, and never stored.

@@ -52,8 +52,8 @@ def use_cores() -> None:
 def fuse_results() -> None:
     """Let XLA's CPU backend make several results of the same arrays in one pass over them; before JAX is used.
 
-    It does not by itself. A training step took .91 to .93 of the time (U-Net of `digits`) and .95 to .99 (`cifar10`), and
-    the latter needed .13 GiB less (jax 0.10.2). Options that the user has set in XLA_FLAGS stay.
+    It does not by itself. A training step took .91 to .93 of the time (U-Net of `digits`) or .95 to .99 (`cifar10`);
+    the latter took .13 GiB less (jax 0.10.2). Options that the user has set in XLA_FLAGS stay.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if EXTRA_OPTIONS not in flags:

@@ -112,8 +112,11 @@ def _pmap(function: Callable, devices: Devices, axis: int, whole_result: bool) -
         result = mapped(changing, whole, jax.tree.map(lambda x: x.reshape(shape(x)), split))
         return result if whole_result else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
 
+    def like(x: Any) -> Any:  # of several processes pmap lowers arrays alone
+        return np.zeros(shape(x), x.dtype) if jax.process_count() > 1 else jax.ShapeDtypeStruct(shape(x), x.dtype)
+
     def lower(changing: Any, whole: Any, split: Any) -> jax.stages.Lowered:
-        return mapped.lower(changing, whole, jax.tree.map(lambda x: x.update(shape=shape(x)), split))
+        return mapped.lower(changing, whole, jax.tree.map(like, split))
 
     return Spread(run, lower)
 

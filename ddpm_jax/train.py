@@ -74,17 +74,16 @@ def train_step(
     drawn, weight = draw(recipe, state, batch, axis)
     params = _varying(state.params, axis)
     (loss, gradient), losses = _gradient(recipe, params, drawn, weight, _varying(jnp.float32(0), axis), frozen)
-    bad_t = jnp.max(jnp.where(jnp.isfinite(losses), 0, drawn.step.t))
-    recent = _by_noise_level(recipe.schedule.T, drawn.step.t, losses)
-    k = drawn.k
+    k, t = drawn.k, drawn.step.t
     if axis is not None:
         loss, gradient = jax.lax.pmean((loss, gradient), axis)
-        bad_t, recent = jax.lax.pmax(bad_t, axis), jax.lax.psum(recent, axis)
-        k, losses = _everywhere((k, losses), axis)
+        k, t, losses = _everywhere((k, t, losses), axis)
 
     updates, opt_state = recipe.optimizer.update(gradient, state.opt_state, state.params)
     new_params = optax.apply_updates(state.params, updates)
+    bad_t = jnp.max(jnp.where(jnp.isfinite(losses), 0, t))
     metrics = Metrics(loss, optax.tree.norm(gradient), optax.tree.norm(new_params), bad_t)
+    recent = _by_noise_level(recipe.schedule.T, t, losses)
     new = TrainState(
         step=state.step + 1,
         params=new_params,
@@ -151,15 +150,18 @@ def _by_noise_level(T: int, t: Int[Array, " b"], losses: Float[Array, " b"]) -> 
     return Recent(none.at[tenth].add(losses), none.at[tenth].add(1.0))
 
 
-def _everywhere(values: Any, axis: str) -> Any:
-    """Every device's share, joined, as a value that all devices agree on: a sum of shares in their places."""
+def _everywhere(columns: Any, axis: str) -> Any:
+    """Every device's share, joined, as a value that all devices agree on: a sum of shares in their places.
+
+    Whole numbers below 2^24 travel as floats, so that XLA makes one all-reduce of these and of the gradient.
+    """
     count, place = jax.lax.psum(1, axis), jax.lax.axis_index(axis)
 
     def join(share: Array) -> Array:
-        whole = jnp.zeros((count, *share.shape), share.dtype).at[place].set(share)
-        return jax.lax.psum(whole, axis).reshape(-1, *share.shape[1:])
+        whole = jnp.zeros((count, *share.shape)).at[place].set(share.astype(jnp.float32))
+        return jax.lax.psum(whole, axis).reshape(-1).astype(share.dtype)
 
-    return jax.tree.map(join, values)
+    return jax.tree.map(join, columns)
 
 
 def draw(recipe: Recipe, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[Noised, Array]:

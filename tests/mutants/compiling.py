@@ -28,6 +28,14 @@ MUTANTS: list[Mutant] = [
         ("tests/test_room.py::test_the_fewest_parts_that_fit_are_found_and_compiled_once",),
     ),
     Mutant(
+        "times_in_a_message_of_their_own",
+        "devices tell each other all of a step at once",
+        "ddpm_jax/train.py",
+        "jnp.zeros((count, *share.shape)).at[place].set(share.astype(jnp.float32))",
+        "jnp.zeros((count, *share.shape), share.dtype).at[place].set(share)",
+        ("tests/test_program.py::test_devices_tell_each_other_gradients_and_metrics_alone[pmap]",),
+    ),
+    Mutant(
         "memory_of_the_whole_machine",
         "devices of one CPU share its memory",
         "ddpm_jax/devices.py",

@@ -23,7 +23,6 @@ def command_line(kind: type[C], run: Callable[[C], None], description: str, argv
     """
     config = tyro.cli(kind, description=description, args=argv)
     devices.use_cores()
-    devices.fuse_results()
     try:
         with compilations.kept():
             run(config)

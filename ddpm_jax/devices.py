@@ -16,7 +16,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 S = TypeVar("S")
 Devices = tuple[jax.Device, ...]
 AXIS = "devices"
-EXTRA_OPTIONS = "xla_backend_extra_options"  # of one backend, of which others take no notice
 MOST_CORES = 8  # that stand as devices: each holds a copy of the state
 WHOLE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
@@ -47,17 +46,6 @@ def use_cores() -> None:
         here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with suppress(RuntimeError):  # JAX is in use already, where a command is called from Python
             jax.config.update("jax_num_cpu_devices", min(here, MOST_CORES))
-
-
-def fuse_results() -> None:
-    """Let XLA's CPU backend make several results of the same arrays in one pass over them; before JAX is used.
-
-    It does not by itself. A training step took .91 to .93 of the time (U-Net of `digits`) or .95 to .99 (`cifar10`);
-    the latter took .13 GiB less (jax 0.10.2). Options that the user has set in XLA_FLAGS stay.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if EXTRA_OPTIONS not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{EXTRA_OPTIONS}=xla_cpu_use_multi_output_fusion".strip()
 
 
 def local(layout: Layout) -> Devices:

@@ -382,29 +382,6 @@ def test_every_core_stands_as_a_device_unless_the_user_says_how_many(environment
     assert done.stdout.strip() == (str(min(here, MOST_CORES)) if count == "cores" else count)
 
 
-@pytest.mark.parametrize(("flags", "fused"), [("", 1), ("--xla_backend_extra_options=xla_cpu_optimize_for_size", 0)])
-def test_results_of_the_same_arrays_come_from_one_pass_unless_the_user_has_other_options(
-    flags: str, fused: int
-) -> None:
-    program = """if True:
-        from ddpm_jax import devices
-        devices.fuse_results()
-        devices.fuse_results()
-        import jax, jax.numpy as jnp
-        two = jax.jit(lambda x, y: (jnp.sin(x) * y, x + y * y))
-        text = two.lower(*[jnp.ones((64, 64))] * 2).compile().as_text()
-        print(sum(" fusion(" in line and "= (" in line for line in text.splitlines()))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(done.stdout) == fused
-
-
 @pytest.mark.parametrize(("capability", "generation"), [("9.0", 9), ("10.3", 10), ("gfx942", 0), (None, 0)])
 def test_only_gpus_of_nvidia_have_a_generation(
     monkeypatch: pytest.MonkeyPatch, capability: str | None, generation: int

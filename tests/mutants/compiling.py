@@ -84,16 +84,6 @@ MUTANTS: list[Mutant] = [
         ("tests/test_parallel.py::test_every_core_stands_as_a_device_unless_the_user_says_how_many",),
     ),
     Mutant(
-        "results_in_passes_of_their_own",
-        "results of the same arrays come from one pass",
-        "ddpm_jax/devices.py",
-        "if EXTRA_OPTIONS not in flags:",
-        "if EXTRA_OPTIONS in flags:",
-        (
-            "tests/test_parallel.py::test_results_of_the_same_arrays_come_from_one_pass_unless_the_user_has_other_options",
-        ),
-    ),
-    Mutant(
         "several_cpu_devices_give_their_state",
         "several devices of a CPU keep the old state",
         "ddpm_jax/devices.py",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import jax.numpy as jnp
 import optax
 
 
@@ -134,4 +135,17 @@ def build(settings: Settings) -> optax.GradientTransformation:
     if warmup:
         later = after if callable(after) else optax.constant_schedule(after)
         after = optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), later], [warmup])
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), OPTIMIZERS[settings.optimizer](after, **own))
+    return optax.chain(_clip(settings.clip_norm), OPTIMIZERS[settings.optimizer](after, **own))
+
+
+def _clip(most: float) -> optax.GradientTransformation:
+    """Scale a gradient whose global norm is larger to this norm.
+
+    By one factor, multiplied in wherever the gradient is read: optax divides every number by the norm, and XLA's CPU
+    backend keeps the quotients, as much memory as the parameters take.
+    """
+
+    def clipped(gradient: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
+        return optax.tree.scale(jnp.minimum(1, most / optax.tree.norm(gradient)), gradient)
+
+    return optax.stateless(clipped)

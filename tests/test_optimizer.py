@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ddpm_jax import optimizer
@@ -87,6 +88,36 @@ def test_large_gradients_are_clipped_before_the_optimiser(name: str) -> None:
     )
     for a, b in zip(given, already, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+SGD = Settings(optimizer="sgd", learning_rate=1.0, clip_norm=2.0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.9, 1.0, 1.5, 1e6])
+def test_the_norm_of_all_arrays_together_is_clipped(scale: float) -> None:
+    """A gradient of norm 2 scale: as it is, bit for bit, up to 2, and of this norm and its own direction above."""
+    unit = {"a": np.float32([[0.5, -0.5]]), "b": np.float32([0.5, 0.5])}
+    gradient = jax.tree.map(lambda x: jnp.asarray(2 * scale * x), unit)
+    made = optimizer.build(SGD)
+    moves, _ = made.update(gradient, made.init(gradient), gradient)
+    for name, x in unit.items():
+        wanted = -2 * min(scale, 1.0) * x
+        np.testing.assert_allclose(moves[name], wanted, rtol=1e-6)
+        if scale <= 1:
+            np.testing.assert_array_equal(moves[name], -gradient[name])
+
+
+def test_no_copy_of_the_gradient_is_kept_to_clip_it() -> None:
+    """A step of Adam that is given its state needs less memory than one more gradient takes."""
+    made, params = optimizer.build(Settings()), {"w": jax.ShapeDtypeStruct((512, 512), jnp.float32)}
+
+    def step(state: optax.OptState, params: dict, gradient: dict) -> tuple[optax.OptState, optax.Params]:
+        updates, state = made.update(gradient, state, params)
+        return state, optax.apply_updates(params, updates)
+
+    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(jax.eval_shape(made.init, params), params, params)
+    found = lowered.compile().memory_analysis()
+    assert found is not None and found.temp_size_in_bytes < 512 * 512 * 4 / 2
 
 
 @pytest.mark.parametrize(

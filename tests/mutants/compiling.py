@@ -36,6 +36,22 @@ MUTANTS: list[Mutant] = [
         ("tests/test_program.py::test_devices_tell_each_other_gradients_and_metrics_alone[pmap]",),
     ),
     Mutant(
+        "every_number_divided_by_the_norm",
+        "the gradient is clipped by one factor, and no copy of it is kept",
+        "ddpm_jax/optimizer.py",
+        "optax.tree.scale(jnp.minimum(1, most / optax.tree.norm(gradient)), gradient)",
+        "optax.clip_by_global_norm(most).update(gradient, optax.EmptyState())[0]",
+        ("tests/test_optimizer.py::test_no_copy_of_the_gradient_is_kept_to_clip_it",),
+    ),
+    Mutant(
+        "small_gradients_grow",
+        "a gradient of less than the norm stays as it is",
+        "ddpm_jax/optimizer.py",
+        "jnp.minimum(1, most / optax.tree.norm(gradient))",
+        "most / jnp.maximum(1e-9, optax.tree.norm(gradient))",
+        ("tests/test_optimizer.py::test_the_norm_of_all_arrays_together_is_clipped",),
+    ),
+    Mutant(
         "memory_of_the_whole_machine",
         "devices of one CPU share its memory",
         "ddpm_jax/devices.py",

@@ -80,6 +80,12 @@ def end(*runs: subprocess.Popen) -> list[str]:
     return said
 
 
+def assert_ended_by_another(run: subprocess.Popen, error: str) -> None:
+    """By its own step, which failed, or by JAX, which missed the other's heartbeat while the step hung."""
+    told = {processes.LOST: "cannot go on with the others", -signal.SIGABRT: "another task died"}
+    assert told[run.returncode] in error
+
+
 def parameters(workdir: Path, step: int = STEPS) -> list[np.ndarray]:
     stored = checkpoint.read_arrays(workdir / "checkpoints", step)
     return [stored[name] for name in sorted(stored) if name.startswith("params.")]
@@ -130,8 +136,7 @@ def test_a_killed_process_ends_the_other_with_a_clear_message_and_a_restart_goes
     killed = time.monotonic()
     error = runs[1 - victim].communicate(timeout=120)[1]
     assert time.monotonic() - killed < 120
-    assert runs[1 - victim].returncode != 0
-    assert "cannot go on with the others" in error or "another task died" in error
+    assert_ended_by_another(runs[1 - victim], error)
     reached = max(checkpoint.steps(workdir / "checkpoints"))
     assert reached >= 10
     end(*start_two(workdir, "--steps", str(reached + 20)))
@@ -178,7 +183,7 @@ def test_a_second_run_of_two_is_refused_and_ctrl_c_to_one_ends_the_first(tmp_pat
     runs[1].send_signal(signal.SIGINT)
     said = [run.communicate(timeout=60 * MINUTES)[1] for run in runs]
     assert runs[1].returncode == 130 and "interrupted; what was finished is kept" in said[1], said
-    assert runs[0].returncode == processes.LOST and "cannot go on with the others" in said[0], said
+    assert_ended_by_another(runs[0], said[0])
 
 
 @pytest.mark.parametrize(

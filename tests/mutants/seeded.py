@@ -1065,7 +1065,7 @@ TRAIN = (
         "clip_number_by_number",
         "the global norm of a gradient is clipped, before Adam sees it",
         "ddpm_jax/optimizer.py",
-        "optax.clip_by_global_norm(settings.clip_norm)",
+        "_clip(settings.clip_norm)",
         "optax.clip(settings.clip_norm)",
         ("tests/test_optimizer.py::test_large_gradients_are_clipped_before_the_optimiser",),
     ),

@@ -83,7 +83,7 @@ def end(*runs: subprocess.Popen) -> list[str]:
 def assert_ended_by_another(run: subprocess.Popen, error: str) -> None:
     """By its own step, which failed, or by JAX, which missed the other's heartbeat while the step hung."""
     told = {processes.LOST: "cannot go on with the others", -signal.SIGABRT: "another task died"}
-    assert told[run.returncode] in error
+    assert run.returncode in told and told[run.returncode] in error, (run.returncode, error)
 
 
 def parameters(workdir: Path, step: int = STEPS) -> list[np.ndarray]:

@@ -74,10 +74,11 @@ def train_step(
     drawn, weight = draw(recipe, state, batch, axis)
     params = _varying(state.params, axis)
     (loss, gradient), losses = _gradient(recipe, params, drawn, weight, _varying(jnp.float32(0), axis), frozen)
-    k, t = drawn.k, drawn.step.t
+    k = drawn.k
     if axis is not None:
         loss, gradient = jax.lax.pmean((loss, gradient), axis)
-        k, t, losses = _everywhere((k, t, losses), axis)
+        k, losses = _everywhere((k, losses), axis)
+    t = jnp.asarray(recipe.chain.t)[k]
 
     updates, opt_state = recipe.optimizer.update(gradient, state.opt_state, state.params)
     new_params = optax.apply_updates(state.params, updates)

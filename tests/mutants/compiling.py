@@ -28,7 +28,7 @@ MUTANTS: list[Mutant] = [
         ("tests/test_room.py::test_the_fewest_parts_that_fit_are_found_and_compiled_once",),
     ),
     Mutant(
-        "times_in_a_message_of_their_own",
+        "steps_in_a_message_of_their_own",
         "devices tell each other all of a step at once",
         "ddpm_jax/train.py",
         "jnp.zeros((count, *share.shape)).at[place].set(share.astype(jnp.float32))",

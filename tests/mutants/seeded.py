@@ -1965,7 +1965,7 @@ LEARNED = (
         "history_of_one_device",
         "the history holds the losses of the whole batch",
         "ddpm_jax/train.py",
-        "k, t, losses = _everywhere((k, t, losses), axis)",
+        "k, losses = _everywhere((k, losses), axis)",
         "losses = jax.lax.pmean(losses, axis)",
         ("tests/test_parallel.py::test_every_time_sampler_draws_and_remembers_the_same_on_any_devices",),
     ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -41,24 +42,29 @@ class Convolution(nn.Module):
       channels: of the output.
       stride: 2 halves the image.
       doubled: convolve the image at twice its size, every pixel repeated.
+      apart: give the bias beside the result, not in it, for what comes next to add.
       kernel_init: of the kernel.
     """
 
     channels: int
     stride: int = 1
     doubled: bool = False
+    apart: bool = False
     kernel_init: Callable = fan_average
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Any:
+        """x convolved, (b, h, w, channels); or this and the bias, `apart`."""
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.channels))
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         kernel, bias = jnp.asarray(kernel, x.dtype), jnp.asarray(bias, x.dtype)
         if self.doubled:
-            return jax.lax.platform_dependent(x, kernel, tpu=_double_and_convolve, default=_convolve_doubled) + bias
-        if self.stride == 1 and max(x.shape[1:3]) <= 2:
-            return _convolve_tiny(x, kernel) + bias
-        return _convolve(x, kernel, self.stride) + bias
+            h = jax.lax.platform_dependent(x, kernel, tpu=_double_and_convolve, default=_convolve_doubled)
+        elif self.stride == 1 and max(x.shape[1:3]) <= 2:
+            h = _convolve_tiny(x, kernel)
+        else:
+            h = _convolve(x, kernel, self.stride)
+        return (h, bias) if self.apart else h + bias
 
 
 class Shortcut(nn.Module):
@@ -138,8 +144,9 @@ def _reach(odd: bool) -> tuple[int, int]:
 class GroupNorm(nn.Module):
     """Group normalisation, in float32. Wu & He 2018, equations 1 to 6; parameters as in `nn.GroupNorm`.
 
-    Pixels are averaged first and the channels of a group after. What is left is one product and one sum a value, which
-    XLA makes in one pass with what comes before and after. For the gradient CPUs are asked to keep x and the averages
+    Pixels are averaged first and the channels of a group after, and what is added to a channel is worked into its
+    averages. What is left is one product and one sum a value, which XLA makes in one pass with what comes before and
+    after. For the gradient CPUs are asked to keep x and the averages
     alone and to make that pass again: a step was faster so, though XLA makes part of it early and holds it. On GPUs XLA
     does so by itself; TPUs would pay: by the compiler's model of v5e a training step took 5 % longer.
 
@@ -153,30 +160,34 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, plus: Array | float = 0.0, factor: Array | float = 1.0, shift: Array | float = 0.0
+        self, x: Array, plus: Array | None = None, factor: Array | float = 1.0, shift: Array | float = 0.0
     ) -> Array:
-        """after(normalised(x + plus) * factor + shift); all three (b, 1, .., 1, c) or one number."""
+        """after(normalised(x + plus) * factor + shift); all three alike for all pixels: (b, 1, .., 1, c) or (c,)."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         return _normalised(self.groups, self.after, x, plus, scale * factor, bias * factor + shift)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _normalised(groups: int, after: Callable, x: Array, plus: Array | float, scale: Array, bias: Array) -> Array:
+def _normalised(groups: int, after: Callable, x: Array, plus: Array | None, scale: Array, bias: Array) -> Array:
     """As of GroupNorm. Jitted, so that it is traced once for all places in a network that look alike."""
     channels, axes = x.shape[-1], tuple(range(1, x.ndim - 1))
 
-    def made(x: Array, plus: Array | float, scale: Array, bias: Array) -> Array:
-        wide = (x + plus).astype(jnp.float32)
+    def made(x: Array, plus: Array | None, scale: Array, bias: Array) -> Array:
+        wide = x.astype(jnp.float32)
 
         def of_group(values: Array) -> Array:
-            means = values.mean(axes).reshape(len(x), groups, -1).mean(axis=-1)
+            means = values.reshape(len(x), groups, -1).mean(axis=-1)
             means = jnp.repeat(means, channels // groups, axis=-1).reshape(len(x), *[1] * len(axes), channels)
             return checkpoint_name(means, "averages")
 
-        mean, square = of_group(wide), of_group(wide**2)
+        mean, square = wide.mean(axes, keepdims=True), (wide**2).mean(axes, keepdims=True)
+        if plus is not None:
+            mean, square = mean + plus, square + (2 * mean + plus) * plus
+        mean, square = of_group(mean), of_group(square)
         factor = scale * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-6)
-        return after((wide * factor + (bias - mean * factor)).astype(x.dtype))
+        centre = mean if plus is None else mean - plus
+        return after((wide * factor + (bias - centre * factor)).astype(x.dtype))
 
     again = jax.checkpoint(made, policy=jax.checkpoint_policies.save_only_these_names("averages"))
     return jax.lax.platform_dependent(x, plus, scale, bias, cpu=again, default=made)

@@ -8,6 +8,7 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int, Key
 
+from ddpm_jax import packing
 from ddpm_jax.objective import Objective
 from ddpm_jax.predict import Denoiser, Network, make_denoiser
 from ddpm_jax.process import Steps
@@ -43,7 +44,7 @@ class TrainState(NamedTuple):
       step: number of updates made.
       params: of the network.
       ema: exponential moving averages of params, one a rate, right from step 1.
-      opt_state: optax's.
+      opt_state: optax's, of packed parameters; see packing.
       key: root of all randomness; never changes.
       history: of the time sampler.
       recent: losses of the last steps by noise level.
@@ -117,5 +118,5 @@ def in_training(network: Network, schedule: Schedule, kind: str, heads: tuple[st
 def init(key: Key[Array, ""], params: Params, recipe: Recipe) -> TrainState:
     """The state before the first step."""
     history, none = recipe.time_sampler.init(recipe.chain.K), jnp.zeros(TENTHS)
-    averages = (params,) * len(recipe.ema_decay)
-    return TrainState(jnp.int32(0), params, averages, recipe.optimizer.init(params), key, history, Recent(none, none))
+    averages, opt_state = (params,) * len(recipe.ema_decay), recipe.optimizer.init(packing.pack(params))
+    return TrainState(jnp.int32(0), params, averages, opt_state, key, history, Recent(none, none))

@@ -5,6 +5,7 @@ one device and eight draw the same times and noise.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int, UInt8
 
-from ddpm_jax import objective
+from ddpm_jax import objective, packing
 from ddpm_jax.objective import Noised
 from ddpm_jax.predict import Images
 from ddpm_jax.recipes import TENTHS, Metrics, Params, Recent, Recipe, TrainState
@@ -72,18 +73,20 @@ def train_step(
       frozen: see Recipe; an argument, so that it is not compiled in.
     """
     drawn, weight = draw(recipe, state, batch, axis)
-    params = _varying(state.params, axis)
-    (loss, gradient), losses = _gradient(recipe, params, drawn, weight, _varying(jnp.float32(0), axis), frozen)
+    varying = _varying(state.params, axis)
+    (loss, gradient), losses = _gradient(recipe, varying, drawn, weight, _varying(jnp.float32(0), axis), frozen)
     k = drawn.k
     if axis is not None:
         loss, gradient = jax.lax.pmean((loss, gradient), axis)
         k, losses = _everywhere((k, losses), axis)
     t = jnp.asarray(recipe.chain.t)[k]
 
-    updates, opt_state = recipe.optimizer.update(gradient, state.opt_state, state.params)
-    new_params = optax.apply_updates(state.params, updates)
+    params = packing.pack(state.params)
+    updates, opt_state = recipe.optimizer.update(gradient, state.opt_state, params)
+    params = optax.apply_updates(params, updates)
     bad_t = jnp.max(jnp.where(jnp.isfinite(losses), 0, t))
-    metrics = Metrics(loss, optax.tree.norm(gradient), optax.tree.norm(new_params), bad_t)
+    metrics = Metrics(loss, optax.tree.norm(gradient), optax.tree.norm(params), bad_t)
+    new_params = packing.unpack(params, state.params)
     recent = _by_noise_level(recipe.schedule.T, t, losses)
     new = TrainState(
         step=state.step + 1,
@@ -117,19 +120,21 @@ def _gradient(
     count = recipe.microbatches
     examples = (drawn._replace(schedule=None, levels=None), weight)  # type: ignore[arg-type]
 
+    @jax.jit  # so that it is traced once for all of them
+    @partial(jax.value_and_grad, has_aux=True)
+    def of_part(params: Params, some: Noised, weight: Array) -> tuple[Array, Array]:
+        some = some._replace(schedule=drawn.schedule, levels=drawn.levels)
+        losses = recipe.objective(some, recipe.denoiser(params, some.keys, frozen))
+        return (weight * losses).mean(), losses
+
     def add(total: Any, part: Any) -> tuple[Any, Array]:
-        some, weight = part[0]._replace(schedule=drawn.schedule, levels=drawn.levels), part[1]
+        some, weight = part
         if recipe.unroll and count > 1:
             some = some._replace(x_t=_after(total, some.x_t))
+        (loss, losses), gradient = of_part(params, some, weight)
+        return jax.tree.map(jnp.add, total, (loss, packing.pack(gradient))), losses
 
-        def mean_loss(params: Params) -> tuple[Array, Array]:
-            losses = recipe.objective(some, recipe.denoiser(params, some.keys, frozen))
-            return (weight * losses).mean(), losses
-
-        (loss, losses), gradient = jax.value_and_grad(mean_loss, has_aux=True)(params)
-        return jax.tree.map(jnp.add, total, (loss, gradient)), losses
-
-    nothing = (zero, jax.tree.map(lambda leaf: jnp.zeros_like(leaf) + zero.astype(leaf.dtype), params))
+    nothing = (zero, jax.tree.map(lambda leaf: jnp.zeros_like(leaf) + zero.astype(leaf.dtype), packing.pack(params)))
     parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), examples)
     total, losses = _loop(add, nothing, parts, recipe.unroll)
     return jax.tree.map(lambda x: x / count, total), losses.reshape(-1)

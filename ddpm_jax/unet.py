@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, Key
 
-from ddpm_jax.dropout import dropout
+from ddpm_jax.dropout import at_places, dropout
 from ddpm_jax.layers import (
     Convolution,
     GroupNorm,
@@ -102,21 +102,20 @@ class ResidualBlock(nn.Module):
 
     config: UNetConfig
     channels: int
-    index: int
 
     @nn.compact
     def __call__(self, x: Array, time: Array, keys: Key[Array, " b"] | None) -> Array:
         config = self.config
         h = GroupNorm(config.groups, nn.swish)(x)
-        h = Convolution(self.channels)(h)
+        h, bias = Convolution(self.channels, apart=True)(h)
         width = 2 * self.channels if config.scale_shift else self.channels
         time = nn.Dense(width, kernel_init=fan_average)(nn.swish(time))[:, None, None]
         if config.scale_shift:
             scale, shift = jnp.split(time, 2, axis=-1)
-            h = GroupNorm(config.groups, nn.swish)(h, factor=1 + scale, shift=shift)
+            h = GroupNorm(config.groups, nn.swish)(h, bias, 1 + scale, shift)
         else:
-            h = GroupNorm(config.groups, nn.swish)(h, time)
-        h = dropout(h, config.dropout, keys, self.index)
+            h = GroupNorm(config.groups, nn.swish)(h, bias + time)
+        h = dropout(h, config.dropout, keys)
         h = Convolution(self.channels, kernel_init=almost_zero)(h)
         if x.shape[-1] != self.channels:
             x = Shortcut(self.channels, name="Conv_0")(x)
@@ -159,17 +158,17 @@ class UNet(nn.Module):
         time = nn.Dense(4 * config.channels, kernel_init=fan_average)(time)
         time = nn.Dense(4 * config.channels, kernel_init=fan_average)(nn.swish(time))
         kept: Callable[[Any], Any] = nn.remat if self.remat else lambda kind: kind
-        blocks, attentions = count(), count()
+        count_of_blocks = len(config.multipliers) * (2 * config.blocks + 1) + 2
+        blocks, attentions = enumerate(at_places(keys, count_of_blocks)), count()
 
         def block(h: Array, channels: int) -> Array:
-            index = next(blocks)
-            return kept(ResidualBlock)(config, channels, index, name=f"ResidualBlock_{index}")(h, time, keys)
+            index, own_keys = next(blocks)
+            return kept(ResidualBlock)(config, channels, name=f"ResidualBlock_{index}")(h, time, own_keys)
 
-        def always(h: Array) -> Array:
+        def attend(h: Array, always: bool = False) -> Array:
+            if not always and h.shape[1] not in config.attention_resolutions:
+                return h
             return kept(Attention)(config, name=f"Attention_{next(attentions)}")(h)
-
-        def attend(h: Array) -> Array:
-            return always(h) if h.shape[1] in config.attention_resolutions else h
 
         h = Convolution(config.channels)(x)
         skips = [h]
@@ -181,7 +180,7 @@ class UNet(nn.Module):
                 h = attend(block(h, config.channels * multiplier))
                 skips.append(h)
 
-        h = always(block(h, h.shape[-1]))
+        h = attend(block(h, h.shape[-1]), always=True)
         h = block(h, h.shape[-1])
 
         for level, multiplier in reversed(list(enumerate(config.multipliers))):

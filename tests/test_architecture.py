@@ -58,7 +58,7 @@ def complaints(rule, *groups: tuple[Module, ...]) -> list[str]:
 # Lowest first; a module imports only from modules before it. A new module is one word here.
 LAYERS = {
     "on their own": "basis schedule time_sampler trajectory cells devices config eval.fid report.table "
-    "compilations program tpu records framing processes optimizer",
+    "compilations program tpu records framing processes optimizer packing",
     "devices": "parallel",
     "compiled programs": "operations",
     "the network": "dropout layers unet",

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddpm_jax import checkpoint, objective, optimizer, process, recipes, schedule, storage, time_sampler
 from ddpm_jax.checkpoint import Keep
 from ddpm_jax.optimizer import Settings
+from ddpm_jax.packing import pack
 from ddpm_jax.recipes import Recipe, TrainState
 from tests.storing import store
 
@@ -37,7 +38,7 @@ RECIPE = Recipe(
 def state_at(step: int, width: int = 3, dtype: str = "float32") -> TrainState:
     params = {"layer": {"kernel": jnp.full((2, width), step + 0.5, dtype), "bias": jnp.arange(width, dtype=dtype)}}
     state = recipes.init(jax.random.key(step), params, RECIPE)._replace(step=jnp.int32(step))
-    _, moments = OPTIMIZER.update(params, state.opt_state, params)  # none of them is zero
+    _, moments = OPTIMIZER.update(pack(params), state.opt_state, pack(params))  # none of them is zero
     history = time_sampler.remember(state.history, jnp.arange(30) % 19, step + jnp.arange(30.0))
     return state._replace(opt_state=moments, history=history)
 

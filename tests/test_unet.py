@@ -119,6 +119,16 @@ def test_presets_fit_their_images_and_have_the_parameters_of_their_blocks(preset
     assert {*config.attention_resolutions} <= {size >> depth for depth in range(len(config.multipliers))}
 
 
+@pytest.mark.parametrize("config", [TINY, replace(TINY, multipliers=(1, 1, 2), blocks=2)])
+def test_every_block_drops_by_keys_of_its_own(config: UNetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, keys, used = fresh(config), jax.random.split(jax.random.key(3), 2), []
+    monkeypatch.setattr(unet, "dropout", lambda h, rate, keys: used.append(keys) or h)
+    unet.UNet(config).apply(params, jnp.zeros((2, 8, 8, 1)), jnp.array([1, 2]), keys)
+    assert len(used) == sum(name.startswith("ResidualBlock") for name in params["params"])
+    for index, found in enumerate(used):
+        assert (found == jax.vmap(jax.random.fold_in, (0, None))(keys, index)).all()
+
+
 def test_a_fresh_network_says_almost_nothing() -> None:
     params = fresh(TINY)
     output = jax.jit(unet.network(TINY))(
@@ -176,7 +186,7 @@ def test_attention_is_a_softmax_over_the_pixels_added_to_its_input(heads: int) -
 def test_a_residual_block_is_two_convolutions_with_time_between_and_a_shortcut(scale_shift: bool) -> None:
     config = replace(TINY, scale_shift=scale_shift)
     x, time = jax.random.normal(jax.random.key(1), (2, 4, 4, 8)), jax.random.normal(jax.random.key(2), (2, 12))
-    layer = unet.ResidualBlock(config, 16, 0)
+    layer = unet.ResidualBlock(config, 16)
     p = random_params(layer, x, time, None)
     h = convolve(swish(group_norm(x, 4, p["GroupNorm_0"])), p["Convolution_0"])
     told = dense(swish(time), p["Dense_0"])[:, None, None]

@@ -895,7 +895,7 @@ UNET = (
         "attention once in the middle: 35,746,307 parameters",
         "ddpm_jax/unet.py",
         "h = attend(block(h, h.shape[-1]), always=True)",
-        "h = block(block(h, h.shape[-1]), h.shape[-1])",
+        "h = attend(block(h, h.shape[-1]))",
         ("tests/test_unet.py::test_presets_have_the_published_number_of_parameters",),
     ),
     Mutant(

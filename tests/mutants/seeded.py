@@ -1059,6 +1059,22 @@ UNET = (
         ("tests/test_dropout.py::test_cpus_make_the_bits_once_and_keep_a_byte",),
     ),
     Mutant(
+        "kernels_turned_at_once",
+        "on CPUs a kernel is turned when the gradient of the result is there",
+        "ddpm_jax/layers.py",
+        "cpu=_when_there, ",
+        "",
+        ("tests/test_layers.py::test_cpus_hold_one_turned_kernel_at_a_time",),
+    ),
+    Mutant(
+        "convolution_deaf_to_its_kernel",
+        "a convolution's tangent is that of image and kernel",
+        "ddpm_jax/layers.py",
+        "by_x + by_kernel",
+        "by_x + 0 * by_kernel",
+        ("tests/test_layers.py::test_a_convolution_has_its_derivatives",),
+    ),
+    Mutant(
         "packed_in_another_order",
         "small arrays come back to their own places",
         "ddpm_jax/packing.py",

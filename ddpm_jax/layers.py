@@ -104,21 +104,21 @@ def _convolve_and_turn_late(x: Array, kernel: Array, stride: int) -> Array:
     XLA's CPU backend would turn all kernels as soon as it can, once for all microbatches, and hold them: a tenth of a
     GiB of `cifar10`.
     """
-    return _convolve(x, kernel, stride)
 
-
-@partial(_convolve_and_turn_late.defjvp, symbolic_zeros=True)
-def _(stride: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
-    (x, kernel), (dx, dkernel) = primals, tangents
-
-    def along(kernel: Array, dx: Array) -> Array:
-        return _convolve(dx, kernel, stride)
+    def along(kernel: Array, x: Array) -> Array:
+        return _convolve(x, kernel, stride)
 
     def back(kernel: Array, gradient: Array) -> Array:
         kernel = jax.lax.platform_dependent(kernel, gradient, cpu=_when_there, default=lambda kernel, gradient: kernel)
         return jax.linear_transpose(partial(along, kernel), x)(gradient)[0]
 
-    by_x = 0 if isinstance(dx, SymbolicZero) else linear_call(along, back, kernel, dx)
+    return linear_call(along, back, kernel, x)
+
+
+@partial(_convolve_and_turn_late.defjvp, symbolic_zeros=True)
+def _(stride: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    by_x = 0 if isinstance(dx, SymbolicZero) else _convolve_and_turn_late(dx, kernel, stride)
     by_kernel = 0 if isinstance(dkernel, SymbolicZero) else _convolve(x, dkernel, stride)
     return _convolve(x, kernel, stride), by_x + by_kernel
 

@@ -1,5 +1,8 @@
 """The layers against NumPy and against plain convolutions."""
 
+from collections.abc import Callable
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -76,6 +79,16 @@ def test_a_convolution_has_its_derivatives(stride: int, of: tuple[int, ...]) -> 
     _, forward = jax.jvp(lambda *given: layers._convolve_and_turn_late(*given, stride), arguments, tuple(along))
     _, plain = jax.jvp(lambda *given: layers._convolve(*given, stride), arguments, tuple(along))
     np.testing.assert_allclose(forward, plain, rtol=1e-4, atol=1e-4)
+
+    def of_a_derivative(f: Callable, *given: Array) -> Array:
+        return (weights * jax.jvp(lambda *given: jnp.sin(f(*given, stride)), given, tuple(along))[1]).sum()
+
+    twice = [
+        jax.jit(jax.grad(partial(of_a_derivative, f), of))(*arguments)
+        for f in (layers._convolve_and_turn_late, layers._convolve)
+    ]
+    for mine, other in zip(*twice, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-3)
 
 
 def test_cpus_hold_one_turned_kernel_at_a_time() -> None:

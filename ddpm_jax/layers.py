@@ -109,7 +109,7 @@ def _convolve_and_turn_late(x: Array, kernel: Array, stride: int) -> Array:
         return _convolve(x, kernel, stride)
 
     def back(kernel: Array, gradient: Array) -> Array:
-        kernel = jax.lax.platform_dependent(kernel, gradient, cpu=_when_there, default=lambda kernel, gradient: kernel)
+        kernel = jax.lax.platform_dependent(kernel, gradient, cpu=devices.when_there, default=lambda kernel, _: kernel)
         return jax.linear_transpose(partial(along, kernel), x)(gradient)[0]
 
     return linear_call(along, back, kernel, x)
@@ -121,13 +121,6 @@ def _(stride: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> t
     by_x = 0 if isinstance(dx, SymbolicZero) else _convolve_and_turn_late(dx, kernel, stride)
     by_kernel = 0 if isinstance(dkernel, SymbolicZero) else _convolve(x, dkernel, stride)
     return _convolve(x, kernel, stride), by_x + by_kernel
-
-
-@jax.jit
-def _when_there(x: Array, awaited: Array) -> Array:
-    """x, by a choice that cannot be made before another array is there."""
-    some = awaited.ravel()[0]
-    return jnp.where(jnp.isnan(some) & jnp.isinf(some), 0, x)
 
 
 def _convolve_tiny(x: Array, kernel: Array) -> Array:

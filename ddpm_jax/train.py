@@ -16,6 +16,7 @@ from jax import Array
 from jaxtyping import Float, Int, UInt8
 
 from ddpm_jax import objective, packing
+from ddpm_jax.devices import when_there
 from ddpm_jax.objective import Noised
 from ddpm_jax.predict import Images
 from ddpm_jax.recipes import TENTHS, Metrics, Params, Recent, Recipe, TrainState
@@ -129,8 +130,8 @@ def _gradient(
 
     def add(total: Any, part: Any) -> tuple[Any, Array]:
         some, weight = part
-        if recipe.unroll and count > 1:
-            some = some._replace(x_t=_after(total, some.x_t))
+        if recipe.unroll and count > 1:  # or XLA's CPU backend works on all at once and holds what each of them needs
+            some = some._replace(x_t=when_there(some.x_t, total))
         (loss, losses), gradient = of_part(params, some, weight)
         return jax.tree.map(jnp.add, total, (loss, packing.pack(gradient))), losses
 
@@ -138,15 +139,6 @@ def _gradient(
     parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), examples)
     total, losses = _loop(add, nothing, parts, recipe.unroll)
     return jax.tree.map(lambda x: x / count, total), losses.reshape(-1)
-
-
-def _after(before: Any, x: Array) -> Array:
-    """x, when all of the tree before is there: XLA's CPU backend would work on all microbatches at once and hold what
-    each of them needs. It takes no notice of `jax.lax.optimization_barrier`.
-    """
-    some = sum(leaf.ravel()[0] for leaf in jax.tree.leaves(before))
-    never = jnp.isnan(some) & jnp.isinf(some)
-    return jnp.where(never, 0, x)
 
 
 def _by_noise_level(T: int, t: Int[Array, " b"], losses: Float[Array, " b"]) -> Recent:

@@ -1062,7 +1062,7 @@ UNET = (
         "kernels_turned_at_once",
         "on CPUs a kernel is turned when the gradient of the result is there",
         "ddpm_jax/layers.py",
-        "cpu=_when_there, ",
+        "cpu=devices.when_there, ",
         "",
         ("tests/test_layers.py::test_cpus_hold_one_turned_kernel_at_a_time",),
     ),

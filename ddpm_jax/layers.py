@@ -173,9 +173,9 @@ class GroupNorm(nn.Module):
 
     Pixels are averaged first and the channels of a group after, and what is added to a channel is worked into its
     averages. What is left is one product and one sum a value, which XLA makes in one pass with what comes before and
-    after. For the gradient CPUs are asked to keep x and the averages
-    alone and to make that pass again: a step was faster so, though XLA makes part of it early and holds it. On GPUs XLA
-    does so by itself; TPUs would pay: by the compiler's model of v5e a training step took 5 % longer.
+    after. For the gradient CPUs are asked to keep x and the averages alone and to make that pass again: a step was
+    faster so, though XLA makes part of it early and holds it. On GPUs XLA does so by itself; TPUs would pay: by the
+    compiler's model of v5e a training step took 5 % longer.
 
     Attributes:
       groups: of channels.

@@ -165,7 +165,7 @@ def measured(options: Bench, settings: Row, folder: Path) -> Row:
             theirs[side] = stack.enter_context(
                 turns.started(f"{options.against}, {side}", command, wanted, folder / f"{side}.log", environment)
             )
-        compiling: dict[str, float] = {}
+        compiling: dict[str, Row] = {}
         for name in ("cold", "warm") if "compile" in options.parts else ():
             cache = {**CACHED, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
             with one_of_ours(name, settings, folder, cache) as worker:

@@ -27,7 +27,8 @@ def figures(found: Row) -> list[Row]:
 
     Args:
       found: batch, K, flops (of a part of COMPARED), answers (of a label, in every turn), first_call_seconds (of a
-        label), memory (bytes, of a side), compile (seconds), input (of bench_input.measure, or None).
+        label), memory (bytes, of a side), compile (seconds of tracing and of compiling; cold and warm), input (of
+        bench_input.measure, or None).
     """
     rows: list[Row] = []
 
@@ -50,8 +51,9 @@ def figures(found: Row) -> list[Row]:
     for side, memory in found["memory"].items():
         for name, count in memory.items():
             add(f"memory of the training step, {name}", side, "GiB", [count / 2**30])
-    for name, seconds in found["compile"].items():
-        add(f"compiling the training step, {name}", "ours", "s", [seconds])
+    for name, parts in found["compile"].items():
+        for part, seconds in parts.items():
+            add(f"{part} the training step, {name}", "ours", "s", [seconds])
     for name in ("pipeline", "numpy") if found["input"] else ():
         add(f"batches, {name}", "ours", "images/s", [found["input"][f"{name}_images_per_second"]])
     return rows
@@ -86,6 +88,11 @@ def ratios(found: Row) -> list[Row]:
     for part in COMPARED:
         for kind in ("float32", "bfloat16"):
             _share(rows, found, part, kind)
+    if found["compile"]:
+        cold, warm = found["compile"]["cold"], found["compile"]["warm"]
+        share, whole = warm["compiling"] / cold["compiling"], sum(warm.values()) / sum(cold.values())
+        rows.append({"name": "compiling the training step: time, warm / cold", "spread": spread([share])})
+        rows.append({"name": "the same with tracing: time, warm / cold", "spread": spread([whole])})
     if found["input"]:
         rows.append({"name": "batches: speed, pipeline / numpy", "spread": found["input"]["ratio"]})
     return rows

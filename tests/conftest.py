@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, types checked while the tests run, the two schedules most tests use, small data sets."""
 
 import os
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,10 +19,18 @@ from jaxtyping import install_import_hook
 
 install_import_hook("ddpm_jax", "beartype.beartype")
 
+import jax
 import pytest
 
 from ddpm_jax import data, schedule
 from tests import tfds_folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_program_outlives_its_module() -> Iterator[None]:
+    """Thousands of programs took 9 GB, and more pieces of memory than Linux gives a process: compiling then crashed."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -36,8 +36,10 @@ CHIPS = {
 }
 # Compiles a U-Net in minutes instead of tens of them; a program for running is compiled with neither.
 FAST_TO_COMPILE = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
-# libtpu asks the machine what it is and complains where it is no TPU; what it is told plays no part in compiling.
+# libtpu asks the machine what it is and complains where it is no TPU; what it is told plays no part in compiling. Nor
+# do other processes that compile, for which it would refuse.
 QUIET = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",

@@ -36,7 +36,7 @@ class UNetConfig:
       channels: of the first level.
       multipliers: of `channels`, one per level; each level after the first halves the image.
       blocks: residual blocks a level going down; one more going up.
-      attention_resolutions: image sizes at which every residual block is followed by attention.
+      attention_levels: those, counted from 0, whose every residual block is followed by attention.
       attention_heads: number of heads.
       groups: of GroupNorm.
       dropout: rate before the second convolution of a block.
@@ -49,7 +49,7 @@ class UNetConfig:
     channels: int = 128
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     blocks: int = 2
-    attention_resolutions: tuple[int, ...] = (16,)
+    attention_levels: tuple[int, ...] = (1,)
     attention_heads: int = 1
     groups: int = 32
     dropout: float = 0.1
@@ -61,12 +61,12 @@ class UNetConfig:
 
 PRESETS: dict[str, UNetConfig] = {
     "cifar10": UNetConfig(),
-    "celebahq256": UNetConfig(multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0),
+    "celebahq256": UNetConfig(multipliers=(1, 1, 2, 2, 4, 4), attention_levels=(4,), dropout=0.0),
     "digits": UNetConfig(
         channels=16,
         multipliers=(1, 2, 4),
         blocks=1,
-        attention_resolutions=(4,),
+        attention_levels=(1,),
         groups=8,
         dropout=0.0,
         image_channels=1,
@@ -75,7 +75,7 @@ PRESETS: dict[str, UNetConfig] = {
         channels=16,
         multipliers=(1, 2, 4),
         blocks=1,
-        attention_resolutions=(7,),
+        attention_levels=(2,),
         groups=8,
         dropout=0.0,
         image_channels=1,
@@ -84,15 +84,15 @@ PRESETS: dict[str, UNetConfig] = {
         channels=32,
         multipliers=(1, 2, 2),
         blocks=1,
-        attention_resolutions=(8,),
+        attention_levels=(2,),
         groups=8,
         dropout=0.0,
     ),
 }
 
 HEAD_SIZES: dict[str, UNetConfig] = {
-    "narrow": UNetConfig(channels=16, multipliers=(1, 2), blocks=1, attention_resolutions=(), groups=8, dropout=0.0),
-    "wide": UNetConfig(channels=32, multipliers=(1, 2, 2), blocks=1, attention_resolutions=(), groups=8, dropout=0.0),
+    "narrow": UNetConfig(channels=16, multipliers=(1, 2), blocks=1, attention_levels=(), groups=8, dropout=0.0),
+    "wide": UNetConfig(channels=32, multipliers=(1, 2, 2), blocks=1, attention_levels=(), groups=8, dropout=0.0),
 }
 """Networks of their own for heads on a frozen denoiser, by size."""
 
@@ -165,28 +165,29 @@ class UNet(nn.Module):
             index, own_keys = next(blocks)
             return kept(ResidualBlock)(config, channels, name=f"ResidualBlock_{index}")(h, time, own_keys)
 
-        def attend(h: Array, always: bool = False) -> Array:
-            if not always and h.shape[1] not in config.attention_resolutions:
-                return h
+        def attend(h: Array) -> Array:
             return kept(Attention)(config, name=f"Attention_{next(attentions)}")(h)
+
+        def at_level(h: Array, level: int) -> Array:
+            h = block(h, config.channels * config.multipliers[level])
+            return attend(h) if level in config.attention_levels else h
 
         h = Convolution(config.channels)(x)
         skips = [h]
-        for level, multiplier in enumerate(config.multipliers):
+        for level in range(len(config.multipliers)):
             if level:
                 h = Convolution(h.shape[-1], stride=2)(h)
                 skips.append(h)
             for _ in range(config.blocks):
-                h = attend(block(h, config.channels * multiplier))
+                h = at_level(h, level)
                 skips.append(h)
 
-        h = attend(block(h, h.shape[-1]), always=True)
+        h = attend(block(h, h.shape[-1]))
         h = block(h, h.shape[-1])
 
-        for level, multiplier in reversed(list(enumerate(config.multipliers))):
+        for level in reversed(range(len(config.multipliers))):
             for _ in range(config.blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = attend(block(h, config.channels * multiplier))
+                h = at_level(jnp.concatenate([h, skips.pop()], axis=-1), level)
             if level:
                 h = Convolution(h.shape[-1], doubled=True)(h)
 
@@ -217,7 +218,8 @@ def init(key: Key[Array, ""], config: UNetConfig, image_size: int) -> Mapping[st
     """Fresh parameters, a nested dict of float32 arrays. Jit it: hundreds of random draws.
 
     Raises:
-      ValueError: the image cannot be halved as often as there are levels, or channels do not split into groups.
+      ValueError: the image cannot be halved as often as there are levels, a level of attention is none of them, or
+        channels do not split into groups.
     """
     check(config, image_size)
     x = jnp.zeros((1, image_size, image_size, config.image_channels))
@@ -235,6 +237,8 @@ def check(config: UNetConfig, image_size: int) -> None:
     halvings = len(config.multipliers) - 1
     if image_size % 2**halvings:
         raise ValueError(f"image size {image_size} cannot be halved {halvings} times: use fewer multipliers")
+    if not {*config.attention_levels} <= {*range(halvings + 1)}:
+        raise ValueError(f"attention_levels {config.attention_levels}: levels are counted from 0 to {halvings}")
     for multiplier in config.multipliers:
         for parts, name in ((config.groups, "groups"), (config.attention_heads, "attention_heads")):
             if config.channels * multiplier % parts:

@@ -47,9 +47,7 @@ def arguments(network: Row, image_size: int) -> Row:
     """
     if network["attention_heads"] != 1:
         raise ValueError(f"attention_heads = {network['attention_heads']}: choose a preset with one to compare")
-    attention = [
-        image_size >> level in network["attention_resolutions"] for level in range(len(network["multipliers"]))
-    ]
+    attention = [level in network["attention_levels"] for level in range(len(network["multipliers"]))]
     return dict(
         sample_size=image_size,
         in_channels=network["image_channels"],

@@ -15,8 +15,8 @@ from ddpm_jax.loop import FAST_TO_COMPILE
 from ddpm_jax.unet import PRESETS, UNetConfig
 from tests.test_layers import convolve, group_norm, random_params
 
-TINY = UNetConfig(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), groups=4, image_channels=1)
-LEAST = replace(TINY, multipliers=(1,), blocks=0)  # three residual blocks and attention: quick to compile
+TINY = UNetConfig(channels=8, multipliers=(1, 2), blocks=1, attention_levels=(1,), groups=4, image_channels=1)
+LEAST = replace(TINY, multipliers=(1,), blocks=0, attention_levels=())  # three residual blocks and attention: quick to compile
 
 
 def fresh(config: UNetConfig) -> dict:
@@ -39,7 +39,7 @@ def test_presets_have_the_published_number_of_parameters(preset: str, image_size
 def test_the_digits_preset_has_attention_and_half_a_million_parameters() -> None:
     config = PRESETS["digits"]
     assert size_of(config, 8) >= 500_000
-    assert set(config.attention_resolutions) & {8, 4, 2}
+    assert config.attention_levels
 
 
 def test_blocks_made_again_for_the_gradient_are_the_same_network_with_less_kept() -> None:
@@ -66,7 +66,7 @@ def test_blocks_made_again_for_the_gradient_are_the_same_network_with_less_kept(
     assert 0 < kept[1] - inputs < 0.5 * (kept[0] - inputs)
 
 
-def by_hand(config: UNetConfig, size: int) -> int:
+def by_hand(config: UNetConfig) -> int:
     """The numbers in a network, block by block: 9 i o + o of a convolution, i o + o of a matrix, 2 c of a norm."""
 
     def conv(i: int, o: int) -> int:
@@ -82,8 +82,8 @@ def by_hand(config: UNetConfig, size: int) -> int:
     def attend(c: int) -> int:
         return 2 * c + 4 * dense(c, c)
 
-    def level(i: int, o: int, size: int) -> int:
-        return block(i, o) + (attend(o) if size in config.attention_resolutions else 0)
+    def level(i: int, o: int, depth: int) -> int:
+        return block(i, o) + (attend(o) if depth in config.attention_levels else 0)
 
     first = config.channels
     widths = [first * multiplier for multiplier in config.multipliers]
@@ -94,13 +94,13 @@ def by_hand(config: UNetConfig, size: int) -> int:
             total += conv(here, here)
             skips.append(here)
         for _ in range(config.blocks):
-            total += level(here, width, size >> depth)
+            total += level(here, width, depth)
             here = width
             skips.append(here)
     total += 2 * block(here, here) + attend(here)
     for depth, width in reversed(list(enumerate(widths))):
         for _ in range(config.blocks + 1):
-            total += level(here + skips.pop(), width, size >> depth)
+            total += level(here + skips.pop(), width, depth)
             here = width
         total += conv(here, here) if depth else 0
     return total + 2 * here + conv(here, config.image_channels)
@@ -112,11 +112,10 @@ def by_hand(config: UNetConfig, size: int) -> int:
 def test_presets_fit_their_images_and_have_the_parameters_of_their_blocks(preset: str, size: int) -> None:
     config = PRESETS[preset]
     params = jax.eval_shape(lambda key: unet.init(key, config, size), jax.random.key(0))
-    assert unet.parameter_count(params) == by_hand(config, size)
+    assert unet.parameter_count(params) == by_hand(config)
     image = jax.ShapeDtypeStruct((2, size, size, config.image_channels), jnp.float32)
     output = jax.eval_shape(unet.network(config), params, image, jax.ShapeDtypeStruct((2,), jnp.int32))
     assert output.shape == image.shape
-    assert {*config.attention_resolutions} <= {size >> depth for depth in range(len(config.multipliers))}
 
 
 @pytest.mark.parametrize("config", [TINY, replace(TINY, multipliers=(1, 1, 2), blocks=2)])
@@ -207,6 +206,11 @@ def test_an_image_that_cannot_be_halved_is_refused() -> None:
 def test_channels_that_do_not_split_into_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="8 channels do not split into 3 groups"):
         unet.check(replace(TINY, groups=3), 8)
+
+
+def test_attention_at_a_level_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"attention_levels \(0, 2\): levels are counted from 0 to 1"):
+        unet.check(replace(TINY, attention_levels=(0, 2)), 8)
 
 
 def test_equal_configs_share_one_network_function() -> None:

@@ -20,17 +20,21 @@ fan_average = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 almost_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
 
 
-def time_embedding(t: Int[Array, " b"], channels: int) -> Float[Array, "b c"]:
-    """Sinusoids of t with wavelengths from 2 pi to 10,000 * 2 pi. Vaswani et al. 2017, section 3.5.
+def time_embedding(
+    t: Int[Array, " b"] | Float[Array, " b"], channels: int, shift: int = 1, cosine_first: bool = False
+) -> Float[Array, "b c"]:
+    """Sinusoids of t, of frequencies 10,000^(-i / (channels / 2 - shift)). Vaswani et al. 2017, section 3.5.
 
     Args:
-      t: times, 1..T.
+      t: times.
       channels: even.
+      shift: with 1 the last frequency is 1 / 10,000, as in Ho et al. 2020; with 0 that would be the next one.
+      cosine_first: cosines before sines.
     """
     half = channels // 2
-    frequencies = jnp.exp(-np.log(10_000) * jnp.arange(half) / (half - 1))
-    angles = t[:, None] * frequencies
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    angles = t[:, None] * jnp.exp(-np.log(10_000) * jnp.arange(half) / (half - shift))
+    waves = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(waves[::-1] if cosine_first else waves, axis=-1)
 
 
 class Convolution(nn.Module):
@@ -42,6 +46,8 @@ class Convolution(nn.Module):
     Attributes:
       channels: of the output.
       stride: 2 halves the image.
+      before: zeros before the first row and the first column; after the last there is one. Where an image is halved Ho
+        et al. 2020 have none, others one.
       doubled: convolve the image at twice its size, every pixel repeated.
       apart: give the bias beside the result, not in it, for what comes next to add.
       kernel_init: of the kernel.
@@ -49,6 +55,7 @@ class Convolution(nn.Module):
 
     channels: int
     stride: int = 1
+    before: int = 1
     doubled: bool = False
     apart: bool = False
     kernel_init: Callable = fan_average
@@ -64,7 +71,7 @@ class Convolution(nn.Module):
         elif self.stride == 1 and max(x.shape[1:3]) <= 2:
             h = _convolve_tiny(x, kernel)
         else:
-            h = _convolve_and_turn_late(x, kernel, self.stride)
+            h = _convolve_and_turn_late(x, kernel, self.stride, 2 * ((self.before, 1),))
         return (h, bias) if self.apart else h + bias
 
 
@@ -97,8 +104,8 @@ def _convolve(x: Array, kernel: Array, stride: int = 1, padding: str | tuple = "
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=axes)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _convolve_and_turn_late(x: Array, kernel: Array, stride: int) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _convolve_and_turn_late(x: Array, kernel: Array, stride: int, padding: tuple) -> Array:
     """The same; CPUs turn the kernel round, for the gradient of x, when that of the result is there.
 
     XLA's CPU backend would turn all kernels as soon as it can, once for all microbatches, and hold them: a tenth of a
@@ -106,7 +113,7 @@ def _convolve_and_turn_late(x: Array, kernel: Array, stride: int) -> Array:
     """
 
     def along(kernel: Array, x: Array) -> Array:
-        return _convolve(x, kernel, stride)
+        return _convolve(x, kernel, stride, padding)
 
     def back(kernel: Array, gradient: Array) -> Array:
         kernel = jax.lax.platform_dependent(kernel, gradient, cpu=devices.when_there, default=lambda kernel, _: kernel)
@@ -116,11 +123,11 @@ def _convolve_and_turn_late(x: Array, kernel: Array, stride: int) -> Array:
 
 
 @partial(_convolve_and_turn_late.defjvp, symbolic_zeros=True)
-def _(stride: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
+def _(stride: int, padding: tuple, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
     (x, kernel), (dx, dkernel) = primals, tangents
-    by_x = 0 if isinstance(dx, SymbolicZero) else _convolve_and_turn_late(dx, kernel, stride)
-    by_kernel = 0 if isinstance(dkernel, SymbolicZero) else _convolve(x, dkernel, stride)
-    return _convolve(x, kernel, stride), by_x + by_kernel
+    by_x = 0 if isinstance(dx, SymbolicZero) else _convolve_and_turn_late(dx, kernel, stride, padding)
+    by_kernel = 0 if isinstance(dkernel, SymbolicZero) else _convolve(x, dkernel, stride, padding)
+    return _convolve(x, kernel, stride, padding), by_x + by_kernel
 
 
 def _convolve_tiny(x: Array, kernel: Array) -> Array:
@@ -180,10 +187,12 @@ class GroupNorm(nn.Module):
     Attributes:
       groups: of channels.
       after: what becomes of the result, such as a swish; the same object wherever it is the same function.
+      epsilon: added to the variance.
     """
 
     groups: int
     after: Callable[[Array], Array] = jnp.asarray
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -192,12 +201,14 @@ class GroupNorm(nn.Module):
         """after(normalised(x + plus) * factor + shift); all three alike for all pixels: (b, 1, .., 1, c) or (c,)."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return _normalised(self.groups, self.after, x, plus, scale * factor, bias * factor + shift)
+        attributes = self.groups, self.after, self.epsilon
+        return _normalised(attributes, x, plus, scale * factor, bias * factor + shift)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _normalised(groups: int, after: Callable, x: Array, plus: Array | None, scale: Array, bias: Array) -> Array:
+@partial(jax.jit, static_argnums=0)
+def _normalised(attributes: tuple, x: Array, plus: Array | None, scale: Array, bias: Array) -> Array:
     """As of GroupNorm. Jitted, so that it is traced once for all places in a network that look alike."""
+    groups, after, epsilon = attributes
     channels, axes = x.shape[-1], tuple(range(1, x.ndim - 1))
 
     def made(x: Array, plus: Array | None, scale: Array, bias: Array) -> Array:
@@ -212,7 +223,7 @@ def _normalised(groups: int, after: Callable, x: Array, plus: Array | None, scal
         if plus is not None:
             mean, square = mean + plus, square + (2 * mean + plus) * plus
         mean, square = of_group(mean), of_group(square)
-        factor = scale * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-6)
+        factor = scale * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + epsilon)
         centre = mean if plus is None else mean - plus
         return after((wide * factor + (bias - centre * factor)).astype(x.dtype))
 

@@ -6,7 +6,7 @@ is NHWC; t is the article's 1..T.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any
 
@@ -38,7 +38,14 @@ class UNetConfig:
       blocks: residual blocks a level going down; one more going up.
       attention_levels: those, counted from 0, whose every residual block is followed by attention.
       attention_heads: number of heads.
+      head_channels: of a head; where given, as many heads as their channels make.
       groups: of GroupNorm.
+      norm_epsilon: added to GroupNorm's variances.
+      downsample_padding: zeros before an image's first row and column where it is halved, 0 or 1; see `Convolution`.
+      time_start: what the network is given as t at the first noise level, our t = 1.
+      time_scale: by which it is multiplied.
+      frequency_shift: of the time's sinusoids, see `time_embedding`.
+      cosine_first: cosines of the time before its sines.
       dropout: rate before the second convolution of a block.
       scale_shift: time enters as scale and shift of the second GroupNorm (Nichol & Dhariwal 2021), not as a sum.
       image_channels: of the data.
@@ -51,7 +58,14 @@ class UNetConfig:
     blocks: int = 2
     attention_levels: tuple[int, ...] = (1,)
     attention_heads: int = 1
+    head_channels: int | None = None
     groups: int = 32
+    norm_epsilon: float = 1e-6
+    downsample_padding: int = 0
+    time_start: int = 1
+    time_scale: float = 1.0
+    frequency_shift: int = 1
+    cosine_first: bool = False
     dropout: float = 0.1
     scale_shift: bool = False
     image_channels: int = 3
@@ -106,15 +120,16 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, time: Array, keys: Key[Array, " b"] | None) -> Array:
         config = self.config
-        h = GroupNorm(config.groups, nn.swish)(x)
+        norm = partial(GroupNorm, config.groups, nn.swish, config.norm_epsilon)
+        h = norm()(x)
         h, bias = Convolution(self.channels, apart=True)(h)
         width = 2 * self.channels if config.scale_shift else self.channels
         time = nn.Dense(width, kernel_init=fan_average)(nn.swish(time))[:, None, None]
         if config.scale_shift:
             scale, shift = jnp.split(time, 2, axis=-1)
-            h = GroupNorm(config.groups, nn.swish)(h, bias, 1 + scale, shift)
+            h = norm()(h, bias, 1 + scale, shift)
         else:
-            h = GroupNorm(config.groups, nn.swish)(h, bias + time)
+            h = norm()(h, bias + time)
         h = dropout(h, config.dropout, keys)
         h = Convolution(self.channels, kernel_init=almost_zero)(h)
         if x.shape[-1] != self.channels:
@@ -129,13 +144,20 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        b, height, width, channels = x.shape
-        h = GroupNorm(self.config.groups)(x).reshape(b, height * width, channels)
-        shape = (b, height * width, self.config.attention_heads, -1)
+        config, (b, height, width, channels) = self.config, x.shape
+        h = GroupNorm(config.groups, epsilon=config.norm_epsilon)(x).reshape(b, height * width, channels)
+        heads = channels // config.head_channels if config.head_channels else config.attention_heads
+        shape = (b, height * width, heads, -1)
         q, k, v = (nn.Dense(channels, kernel_init=fan_average, name=name)(h).reshape(shape) for name in "qkv")
         h = attention(q, k, v).reshape(b, height * width, channels)
         h = nn.Dense(channels, kernel_init=almost_zero, name="out")(h)
         return x + h.reshape(x.shape)
+
+
+def _told(config: UNetConfig, t: Array) -> Array:
+    """The time as a network is told it, from its own start and on its own scale."""
+    t = (t - 1 + config.time_start) * config.time_scale
+    return time_embedding(t, config.channels, config.frequency_shift, config.cosine_first)
 
 
 class UNet(nn.Module):
@@ -154,7 +176,7 @@ class UNet(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], t: Int[Array, " b"], keys: Key[Array, " b"] | None = None) -> Array:
         """(x_t, t) -> (b, h, w, image_channels (1 + heads)); `keys`, one per example, turn dropout on."""
         config = self.config
-        time = time_embedding(t, config.channels).astype(x.dtype)
+        time = _told(config, t).astype(x.dtype)
         time = nn.Dense(4 * config.channels, kernel_init=fan_average)(time)
         time = nn.Dense(4 * config.channels, kernel_init=fan_average)(nn.swish(time))
         kept: Callable[[Any], Any] = nn.remat if self.remat else lambda kind: kind
@@ -176,11 +198,9 @@ class UNet(nn.Module):
         skips = [h]
         for level in range(len(config.multipliers)):
             if level:
-                h = Convolution(h.shape[-1], stride=2)(h)
-                skips.append(h)
+                skips.append(h := Convolution(h.shape[-1], stride=2, before=config.downsample_padding)(h))
             for _ in range(config.blocks):
-                h = at_level(h, level)
-                skips.append(h)
+                skips.append(h := at_level(h, level))
 
         h = attend(block(h, h.shape[-1]))
         h = block(h, h.shape[-1])
@@ -191,7 +211,7 @@ class UNet(nn.Module):
             if level:
                 h = Convolution(h.shape[-1], doubled=True)(h)
 
-        h = GroupNorm(config.groups, nn.swish)(h.astype(jnp.float32))
+        h = GroupNorm(config.groups, nn.swish, config.norm_epsilon)(h.astype(jnp.float32))
         return Convolution(config.image_channels * (1 + config.heads), kernel_init=almost_zero)(h)
 
 
@@ -239,10 +259,16 @@ def check(config: UNetConfig, image_size: int) -> None:
         raise ValueError(f"image size {image_size} cannot be halved {halvings} times: use fewer multipliers")
     if not {*config.attention_levels} <= {*range(halvings + 1)}:
         raise ValueError(f"attention_levels {config.attention_levels}: levels are counted from 0 to {halvings}")
-    for multiplier in config.multipliers:
-        for parts, name in ((config.groups, "groups"), (config.attention_heads, "attention_heads")):
-            if config.channels * multiplier % parts:
-                raise ValueError(f"{config.channels * multiplier} channels do not split into {parts} {name}")
+    for level, multiplier in enumerate(config.multipliers):
+        channels, width = config.channels * multiplier, config.head_channels
+        if channels % config.groups:
+            raise ValueError(f"{channels} channels do not split into {config.groups} groups")
+        if level not in {*config.attention_levels, halvings}:  # in the middle of the last there is attention, too
+            continue
+        if width and channels % width:
+            raise ValueError(f"{channels} channels do not split into heads of head_channels = {width}")
+        if not width and channels % config.attention_heads:
+            raise ValueError(f"{channels} channels do not split into {config.attention_heads} attention_heads")
 
 
 def parameter_count(params: Mapping[str, Any]) -> int:

@@ -20,10 +20,10 @@ def random_params(layer: nn.Module, *inputs: jax.Array | None) -> dict:
     return jax.tree.map(lambda leaf: 0.5 * draw.standard_normal(leaf.shape).astype(np.float32), shapes)
 
 
-def group_norm(x: np.ndarray, groups: int, p: dict) -> np.ndarray:
+def group_norm(x: np.ndarray, groups: int, p: dict, epsilon: float = 1e-6) -> np.ndarray:
     split = np.asarray(x).reshape(len(x), -1, groups, x.shape[-1] // groups)
     centred = split - split.mean((1, 3), keepdims=True)
-    return (centred / np.sqrt(split.var((1, 3), keepdims=True) + 1e-6)).reshape(x.shape) * p["scale"] + p["bias"]
+    return (centred / np.sqrt(split.var((1, 3), keepdims=True) + epsilon)).reshape(x.shape) * p["scale"] + p["bias"]
 
 
 def convolve(x: np.ndarray, p: dict) -> np.ndarray:
@@ -49,6 +49,21 @@ def test_time_embedding_is_sines_and_cosines_of_t() -> None:
     np.testing.assert_allclose(layers.time_embedding(jnp.array([17]), 8)[0], expected, rtol=1e-4)
 
 
+def test_time_embedding_of_nichol_and_dhariwal_has_cosines_first_and_a_shorter_longest_wave() -> None:
+    angles = 17.5 * 10_000.0 ** (-np.arange(4) / 4)
+    expected = np.concatenate([np.cos(angles), np.sin(angles)])
+    found = layers.time_embedding(jnp.array([17.5]), 8, shift=0, cosine_first=True)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_an_image_is_halved_with_and_without_zeros_before_it(before: int) -> None:
+    x, layer = jax.random.normal(jax.random.key(0), (3, 6, 4, 5)), layers.Convolution(7, stride=2, before=before)
+    p = random_params(layer, x)
+    centres = convolve(np.asarray(x), p)[:, 1 - before :: 2, 1 - before :: 2]
+    np.testing.assert_allclose(layer.apply({"params": p}, x), centres, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 4), (5, 2)])
 def test_a_doubled_image_is_convolved_with_and_without_making_it(shape: tuple[int, int]) -> None:
     x, layer = jax.random.normal(jax.random.key(0), (3, *shape, 5)), layers.Convolution(7, doubled=True)
@@ -63,25 +78,26 @@ def test_a_doubled_image_is_convolved_with_and_without_making_it(shape: tuple[in
     assert jax.tree.map(np.shape, p) == jax.tree.map(np.shape, random_params(layers.Convolution(7), x))
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("stride", "before"), [(1, 1), (2, 0), (2, 1)])
 @pytest.mark.parametrize("of", [(0,), (1,), (0, 1)], ids=["image", "kernel", "both"])
-def test_a_convolution_has_its_derivatives(stride: int, of: tuple[int, ...]) -> None:
+def test_a_convolution_has_its_derivatives(stride: int, before: int, of: tuple[int, ...]) -> None:
+    how = stride, 2 * ((before, 1),)
     keys = jax.random.split(jax.random.key(1), 3)
     arguments = jax.random.normal(keys[0], (2, 6, 4, 5)), jax.random.normal(keys[1], (3, 3, 5, 7))
     weights = jax.random.normal(keys[2], (2, 6 // stride, 4 // stride, 7))
     found, expected = (
-        jax.grad(lambda *given, f=f: (weights * jnp.sin(f(*given, stride))).sum(), of)(*arguments)
+        jax.grad(lambda *given, f=f: (weights * jnp.sin(f(*given, *how))).sum(), of)(*arguments)
         for f in (layers._convolve_and_turn_late, layers._convolve)
     )
     for mine, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4)
     along = [jnp.cos(argument) * (place in of) for place, argument in enumerate(arguments)]
-    _, forward = jax.jvp(lambda *given: layers._convolve_and_turn_late(*given, stride), arguments, tuple(along))
-    _, plain = jax.jvp(lambda *given: layers._convolve(*given, stride), arguments, tuple(along))
+    _, forward = jax.jvp(lambda *given: layers._convolve_and_turn_late(*given, *how), arguments, tuple(along))
+    _, plain = jax.jvp(lambda *given: layers._convolve(*given, *how), arguments, tuple(along))
     np.testing.assert_allclose(forward, plain, rtol=1e-4, atol=1e-4)
 
     def of_a_derivative(f: Callable, *given: Array) -> Array:
-        return (weights * jax.jvp(lambda *given: jnp.sin(f(*given, stride)), given, tuple(along))[1]).sum()
+        return (weights * jax.jvp(lambda *given: jnp.sin(f(*given, *how)), given, tuple(along))[1]).sum()
 
     twice = [
         jax.jit(jax.grad(partial(of_a_derivative, f), of))(*arguments)
@@ -150,6 +166,8 @@ def test_group_norm_is_of_the_pixels_and_channels_of_a_group(groups: int, shape:
     x, layer = 3 + 2 * jax.random.normal(jax.random.key(1), shape), layers.GroupNorm(groups)
     p = random_params(layer, x)
     np.testing.assert_allclose(layer.apply({"params": p}, x), group_norm(x, groups, p), rtol=1e-4, atol=1e-4)
+    other = layers.GroupNorm(groups, epsilon=0.5).apply({"params": p}, x)
+    np.testing.assert_allclose(other, group_norm(x, groups, p, 0.5), rtol=1e-4, atol=1e-4)
     flax = nn.GroupNorm(groups, epsilon=1e-6)
     np.testing.assert_allclose(layer.apply({"params": p}, x), flax.apply({"params": p}, x), rtol=1e-4, atol=1e-4)
 

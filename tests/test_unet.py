@@ -16,7 +16,8 @@ from ddpm_jax.unet import PRESETS, UNetConfig
 from tests.test_layers import convolve, group_norm, random_params
 
 TINY = UNetConfig(channels=8, multipliers=(1, 2), blocks=1, attention_levels=(1,), groups=4, image_channels=1)
-LEAST = replace(TINY, multipliers=(1,), blocks=0, attention_levels=())  # three residual blocks and attention: quick to compile
+# three residual blocks and attention: quick to compile
+LEAST = replace(TINY, multipliers=(1,), blocks=0, attention_levels=())
 
 
 def fresh(config: UNetConfig) -> dict:
@@ -161,6 +162,24 @@ def test_the_network_listens_to_time() -> None:
     assert np.abs(first - last).max() > 1e-2
 
 
+def test_the_network_is_told_the_time_from_its_own_start_and_on_its_own_scale() -> None:
+    params, x = randomised(TINY), jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+    from_zero = replace(TINY, time_start=0, time_scale=2.0)
+    found = unet.network(from_zero)(params, x, jnp.array([4, 11]))
+    np.testing.assert_allclose(found, unet.network(TINY)(params, x, jnp.array([6, 20])), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"norm_epsilon": 0.1}, {"downsample_padding": 1}, {"frequency_shift": 0}, {"cosine_first": True}],
+    ids=str,
+)
+def test_conventions_of_other_networks_reach_the_layers(changed: dict) -> None:
+    params, x = randomised(TINY), jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+    found = unet.network(replace(TINY, **changed))(params, x, jnp.array([4, 11]))
+    assert np.abs(found - unet.network(TINY)(params, x, jnp.array([4, 11]))).max() > 1e-3
+
+
 def dense(x: np.ndarray, p: dict) -> np.ndarray:
     return np.asarray(x) @ p["kernel"] + p["bias"]
 
@@ -169,9 +188,11 @@ def swish(x: np.ndarray) -> np.ndarray:
     return np.asarray(x) / (1 + np.exp(-np.asarray(x)))
 
 
-@pytest.mark.parametrize("heads", [1, 2])
-def test_attention_is_a_softmax_over_the_pixels_added_to_its_input(heads: int) -> None:
-    config = replace(TINY, attention_heads=heads)
+@pytest.mark.parametrize(
+    ("heads", "given"), [(1, {}), (2, {"attention_heads": 2}), (4, {"attention_heads": 2, "head_channels": 2})]
+)
+def test_attention_is_a_softmax_over_the_pixels_added_to_its_input(heads: int, given: dict) -> None:
+    config = replace(TINY, **given)
     x, layer = jax.random.normal(jax.random.key(1), (2, 3, 3, 8)), unet.Attention(config)
     p = random_params(layer, x)
     h = group_norm(x, 4, p["GroupNorm_0"]).reshape(2, 9, 8)
@@ -206,6 +227,11 @@ def test_an_image_that_cannot_be_halved_is_refused() -> None:
 def test_channels_that_do_not_split_into_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="8 channels do not split into 3 groups"):
         unet.check(replace(TINY, groups=3), 8)
+
+
+def test_channels_that_do_not_split_into_heads_are_refused() -> None:
+    with pytest.raises(ValueError, match="16 channels do not split into heads of head_channels = 3"):
+        unet.check(replace(TINY, head_channels=3), 8)
 
 
 def test_attention_at_a_level_that_is_not_there_is_refused() -> None:

@@ -822,7 +822,7 @@ UNET = (
         "sinusoids_of_another_length",
         "wavelengths from 2 pi to 10,000 * 2 pi: frequencies 10000^(-i/(half - 1))",
         "ddpm_jax/layers.py",
-        "jnp.arange(half) / (half - 1)",
+        "jnp.arange(half) / (half - shift)",
         "jnp.arange(half) / half",
         ("tests/test_layers.py::test_time_embedding_is_sines_and_cosines_of_t",),
     ),

@@ -3,9 +3,50 @@
 With Inception features it is the FID; with any other features it is not, and is not called so here.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float
+
+
+class Sums(NamedTuple):
+    """What a Gaussian fit needs of features, and what can be added to that of others; float64.
+
+    Attributes:
+      n: how many.
+      mean: m = sum x_i/n, (d,).
+      scatter: sum (x_i - m)(x_i - m)^T, (d, d).
+    """
+
+    n: int
+    mean: np.ndarray
+    scatter: np.ndarray
+
+
+def sums(features: Float[np.ndarray, "n d"]) -> Sums:
+    """Of one or more features."""
+    wide = np.asarray(features, np.float64)
+    mean = wide.mean(axis=0)
+    return Sums(len(wide), mean, (wide - mean).T @ (wide - mean))
+
+
+def added(one: Sums, other: Sums) -> Sums:
+    """Of all features together, without a difference of large numbers. Chan et al. 1979, equations 2.1."""
+    n, apart = one.n + other.n, other.mean - one.mean
+    scatter = one.scatter + other.scatter + np.outer(apart, apart) * (one.n * other.n / n)
+    return Sums(n, one.mean + apart * (other.n / n), scatter)
+
+
+def fit(found: Sums) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and covariance, scatter/(n - 1), (d, d).
+
+    Raises:
+      ValueError: fewer than two features.
+    """
+    if found.n < 2:
+        raise ValueError(f"{found.n} features: a covariance needs at least 2")
+    return found.mean, found.scatter / (found.n - 1)
 
 
 def gaussian_fit(features: Float[np.ndarray, "n d"]) -> tuple[np.ndarray, np.ndarray]:
@@ -14,10 +55,7 @@ def gaussian_fit(features: Float[np.ndarray, "n d"]) -> tuple[np.ndarray, np.nda
     Raises:
       ValueError: fewer than two features.
     """
-    if len(features) < 2:
-        raise ValueError(f"{len(features)} features: a covariance needs at least 2")
-    features = np.asarray(features, np.float64)
-    return features.mean(axis=0), np.cov(features, rowvar=False).reshape(features.shape[1], -1)
+    return fit(sums(features))
 
 
 def frechet_distance(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:

@@ -82,3 +82,18 @@ def test_directions_without_variance_add_no_bias():
     padded = np.zeros((5, 5))
     padded[:3, :3] = random_cov(1, 3)
     assert fid.finite_sample_bias(padded, 100) == pytest.approx(fid.finite_sample_bias(random_cov(1, 3), 100), rel=1e-9)
+
+
+@pytest.mark.parametrize("cuts", [[1], [3, 20, 39], list(range(1, 40))])
+def test_sums_of_parts_are_those_of_the_whole(cuts):
+    """Also far from 0, where a difference of squares would lose everything."""
+    x = 1e6 + np.random.default_rng(8).normal(size=(40, 5))
+    parts = [fid.sums(part) for part in np.split(x, cuts)]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = fid.added(whole, part)
+    mean, cov = fid.fit(whole)
+    np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-15)
+    np.testing.assert_allclose(cov, np.cov(x - 1e6, rowvar=False), rtol=1e-6)
+    with pytest.raises(ValueError, match="1 features: a covariance needs at least 2"):
+        fid.fit(fid.sums(x[:1]))

@@ -1,0 +1,227 @@
+"""The Inception network of FID: the graph of 2015-12-05 (Szegedy et al. 2016; Heusel et al. 2017), pool layer, in JAX.
+
+Weights are read from the usual PyTorch file by path, never downloaded. Names of layers are that file's.
+Differs from: torchvision's Inception v3, whose averages count the zeros around the image and whose last block averages
+where this one takes maxima.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, UInt8
+
+from ddpm_jax.convert import files
+
+FILE = "pt_inception-2015-12-05-6726825d.pth"
+SIDE, FEATURES = 299, 2048
+EPSILON = 1e-3  # of the batch normalisation
+NORM = ("weight", "bias", "running_mean", "running_var")
+Layer = Callable[..., Array]  # (name, x, channels, size, stride, padding) -> x convolved, normalised and rectified
+
+
+class Preparation(NamedTuple):
+    """How grey levels become the network's input.
+
+    Attributes:
+      offset: pixel i of the large image lies at (i + offset) side/299 - offset of the small one.
+      middle: the grey level that becomes 0; 0 becomes -1.
+    """
+
+    offset: float
+    middle: float
+
+
+PREPARATIONS: dict[str, Preparation] = {
+    "pytorch-fid": Preparation(0.5, 127.5),
+    "tensorflow": Preparation(0.0, 128.0),
+}
+"""pytorch-fid: pixels are areas (align_corners=False), levels on [-1, 1]. tensorflow: as the graph of 2015 itself does,
+and TF-GAN, guided-diffusion and EDM with it: pixels are points at their left upper corners."""
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Kernels (height, width, in, out) and biases by layer, of the usual file.
+
+    Raises:
+      ValueError: the file is missing, or holds another network.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give the path of {FILE}, which pytorch-fid's releases hold")
+    return folded(files.read_tensors(path), path)
+
+
+def folded(found: Mapping[str, np.ndarray], source: object) -> dict[str, Any]:
+    """`load` of arrays by name. Batch normalisation, a factor and a sum a channel, is worked into the kernels.
+
+    Args:
+      found: the arrays; what the pool layer does not need may be among them.
+      source: what they were read from, for messages.
+
+    Raises:
+      ValueError: an array is missing or of another shape.
+    """
+    wanted = {f"{name}.conv.weight": shape for name, shape in kernel_shapes().items()}
+    wanted |= {f"{name}.bn.{part}": shape[:1] for name, shape in kernel_shapes().items() for part in NORM}
+    for name, shape in wanted.items():
+        if name not in found or found[name].shape != shape:
+            there = f"of shape {found[name].shape}" if name in found else "missing"
+            raise ValueError(f"{source} is not {FILE}: {name} {shape} is {there}")
+
+    def layer(name: str) -> dict[str, Array]:
+        scale, shift, mean, variance = (found[f"{name}.bn.{part}"].astype(np.float64) for part in NORM)
+        factor = scale / np.sqrt(variance + EPSILON)
+        kernel = found[f"{name}.conv.weight"].transpose(2, 3, 1, 0) * factor
+        return {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(shift - mean * factor, jnp.float32)}
+
+    return {name: layer(name) for name in kernel_shapes()}
+
+
+@partial(jax.jit, static_argnames="preparation")
+def features(
+    params: Mapping[str, Any], images: UInt8[Array, "b h w c"], preparation: str = "pytorch-fid"
+) -> Float[Array, "b 2048"]:
+    """The pool layer of images.
+
+    Args:
+      params: see `load`.
+      images: grey levels 0..255 of one channel or three.
+      preparation: a name of PREPARATIONS.
+
+    Raises:
+      ValueError: there is no such preparation.
+    """
+
+    def layer(name: str, x: Array, channels: int, size: tuple, stride: int, padding: str) -> Array:
+        return jax.nn.relu(_convolve(x, params[name]["kernel"], stride, padding) + params[name]["bias"])
+
+    return _network(layer, prepared(images, preparation))
+
+
+@cache
+def kernel_shapes() -> dict[str, tuple[int, ...]]:
+    """(out, in, height, width) of every layer, as PyTorch keeps it."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def layer(name: str, x: Array, channels: int, size: tuple, stride: int, padding: str) -> Array:
+        shapes[name] = (channels, x.shape[-1], *size)
+        return _convolve(x, jnp.zeros((*size, x.shape[-1], channels)), stride, padding)
+
+    jax.eval_shape(partial(_network, layer), jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32))
+    return shapes
+
+
+def prepared(images: UInt8[Array, "b h w c"], preparation: str) -> Float[Array, "b 299 299 3"]:
+    """The network's input: bilinear between the nearest pixels, whether the image grows or shrinks.
+
+    Raises:
+      ValueError: there is no such preparation.
+    """
+    if preparation not in PREPARATIONS:
+        raise ValueError(f"unknown preparation {preparation!r}: choose one of {', '.join(PREPARATIONS)}")
+    offset, middle = PREPARATIONS[preparation]
+    down, across = (jnp.asarray(_weights(side, offset), jnp.float32) for side in images.shape[1:3])
+    wide = jnp.broadcast_to(images, (*images.shape[:3], 3)).astype(jnp.float32)
+    return jnp.einsum("ih,jw,bhwc->bijc", down, across, wide, precision=jax.lax.Precision.HIGHEST) / middle - 1
+
+
+def _weights(side: int, offset: float) -> np.ndarray:
+    """(299, side): each pixel lies between two of the image, or on its edge."""
+    place = np.clip((np.arange(SIDE) + offset) * side / SIDE - offset, 0, side - 1)
+    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(side)))
+
+
+def _convolve(x: Array, kernel: Array, stride: int, padding: str) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _network(given: Layer, x: Array) -> Array:
+    """Stem, blocks A to E, and the average over pixels. Szegedy et al. 2016, table 1 and figures 5 to 10."""
+
+    def layer(
+        name: str, x: Array, channels: int, size: tuple = (1, 1), stride: int = 1, padding: str = "SAME"
+    ) -> Array:
+        return given(name, x, channels, size, stride, padding)
+
+    x = layer("Conv2d_1a_3x3", x, 32, (3, 3), 2, "VALID")
+    x = layer("Conv2d_2a_3x3", x, 32, (3, 3), 1, "VALID")
+    x = _shrunk(layer("Conv2d_2b_3x3", x, 64, (3, 3)))
+    x = layer("Conv2d_3b_1x1", x, 80)
+    x = _shrunk(layer("Conv2d_4a_3x3", x, 192, (3, 3), 1, "VALID"))
+    for name, pooled in (("Mixed_5b", 32), ("Mixed_5c", 64), ("Mixed_5d", 64)):
+        x = _block_a(_within(layer, name), x, pooled)
+    x = _block_b(_within(layer, "Mixed_6a"), x)
+    for name, narrow in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
+        x = _block_c(_within(layer, name), x, narrow)
+    x = _block_d(_within(layer, "Mixed_7a"), x)
+    x = _block_e(_within(layer, "Mixed_7b"), x, _averaged(x))
+    x = _block_e(_within(layer, "Mixed_7c"), x, _largest(x, 1, "SAME"))
+    return x.mean((1, 2))
+
+
+def _within(layer: Layer, block: str) -> Layer:
+    return lambda name, *of: layer(f"{block}.{name}", *of)
+
+
+def _block_a(layer: Layer, x: Array, pooled: int) -> Array:
+    by_5 = layer("branch5x5_2", layer("branch5x5_1", x, 48), 64, (5, 5))
+    by_3 = layer("branch3x3dbl_2", layer("branch3x3dbl_1", x, 64), 96, (3, 3))
+    by_3 = layer("branch3x3dbl_3", by_3, 96, (3, 3))
+    return jnp.concatenate([layer("branch1x1", x, 64), by_5, by_3, layer("branch_pool", _averaged(x), pooled)], -1)
+
+
+def _block_b(layer: Layer, x: Array) -> Array:
+    twice = layer("branch3x3dbl_2", layer("branch3x3dbl_1", x, 64), 96, (3, 3))
+    twice = layer("branch3x3dbl_3", twice, 96, (3, 3), 2, "VALID")
+    return jnp.concatenate([layer("branch3x3", x, 384, (3, 3), 2, "VALID"), twice, _shrunk(x)], -1)
+
+
+def _block_c(layer: Layer, x: Array, narrow: int) -> Array:
+    once = layer("branch7x7_2", layer("branch7x7_1", x, narrow), narrow, (1, 7))
+    once = layer("branch7x7_3", once, 192, (7, 1))
+    twice = layer("branch7x7dbl_2", layer("branch7x7dbl_1", x, narrow), narrow, (7, 1))
+    twice = layer("branch7x7dbl_3", twice, narrow, (1, 7))
+    twice = layer("branch7x7dbl_5", layer("branch7x7dbl_4", twice, narrow, (7, 1)), 192, (1, 7))
+    return jnp.concatenate([layer("branch1x1", x, 192), once, twice, layer("branch_pool", _averaged(x), 192)], -1)
+
+
+def _block_d(layer: Layer, x: Array) -> Array:
+    by_3 = layer("branch3x3_2", layer("branch3x3_1", x, 192), 320, (3, 3), 2, "VALID")
+    by_7 = layer("branch7x7x3_2", layer("branch7x7x3_1", x, 192), 192, (1, 7))
+    by_7 = layer("branch7x7x3_4", layer("branch7x7x3_3", by_7, 192, (7, 1)), 192, (3, 3), 2, "VALID")
+    return jnp.concatenate([by_3, by_7, _shrunk(x)], -1)
+
+
+def _block_e(layer: Layer, x: Array, pooled: Array) -> Array:
+    once = layer("branch3x3_1", x, 384)
+    twice = layer("branch3x3dbl_2", layer("branch3x3dbl_1", x, 448), 384, (3, 3))
+    parts = [
+        layer(f"{name}{side}", h, 384, size)
+        for name, h in (("branch3x3_2", once), ("branch3x3dbl_3", twice))
+        for side, size in (("a", (1, 3)), ("b", (3, 1)))
+    ]
+    return jnp.concatenate([layer("branch1x1", x, 320), *parts, layer("branch_pool", pooled, 192)], -1)
+
+
+def _largest(x: Array, stride: int, padding: str) -> Array:
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding)
+
+
+def _shrunk(x: Array) -> Array:
+    return _largest(x, 2, "VALID")
+
+
+def _averaged(x: Array) -> Array:
+    """Over 3 x 3 pixels, as many of them as there are in the image."""
+
+    def summed(x: Array) -> Array:
+        return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+
+    return summed(x) / summed(jnp.ones((1, *x.shape[1:3], 1), x.dtype))

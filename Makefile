@@ -18,7 +18,7 @@ EXTRAS := dev$(addprefix $(comma),$(JAX_EXTRA))
 STAMP := $(VENV)/.installed$(addprefix -,$(JAX_EXTRA))$(addprefix -jax-,$(JAX_VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation test test-all test-browser mutants tpu-check check clean
+.PHONY: help ablation test test-all test-browser test-oracles mutants tpu-check check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,11 @@ test-browser: $(STAMP)  ## the tests of the page in headless Chromium
 mutants: $(STAMP)  ## seed mistakes one at a time and see that the tests catch each; minutes
 	$(BIN)/python -m tests.mutants
 
+# An environment of its own: PyTorch is half a GiB, and only these tests need it.
+test-oracles:  ## compare with PyTorch and diffusers themselves; installs them into .venv-oracles
+	@$(MAKE) --no-print-directory VENV=.venv-oracles JAX_EXTRA=oracles .venv-oracles/.installed-oracles
+	.venv-oracles/bin/python -m pytest -m oracle
+
 # An environment of its own: with libtpu in it, JAX looks for a TPU at every start.
 tpu-check:  ## compile for Cloud TPU without one; minutes, installs libtpu into .venv-tpu
 	@$(MAKE) --no-print-directory VENV=.venv-tpu JAX_EXTRA=tpu .venv-tpu/.installed-tpu
@@ -50,7 +55,7 @@ check: $(STAMP)  ## lint, format and types
 	$(BIN)/mypy
 
 clean:  ## remove .venv, build files and caches; keep runs
-	rm -rf $(VENV) .venv-tpu build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-tpu .venv-oracles build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find ddpm_jax experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.txt pyproject.toml

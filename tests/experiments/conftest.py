@@ -8,7 +8,7 @@ import pytest
 from ddpm_jax import data, unet
 from ddpm_jax.command import command_line
 from ddpm_jax.data import Split
-from experiments import sample, train, train_heads, variance_ablation
+from experiments import export_weights, import_weights, sample, train, train_heads, variance_ablation
 from tests.test_unet import LEAST as TINY
 
 TRAINING = ["--preset", "tiny", "--T", "30", "--steps", "4", "--batch", "8", "--sample-every", "0", "--save-every", "2"]
@@ -18,11 +18,15 @@ EXPERIMENTS: dict[str, tuple[type, Callable, str | None]] = {
     "sample": (sample.Sample, sample.main, sample.__doc__),
     "variance_ablation": (variance_ablation.Ablation, variance_ablation.main, variance_ablation.__doc__),
 }
+COMMANDS = EXPERIMENTS | {
+    "import_weights": (import_weights.ImportWeights, import_weights.main, import_weights.__doc__),
+    "export_weights": (export_weights.ExportWeights, export_weights.main, export_weights.__doc__),
+}
 
 
 def run(name: str, *argv: str) -> None:
     """One experiment, as the command line would run it."""
-    options, main, description = EXPERIMENTS[name]
+    options, main, description = COMMANDS[name]
     command_line(options, main, description or "", [str(word) for word in argv])
 
 

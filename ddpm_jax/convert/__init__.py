@@ -1,0 +1,1 @@
+"""Other projects' checkpoints to and from ours, one file a project."""

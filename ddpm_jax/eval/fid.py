@@ -25,7 +25,7 @@ class Sums(NamedTuple):
 
 
 def sums(features: Float[np.ndarray, "n d"]) -> Sums:
-    """Of one or more features."""
+    """Of one or more features. Heusel et al. 2017, section 3."""
     wide = np.asarray(features, np.float64)
     mean = wide.mean(axis=0)
     return Sums(len(wide), mean, (wide - mean).T @ (wide - mean))
@@ -39,7 +39,7 @@ def added(one: Sums, other: Sums) -> Sums:
 
 
 def fit(found: Sums) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and covariance, scatter/(n - 1), (d, d).
+    """Mean (d,) and covariance, scatter/(n - 1), (d, d). Heusel et al. 2017, section 3.
 
     Raises:
       ValueError: fewer than two features.

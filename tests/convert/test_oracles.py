@@ -1,4 +1,4 @@
-"""Other projects' own code beside ours: `make test-oracles` installs it and runs these tests."""
+"""diffusers and PyTorch themselves beside ours: `make test-oracles` installs them and runs these tests."""
 
 from pathlib import Path
 from typing import Any

@@ -18,7 +18,7 @@ EXPERIMENTS: dict[str, tuple[type, Callable, str | None]] = {
     "sample": (sample.Sample, sample.main, sample.__doc__),
     "variance_ablation": (variance_ablation.Ablation, variance_ablation.main, variance_ablation.__doc__),
 }
-COMMANDS = EXPERIMENTS | {
+WITHOUT_A_SEED: dict[str, tuple[type, Callable, str | None]] = {
     "import_weights": (import_weights.ImportWeights, import_weights.main, import_weights.__doc__),
     "export_weights": (export_weights.ExportWeights, export_weights.main, export_weights.__doc__),
 }
@@ -26,7 +26,7 @@ COMMANDS = EXPERIMENTS | {
 
 def run(name: str, *argv: str) -> None:
     """One experiment, as the command line would run it."""
-    options, main, description = COMMANDS[name]
+    options, main, description = (EXPERIMENTS | WITHOUT_A_SEED)[name]
     command_line(options, main, description or "", [str(word) for word in argv])
 
 

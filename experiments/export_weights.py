@@ -43,7 +43,7 @@ def main(options: ExportWeights) -> None:
         return
     out = options.out or options.workdir / "diffusers"
     cells.check_writable(out)
-    diffusers.save(out / "unet", trained.averaged, network)
+    diffusers.save(out / "unet", trained.averaged, network, trained.run.data.shape[0])
     diffusers_scheduler.save(out, scheduler)
     print(out)
 

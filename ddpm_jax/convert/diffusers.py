@@ -167,7 +167,7 @@ def _renamed(found: Tensors) -> dict[str, np.ndarray]:
     return {today(name) if ".attentions." in name else name: array for name, array in found.items()}
 
 
-def save(folder: Path, params: Mapping[str, Any], config: UNetConfig) -> None:
+def save(folder: Path, params: Mapping[str, Any], config: UNetConfig, image_size: int | None = None) -> None:
     """Write config.json and the weights, for `UNet2DModel.from_pretrained(folder)`.
 
     diffusers' network counts time from 0. That another one counts from elsewhere is worked into its first matrix: with
@@ -177,12 +177,13 @@ def save(folder: Path, params: Mapping[str, Any], config: UNetConfig) -> None:
       folder: made where it is missing.
       params: of our network.
       config: its shape.
+      image_size: of the data; diffusers' pipelines draw images of it.
 
     Raises:
       ValueError: diffusers has no such network.
       OSError: the folder cannot be written.
     """
-    described = write_config(config)
+    described = {**write_config(config), "sample_size": image_size}
     arrays = tensors.theirs(params, config, PROJECT)
     first = f"{PROJECT.ends[0]}.weight"
     arrays[first] = _from_zero(arrays[first], config)

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from ddpm_jax import predict, process, sampler, trajectory, unet, variance
 from ddpm_jax import schedule as schedules
 from ddpm_jax.convert import diffusers as ours
-from ddpm_jax.convert import files, improved_diffusion
+from ddpm_jax.convert import diffusers_scheduler, files, improved_diffusion
 from ddpm_jax.protocols import Rules
 from ddpm_jax.variance import Calibration
 from tests import golden
@@ -87,6 +87,17 @@ def test_a_network_of_ours_that_counts_from_one_goes_out(tmp_path: Path) -> None
     expected = np.asarray(jax.jit(unet.network(config))(params, x, t))
     found = said(theirs.UNet2DModel.from_pretrained(tmp_path).eval(), x, t - 1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+def test_a_pipeline_of_ours_is_loaded_and_draws_images(tmp_path: Path) -> None:
+    config = unet.PRESETS["digits"]
+    params = jax.jit(unet.init, static_argnums=(1, 2))(jax.random.key(0), config, 8)
+    ours.save(tmp_path / "unet", params, config, 8)
+    diffusers_scheduler.save(tmp_path, diffusers_scheduler.write(diffusers_scheduler.Scheduler()))
+    pipeline = theirs.DDPMPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(batch_size=2, num_inference_steps=3, output_type="np").images
+    assert images.shape == (2, 8, 8, 1) and np.isfinite(images).all()
 
 
 def test_the_whole_cifar10_network_comes_in(tmp_path: Path) -> None:

@@ -77,10 +77,10 @@ def main(options: ImportWeights) -> None:
     with guard.locked(options.workdir):
         if checkpoint.steps(folder):
             raise ValueError(f"{options.workdir} holds a run already: choose another --workdir")
-        state = recipes.init(jax.random.key(config.seed), found.params, wanted.recipe)
+        state, said = recipes.init(jax.random.key(config.seed), found.params, wanted.recipe), run.describe(wanted)
         with checkpoint.writing(folder) as store:
-            checkpoint.save(store, state, run.describe(wanted))
-        journal.introduce(options.workdir, run.describe(wanted), 0, devices.words())
+            checkpoint.save(store, state, said)
+        journal.introduce(options.workdir, said, 0, devices.words())
     print(f"{options.workdir}: {unet.parameter_count(found.params):,} parameters of {options.weights}")
 
 

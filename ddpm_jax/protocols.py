@@ -1,5 +1,6 @@
 """Conventions of the papers that move results as much as the variance does: last step, clips, decoder."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ class Rules(NamedTuple):
       clip_x_0: clip x_0_hat to [-1, 1] before the mean is formed. Ho et al. 2020, released code.
       clamp_cov: hold estimates of Cov[x_0 | x_t] within [0, 1]; see `variance.analytic`.
       decoder: the variance of p(x_0 | x_tau_1) in the likelihood: a name of DECODERS.
+      rounding: how samples become grey levels: a name of ROUNDINGS.
     """
 
     last_step: str = "mean"
@@ -26,6 +28,7 @@ class Rules(NamedTuple):
     clip_x_0: bool = True
     clamp_cov: bool = True
     decoder: str = "shared"
+    rounding: str = "nearest"
 
 
 DECODERS = ("shared", "own")
@@ -34,10 +37,13 @@ DECODERS = ("shared", "own")
 own: tb(tau_1, tau_2) for choices of the form base + gain h; that of the choice itself for others, with tb(tau_1, tau_2)
 in the place of tb(0, tau_1). Nichol & Dhariwal 2021, released code."""
 
+ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"nearest": np.round, "down": np.floor}
+"""down: Nichol & Dhariwal 2021 and Song et al. 2021 (score_sde), released code. nearest: most others."""
+
 PROTOCOLS: dict[str, Rules] = {
     "ddpm": Rules(),
     "analytic-dpm": Rules(pixel_clip=1.0),
-    "iddpm": Rules(decoder="own"),
+    "iddpm": Rules(decoder="own", rounding="down"),
 }
 """The papers' conventions by name. All take x_0_hat clipped and no noise in the last step. For a network that predicts
 mu set clip_x_0 = False: it says the mean itself, which no clipped x_0_hat forms.
@@ -69,10 +75,12 @@ def log_var_cap(rules: Rules, steps: Steps) -> np.ndarray:
     The step into tau_1 has sigma^2 <= (2 y/(levels - 1))^2 pi/2. Bao et al. 2022, section 4.
 
     Raises:
-      ValueError: the rules name no known last step or decoder, y <= 0, or fewer than 2 levels.
+      ValueError: the rules name no known last step, decoder or rounding, y <= 0, or fewer than 2 levels.
     """
     if rules.decoder not in DECODERS:
         raise ValueError(f"unknown decoder {rules.decoder!r}: choose {' or '.join(DECODERS)}")
+    if rules.rounding not in ROUNDINGS:
+        raise ValueError(f"unknown rounding {rules.rounding!r}: choose {' or '.join(ROUNDINGS)}")
     if rules.last_step not in ("mean", "noise"):
         raise ValueError(f"unknown last_step {rules.last_step!r}: choose mean or noise")
     cap = np.full(steps.K, np.inf)

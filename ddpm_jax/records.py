@@ -31,6 +31,11 @@ class ImageArray(Protocol):
     def __getitem__(self, index: Any, /) -> Any: ...
 
 
+def shades(images: UInt8[np.ndarray, "*b h w c"], levels: int) -> UInt8[np.ndarray, "*b h w c"]:
+    """Grey levels 0..levels-1 as 0..255, to be looked at or given to other programs."""
+    return images if levels == 256 else np.round(images * (255 / (levels - 1))).astype(np.uint8)
+
+
 class Records(NamedTuple):
     """Images that are stored one by one.
 

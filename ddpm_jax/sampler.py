@@ -107,6 +107,11 @@ def sample_each(
     return jnp.stack([found[i] for i in range(len(choices))])
 
 
+def keys_of(key: Key[Array, ""], first: int, last: int) -> Key[Array, " n"]:
+    """The keys of samples first, ..., last - 1 of one key, to draw these alone. Ho et al. 2020, algorithm 2."""
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(first, last))
+
+
 def sample_path(
     key: Key[Array, "..."],
     steps: Steps,
@@ -137,7 +142,7 @@ def _chain(
         raise ValueError(f"{len(key)} keys for {shape[0]} samples: give one key, or one per sample")
     if x_T is not None and x_T.shape != shape:
         raise ValueError(f"x_T has shape {x_T.shape}, the samples {shape}")
-    keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(shape[0]))
+    keys = key if key.ndim else keys_of(key, 0, shape[0])
     keys, which = jnp.concatenate([keys] * len(choices)), np.repeat(np.arange(len(choices)), shape[0])
     shared, fixed = _program(steps, denoiser, choices, shape, rules)
     x_0, x_0_hat = parallel.over_examples(_scan, shared, (keys, which, x_T), layout, **fixed, record=record)

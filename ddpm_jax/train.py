@@ -19,6 +19,7 @@ from ddpm_jax import objective, packing
 from ddpm_jax.devices import when_there
 from ddpm_jax.objective import Noised
 from ddpm_jax.predict import Images
+from ddpm_jax.protocols import ROUNDINGS
 from ddpm_jax.recipes import TENTHS, Metrics, Params, Recent, Recipe, TrainState
 
 Batch = UInt8[Array, "b *x"] | Float[Array, "b *x"]
@@ -30,9 +31,15 @@ def to_unit(images_uint8: UInt8[Array, "b *x"], levels: int) -> Images:
     return images_uint8.astype(jnp.float32) * (2 / (levels - 1)) - 1
 
 
-def to_levels(x: Images | Float[np.ndarray, "b *x"], levels: int) -> np.ndarray:
-    """[-1, 1] to the nearest grey level 0..levels-1, after clipping; the inverse of `to_unit`, on the host."""
-    return np.round((np.clip(np.asarray(x), -1, 1) + 1) * ((levels - 1) / 2)).astype(np.uint8)
+def to_levels(x: Images | Float[np.ndarray, "b *x"], levels: int, rounding: str = "nearest") -> np.ndarray:
+    """[-1, 1] to a grey level 0..levels-1, after clipping; the inverse of `to_unit`, on the host.
+
+    Args:
+      x: images.
+      levels: how many there are.
+      rounding: a name of ROUNDINGS.
+    """
+    return ROUNDINGS[rounding]((np.clip(np.asarray(x), -1, 1) + 1) * ((levels - 1) / 2)).astype(np.uint8)
 
 
 def train_steps(

@@ -1,31 +1,36 @@
 """Draw images from a trained denoiser.
 
-Writes samples.png, a grid, and samples.npz with the grey levels and everything that made them.
+Writes samples.png, a grid of the first, and samples.npz with all images (arr_0, grey levels 0 to 255, as evaluators of
+other projects read them) and the options that made them. Thousands are drawn in shards: run again, it goes on where it
+stopped.
 Command: python -m experiments.sample --workdir runs/digits --variance isotropic --K 50
 """
 
 import json
+from collections import Counter
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from ddpm_jax import agreement, basis, cells, head_run, process, protocols, run, sampler, sources, trajectory, variance
+from ddpm_jax import agreement, basis, cells, head_run, process, protocols, records, run, sources, trajectory, variance
 from ddpm_jax import subject as subjects
+from ddpm_jax.cells import Keep, Store
 from ddpm_jax.command import command_line
 from ddpm_jax.config import Config
 from ddpm_jax.data import seen
-from ddpm_jax.eval import ablation, moments
+from ddpm_jax.eval import ablation, moments, quality
+from ddpm_jax.eval.ablation import Choices
 from ddpm_jax.protocols import Rules
-from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.sampler import SAMPLERS
 from ddpm_jax.subject import Subject
-from ddpm_jax.train import to_levels
 from ddpm_jax.variance import Calibration
 
 OF_THE_NETWORK = ("data", "image_size", "schedule", "T", "prediction")
+SHOWN = 400  # images of the grid, at most
 TRAINED = {field.name for field in fields(Config)} - {*OF_THE_NETWORK}
 
 
@@ -61,7 +66,9 @@ class Sample:
       pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
       clip_x_0: clip predicted data to [-1, 1]; default the protocol's.
       clamp_cov: hold estimated covariances of the data within [0, 1]; default the protocol's.
+      rounding: of grey levels, nearest or down; default the protocol's.
       out: folder for the images; default workdir/samples.
+      force: draw again what is in out/cells.
       dry_run: print the resolved options and stop.
     """
 
@@ -92,7 +99,9 @@ class Sample:
     pixel_clip: float | None = None
     clip_x_0: bool | None = None
     clamp_cov: bool | None = None
+    rounding: str | None = None
     out: Path | None = None
+    force: bool = False
     dry_run: bool = False
 
 
@@ -112,8 +121,9 @@ def main(options: Sample) -> None:
         if options.times
         else trajectory.named(options.trajectory, schedule.T, options.K)
     )
-    steps = process.steps(schedule, times, SAMPLERS[options.sampler](options.eta))
-    alone = {name: getattr(options, name) for name in ("last_step", "pixel_clip", "clip_x_0", "clamp_cov")}
+    kernel = SAMPLERS[options.sampler](options.eta)
+    steps = process.steps(schedule, times, kernel)
+    alone = {name: getattr(options, name) for name in ("last_step", "pixel_clip", "clip_x_0", "clamp_cov", "rounding")}
     rules = protocols.protocol(options.protocol, images.levels, **alone)
     protocols.log_var_cap(rules, steps)
     resolved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
@@ -121,16 +131,19 @@ def main(options: Sample) -> None:
     if options.dry_run:
         print(json.dumps({**resolved, "times": times.tolist()}, indent=2))
         return
-    choice = build(options, subject, rules, times)
+    keep = partial(cells.fetch, Store(out / "cells", {"denoiser": subject.fingerprint}, options.force, Counter()))
+    known = calibration(options, subject, rules, times, keep)
+    choice, cell = variance.build(options.variance, known), (options.variance, "given", len(times))
     if choice.heads:
         subjects.check_clip(subject, rules.clip_x_0)
-    shape = (options.n, *images.shape)
-    x_0 = sampler.sample(jax.random.key(options.seed), steps, subject.denoiser, choice, shape, rules)
-    out.mkdir(parents=True, exist_ok=True)
-    levels = to_levels(x_0, images.levels)
-    kept = dict(images=levels, options=np.asarray(json.dumps({**resolved, "times": times.tolist()})))
+    choices = Choices(known, {options.variance: choice}, {cell: times}, kernel=kernel)
+    draws = quality.Draws((options.seed,), options.n, images.shape)
+    levels = quality.draw(choices, subject.denoiser, [cell], rules, draws, keep=keep)[cell][0]
+    shades = records.shades(levels, images.levels)
+    made = {**resolved, "times": times.tolist(), "rules": rules._asdict(), "network": subject.fingerprint}
+    kept = dict(arr_0=shades, options=np.asarray(json.dumps(made)))
     cells.write_whole(out / "samples.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **kept))
-    draw_grid(levels, images.levels, out / "samples.png")
+    draw_grid(shades[:SHOWN], out / "samples.png")
     print(out / "samples.png")
 
 
@@ -159,8 +172,8 @@ def _headed(options: Sample, subject: Subject) -> Subject:
     return head_run.load(options.head_checkpoint or beside, subject)
 
 
-def build(options: Sample, subject: Subject, rules: Rules, times: np.ndarray) -> ReverseVariance:
-    """The variance; one that needs moments takes them from --moments, or calibration images at the chain's times."""
+def calibration(options: Sample, subject: Subject, rules: Rules, times: np.ndarray, keep: Keep) -> Calibration:
+    """What fixes the variance; moments, if it needs any, from --moments, or calibration images at the chain's times."""
     known = Calibration(
         subject.schedule,
         options.frac,
@@ -174,23 +187,24 @@ def build(options: Sample, subject: Subject, rules: Rules, times: np.ndarray) ->
         measured = moments.load(options.moments, subject.fingerprint, rules)
     else:
         try:
-            return variance.build(options.variance, known)
+            variance.build(options.variance, known)
+            return known
         except variance.Unmeasured:
             images = subject.data.calibration.images
             key = jax.random.fold_in(jax.random.key(options.seed), 1)
             measured = moments.measure(
-                key, subject.schedule, subject.denoiser, images, rules, times, colours=known.colours
+                key, subject.schedule, subject.denoiser, images, rules, times, keep=keep, colours=known.colours
             )
-    return variance.build(options.variance, ablation.calibrate(known, measured, options.c))
+    return ablation.calibrate(known, measured, options.c)
 
 
-def draw_grid(levels: np.ndarray, count: int, path: Path) -> None:
-    """A square-ish grid of images, one grey level per value."""
-    columns = int(np.ceil(np.sqrt(len(levels))))
-    empty = np.zeros((-len(levels) % columns, *levels.shape[1:]), levels.dtype)
-    tiles = np.concatenate([levels, empty]).reshape(-1, columns, *levels.shape[1:])
+def draw_grid(shades: np.ndarray, path: Path) -> None:
+    """A square-ish grid of images of grey levels 0..255."""
+    columns = int(np.ceil(np.sqrt(len(shades))))
+    empty = np.zeros((-len(shades) % columns, *shades.shape[1:]), shades.dtype)
+    tiles = np.concatenate([shades, empty]).reshape(-1, columns, *shades.shape[1:])
     rows, _, height, width, channels = tiles.shape
-    grid = tiles.swapaxes(1, 2).reshape(rows * height, columns * width, channels) / (count - 1)
+    grid = tiles.swapaxes(1, 2).reshape(rows * height, columns * width, channels) / 255
     plt.imsave(path, np.repeat(grid, 3 // channels, axis=-1).repeat(8, axis=0).repeat(8, axis=1))
 
 

@@ -67,7 +67,8 @@ LAYERS = {
     "finite_set worlds",
     "training": "recipes train manifest storage checkpoint",
     "evaluation": "subject eval.classifier eval.inception eval.feature_metrics eval.spline eval.decoders eval.costs "
-    "eval.visit eval.moments eval.elbo eval.ablation eval.checks eval.curves eval.quality eval.spread",
+    "eval.visit eval.moments eval.elbo eval.ablation eval.checks eval.curves eval.budget eval.fid_protocol eval.judge "
+    "eval.quality eval.spread",
     "exact worlds": "eval.gaussian_chain eval.frechet_schedule eval.gaussian_samples eval.power_law eval.density",
     "a whole study": "eval.study eval.findings eval.whole_chain",
     "a run": "command agreement pace journal places guard run preview sources room loop head_run",
@@ -75,7 +76,7 @@ LAYERS = {
     "the page": "report.chart report.bound_figures report.figures report.mosaics report.interactive report.printed "
     "report.claims report.markdown report.published report.literature report.page report.provenance report.distances "
     "report.exact_figures report.exact_tables report.spectral "
-    "report.trained_claims report.trained_table",
+    "report.trained_claims report.trained_table report.reproduction",
 }
 ORDER = [name for row in LAYERS.values() for name in row.split()]
 PACKAGES = {"convert", "eval", "report"}
@@ -602,7 +603,7 @@ def test_a_missing_unit_is_seen() -> None:
 
 REGISTRIES = (
     "VARIANCES SCHEDULES TRAJECTORIES PREDICTIONS OBJECTIVES WEIGHTINGS TIME_SAMPLERS FITS HEAD_SIZES SAMPLERS "
-    "PROTOCOLS PARALLEL DATASETS PRESETS"
+    "PROTOCOLS PARALLEL DATASETS PRESETS ROUNDINGS PREPARATIONS FID_PROTOCOLS"
 ).split()
 
 

@@ -330,7 +330,7 @@ def test_clipping_x_0_acts_before_the_mean_is_formed_in_an_inner_step(short):
 
 
 def test_the_default_rules_add_no_noise_in_the_last_step_and_clip_x_0(short, four_steps):
-    assert protocols.Rules() == ("mean", None, 256, True, True, "shared")
+    assert protocols.Rules() == ("mean", None, 256, True, True, "shared", "nearest")
     path = sampler.sample_path(jax.random.key(0), four_steps, crooked, variance.large(short), SMALL_SHAPE)
     np.testing.assert_allclose(path.x_0, path.x_0_hat[-1], atol=1e-6)
     assert np.abs(path.x_0_hat).max() <= 1
@@ -626,7 +626,7 @@ def test_chains_start_where_no_data_are_left(of, kind, times):
     [
         ("ddpm", protocols.Rules("mean", None, 17, True, True)),
         ("analytic-dpm", protocols.Rules("mean", 1.0, 17, True, True)),
-        ("iddpm", protocols.Rules("mean", None, 17, True, True, "own")),
+        ("iddpm", protocols.Rules("mean", None, 17, True, True, "own", "down")),
     ],
 )
 def test_a_protocol_is_its_papers_rules_for_the_datas_levels(name, expected):

@@ -50,6 +50,11 @@ def test_images_become_minus_one_to_one_and_back() -> None:
     np.testing.assert_array_equal(train.to_levels(x, 17)[:, 0], np.arange(17))
 
 
+def test_levels_can_be_rounded_down() -> None:
+    x = np.array([[-1.0, -0.9999, 0.0, 0.9999, 1.0, 2.0]])
+    assert train.to_levels(x, 256, "down").tolist() == [[0, 0, 127, 254, 255, 255]]
+
+
 def test_levels_are_rounded_not_truncated_and_clipped() -> None:
     assert train.to_levels(np.array([[0.99, -0.99, 3.0, -3.0]]), 17).tolist() == [[16, 0, 16, 0]]
 

@@ -14,6 +14,7 @@ from ddpm_jax import cells, process, reverse, trajectory, variance
 from ddpm_jax.cells import Keep
 from ddpm_jax.eval import costs, decoders, elbo
 from ddpm_jax.eval.moments import Moments, mean_error, mean_excess
+from ddpm_jax.process import DDPM, Kernel
 from ddpm_jax.reverse import ReverseVariance
 from ddpm_jax.schedule import Schedule
 from ddpm_jax.variance import Calibration
@@ -53,6 +54,7 @@ class Choices(NamedTuple):
         defined on one chain only that chain.
       decoder_log_var: of `optimal_free` at every first time, in nats; None where it was not asked for.
       decoder: that of the other trajectories, see `protocols.Rules`.
+      kernel: of the reverse step; the likelihood bound is that of DDPM's, so others are sampled alone.
     """
 
     calibration: Calibration
@@ -60,6 +62,7 @@ class Choices(NamedTuple):
     times: dict[Cell, np.ndarray]
     decoder_log_var: np.ndarray | None = None
     decoder: str = "shared"
+    kernel: Kernel = DDPM
 
     @property
     def schedule(self) -> Schedule:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from ddpm_jax.eval import fid
 
 Features = Float[np.ndarray, "n d"]
+Others = Float[np.ndarray, "m d"]
 ROWS = 1000  # of features that are compared with all others at once
 
 
@@ -27,15 +28,12 @@ class Estimate(NamedTuple):
     standard_error: float
 
 
-def fid_infinity(
-    features: Features, mean: np.ndarray, cov: np.ndarray, sizes: Sequence[int], seed: int = 0
-) -> Estimate:
+def fid_infinity(features: Features, to: fid.Target, sizes: Sequence[int], seed: int = 0) -> Estimate:
     """FID of ever more images, by a line through its values over 1/n. Chong & Forsyth 2020, section 4.
 
     Args:
       features: of samples.
-      mean: of the reference.
-      cov: of the reference.
+      to: the reference.
       sizes: two or more subsets' sizes, each at most the number of samples.
       seed: of the subsets.
 
@@ -47,10 +45,7 @@ def fid_infinity(
         raise ValueError(f"sizes {sizes}: two or more different ones from 2 to {len(features)}, the number of samples")
     draw = np.random.default_rng(seed)
     values = np.array(
-        [
-            fid.frechet_distance(*fid.gaussian_fit(features[draw.choice(len(features), n, replace=False)]), mean, cov)
-            for n in sizes
-        ]
+        [fid.distance(to, fid.gaussian_fit(features[draw.choice(len(features), n, replace=False)])) for n in sizes]
     )
     return _intercept(1 / np.array(sizes), values)
 
@@ -66,7 +61,7 @@ def _intercept(x: np.ndarray, y: np.ndarray) -> Estimate:
     return Estimate(float(value), float(np.sqrt(noise * (1 / len(x) + x.mean() ** 2 / spread))))
 
 
-def kid(features: Features, reference: Features, subsets: int = 100, size: int = 1000, seed: int = 0) -> Estimate:
+def kid(features: Features, reference: Others, subsets: int = 100, size: int = 1000, seed: int = 0) -> Estimate:
     """Squared maximum mean discrepancy under the kernel (x y/d + 1)^3, without bias. Binkowski et al. 2018, section 4.
 
     Args:
@@ -131,7 +126,7 @@ def _score(logits: np.ndarray) -> float:
     return float(np.exp(terms.sum(axis=1).mean()))
 
 
-def precision_recall(features: Features, reference: Features, k: int = 3) -> tuple[float, float]:
+def precision_recall(features: Features, reference: Others, k: int = 3) -> tuple[float, float]:
     """Shares of samples among the images, and of images among the samples. Kynkaanniemi et al. 2019, equations 1 to 3.
 
     A feature is among others if it lies no farther from one of them than that one's k-th neighbour.

@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax import cells
+from ddpm_jax import cells, records
 from ddpm_jax.cells import Keep
 from ddpm_jax.data import seen
 from ddpm_jax.eval import ablation, checks, classifier, costs, curves, fid, quality
+from ddpm_jax.eval import judge as judges
 from ddpm_jax.eval.ablation import REFERENCE, Choices
 from ddpm_jax.eval.costs import Table
+from ddpm_jax.eval.judge import Judge
 from ddpm_jax.eval.moments import Moments
 from ddpm_jax.eval.study import GAP_K, Design, Means, every_K, paths
 from ddpm_jax.subject import Subject
@@ -85,27 +87,35 @@ def sample(
     assert train.labels is not None and test.labels is not None
     even = [(name, "even", K) for K in design.sample_K for name in design.variances]
     wanted = [cell for cell in even if cell in choices.times]
-    shape = (design.seeds, design.images, *images.shape)
-    drawn = quality.draw(choices, subject.denoiser, wanted, design.rules, shape, means.layout, means.keep)
-    judge = classifier.fit(train.images, train.labels, images.levels, keep=means.keep)
-    features = partial(classifier.features, judge)
+    draws = quality.Draws(range(design.seeds), design.images, images.shape)
+    drawn = quality.draw(choices, subject.denoiser, wanted, design.rules, draws, means.layout, means.keep)
+    network = classifier.fit(train.images, train.labels, images.levels, keep=means.keep)
+    judge = judge_of(network)
     held_out = np.concatenate([images.calibration.images, test.images])
-    target = fid.gaussian_fit(features(train.images))
-    single, over_seeds = quality.distances(drawn, features, train.images)
+    reference = judges.of_images(f"{images.name}, images that the network learned", train.images, judge)
+    single, over_seeds = quality.distances(drawn, judge, reference)
     results = {
         "samples": single,
         "sample_cells": over_seeds,
         "classifier": {
             "name": "multilayer perceptron, 128 and 32 hidden units, features of the last",
-            "features": int(target[0].size),
-            "train_accuracy": classifier.accuracy(judge, train.images, train.labels),
-            "test_accuracy": classifier.accuracy(judge, test.images, test.labels),
-            "bias": fid.finite_sample_bias(target[1], design.images),
-            "held_out_frechet": fid.frechet_distance(*fid.gaussian_fit(features(held_out)), *target),
+            "features": judge.size,
+            "train_accuracy": classifier.accuracy(network, train.images, train.labels),
+            "test_accuracy": classifier.accuracy(network, test.images, test.labels),
+            "bias": fid.finite_sample_bias(reference.target.fit.cov, design.images),
+            "held_out_frechet": fid.distance(reference.target, fid.fit(judges.summed(judge, held_out))),
             "held_out_images": len(held_out),
+            "measure": judges.measure(judge, reference, design.rules.rounding, design.images)._asdict(),
         },
     }
     return results, drawn
+
+
+def judge_of(network: classifier.Classifier) -> Judge:
+    """A classifier's features, for distances that are not the FID."""
+    name = f"multilayer perceptron {cells.fingerprint(network._asdict())[:12]}"
+    features = partial(classifier.features, network)
+    return Judge(name, f"grey levels over {network.levels - 1}", len(network.biases[-2]), features)
 
 
 def pictures(
@@ -126,6 +136,6 @@ def pictures(
         "strip": quality.strip(choices, subject.denoiser, cell, design.rules, shape, keep),
         "neighbours": np.stack([long, train[index]], axis=1),
     }
-    shades = {name: np.round(rows * (255 / (images.levels - 1))).astype(np.uint8) for name, rows in levels.items()}
+    shades = {name: records.shades(rows, images.levels) for name, rows in levels.items()}
     shades["grid_names"] = np.asarray(of_grid)
     return {**shades, "strip_t": choices.times[cell][::-1], "neighbours_distance": distance}

@@ -16,11 +16,14 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8
 
+from ddpm_jax import parallel
 from ddpm_jax.convert import files
+from ddpm_jax.devices import Layout
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 SIDE, FEATURES = 299, 2048
 EPSILON = 1e-3  # of the batch normalisation
+BATCH = 128  # images that a device takes at a time
 NORM = ("weight", "bias", "running_mean", "running_var")
 Layer = Callable[..., Array]  # (name, x, channels, size, stride, padding) -> x convolved, normalised and rectified
 
@@ -40,9 +43,11 @@ class Preparation(NamedTuple):
 PREPARATIONS: dict[str, Preparation] = {
     "pytorch-fid": Preparation(0.5, 127.5),
     "tensorflow": Preparation(0.0, 128.0),
+    "tensorflow-gan": Preparation(0.0, 127.5),
 }
 """pytorch-fid: pixels are areas (align_corners=False), levels on [-1, 1]. tensorflow: as the graph of 2015 itself does,
-and TF-GAN, guided-diffusion and EDM with it: pixels are points at their left upper corners."""
+and guided-diffusion and EDM with it: pixels are points at their left upper corners. tensorflow-gan: its levels are on
+[-1, 1], too."""
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -101,6 +106,17 @@ def features(
         return jax.nn.relu(_convolve(x, params[name]["kernel"], stride, padding) + params[name]["bias"])
 
     return _network(layer, prepared(images, preparation))
+
+
+def extract(
+    params: Mapping[str, Any],
+    images_uint8: UInt8[np.ndarray, "n h w c"],
+    preparation: str = "pytorch-fid",
+    layout: Layout = Layout(),
+) -> Float[np.ndarray, "n 2048"]:
+    """`features` of any number of images, spread over devices, at most BATCH at once on each."""
+    few = layout._replace(batch=min(layout.batch, BATCH))
+    return np.asarray(parallel.over_examples(features, dict(params), images_uint8, few, preparation=preparation))
 
 
 @cache

@@ -1,15 +1,16 @@
 """Sample quality: images of every variance x K with common random numbers, and their Frechet distance.
 
-The distance is taken in features of a small classifier (`eval.classifier`); it is not the FID.
+In the main job the distance is taken in features of a small classifier (`eval.classifier`); it is not the FID.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 from jaxtyping import UInt8
 from tqdm import tqdm
 
@@ -17,7 +18,9 @@ from ddpm_jax import cells, process, sampler
 from ddpm_jax.cells import Arrays, Keep
 from ddpm_jax.devices import Layout, local
 from ddpm_jax.eval import ablation, fid
+from ddpm_jax.eval import judge as judges
 from ddpm_jax.eval.ablation import REFERENCE, Cell, Choices
+from ddpm_jax.eval.judge import Judge, Reference
 from ddpm_jax.predict import Denoiser
 from ddpm_jax.process import Steps
 from ddpm_jax.protocols import Rules
@@ -26,7 +29,22 @@ from ddpm_jax.train import to_levels
 
 CODE = cells.code_version(__name__)
 BLOCKS = 8  # that variances share, at most: they are stored when all are drawn
+SHARD = 2048  # images that are drawn and stored together
 Row = dict[str, Any]
+
+
+class Draws(NamedTuple):
+    """How many images of each cell.
+
+    Attributes:
+      seeds: of the noise.
+      n: images of each seed.
+      shape: (H, W, C).
+    """
+
+    seeds: Sequence[int]
+    n: int
+    shape: tuple[int, ...]
 
 
 def draw(
@@ -34,36 +52,46 @@ def draw(
     denoiser: Denoiser,
     wanted: Sequence[Cell],
     rules: Rules,
-    shape: tuple[int, ...],
+    draws: Draws,
     layout: Layout = Layout(),
     keep: Keep = cells.compute_always,
 ) -> dict[Cell, UInt8[np.ndarray, "seeds n h w c"]]:
-    """Images of every cell. Image i of a seed starts from the same x_T and meets the same noise in every cell.
+    """Images of every cell, SHARD at a time. Image i of a seed meets the same noise in every cell, x_T among it.
 
     Args:
       choices: the variances and the times they visit.
       denoiser: the network.
       wanted: which cells to draw.
       rules: the conventions.
-      shape: (seeds, n, H, W, C): sampling seeds 0, 1, ..., of which each draws n images.
+      draws: how many.
       layout: how images are spread over devices.
-      keep: remembers the images of a cell and seed; its inputs name everything but the denoiser.
+      keep: remembers the images of a cell, seed and shard; its inputs name everything but the denoiser.
     """
     drawn: dict[Cell, list[np.ndarray]] = {cell: [] for cell in wanted}
-    groups = list(product(_together(choices, wanted, shape[1], layout), range(shape[0])))
-    for group, seed in tqdm(groups, desc="samples", unit="batch", mininterval=1):
-        steps = process.steps(choices.schedule, choices.times[group[0]])
+    groups = list(product(_together(choices, wanted, min(draws.n, SHARD), layout), draws.seeds, shards(draws.n)))
+    for group, seed, (first, last) in tqdm(groups, desc="samples", unit="batch", mininterval=1, delay=1):
+        steps = process.steps(choices.schedule, choices.times[group[0]], choices.kernel)
         several = [choices.variances[name] for name, _, _ in group]
-        inputs = [{**_inputs(choices, cell, steps, rules), "seed": seed, "shape": shape[1:]} for cell in group]
+        shape = (last - first, *draws.shape)
+        asked = [{**inputs(choices, cell, rules), "seed": seed, "first": first, "shape": shape} for cell in group]
+        keys = sampler.keys_of(jax.random.key(seed), first, last)
 
-        def compute(places: list[int], steps: Steps = steps, seed: int = seed, several: list = several) -> list[Arrays]:
+        def compute(
+            places: list[int], steps: Steps = steps, keys: Array = keys, several: list = several
+        ) -> list[Arrays]:
             some = [several[i] for i in places]
-            x_0 = sampler.sample_each(jax.random.key(seed), steps, denoiser, some, shape[1:], rules, layout)
-            return [dict(images=to_levels(images, rules.levels)) for images in x_0]
+            x_0 = sampler.sample_each(keys, steps, denoiser, some, (len(keys), *draws.shape), rules, layout)
+            return [dict(images=to_levels(images, rules.levels, rules.rounding)) for images in x_0]
 
-        for cell, found in zip(group, cells.fetch_each(keep, "samples", inputs, compute), strict=True):
+        for cell, found in zip(group, cells.fetch_each(keep, "samples", asked, compute), strict=True):
             drawn[cell].append(found["images"])
-    return {cell: np.stack(images) for cell, images in drawn.items()}
+    whole = (len(draws.seeds), draws.n, *draws.shape)
+    return {cell: np.concatenate(images).reshape(whole) for cell, images in drawn.items()}
+
+
+def shards(n: int) -> list[tuple[int, int]]:
+    """The first of each part of n images, and the first after it."""
+    return [(first, min(first + SHARD, n)) for first in range(0, n, SHARD)]
 
 
 def _together(choices: Choices, wanted: Sequence[Cell], n: int, layout: Layout) -> list[list[Cell]]:
@@ -84,12 +112,15 @@ def strip(
     keep: Keep = cells.compute_always,
 ) -> UInt8[np.ndarray, "n K h w c"]:
     """x_0_hat at every step from T down, of shape (n, H, W, C) chains; predict, then correct."""
-    steps, choice = process.steps(choices.schedule, choices.times[cell]), choices.variances[cell[0]]
-    inputs = {**_inputs(choices, cell, steps, rules), "shape": shape}
-    return keep("strips", inputs, partial(_predictions, steps, denoiser, choice, shape, rules))["images"]
+    steps = process.steps(choices.schedule, choices.times[cell], choices.kernel)
+    choice = choices.variances[cell[0]]
+    known = {**inputs(choices, cell, rules), "shape": shape}
+    return keep("strips", known, partial(_predictions, steps, denoiser, choice, shape, rules))["images"]
 
 
-def _inputs(choices: Choices, cell: Cell, steps: Steps, rules: Rules) -> dict[str, Any]:
+def inputs(choices: Choices, cell: Cell, rules: Rules) -> dict[str, Any]:
+    """All that a cell's images depend on beside the denoiser, the seed and how many there are."""
+    steps = process.steps(choices.schedule, choices.times[cell], choices.kernel)
     known = ablation.identity(choices, cell[0], steps)
     return dict(steps=steps, rules=rules._asdict(), variance=known, code=CODE)
 
@@ -98,26 +129,23 @@ def _predictions(
     steps: Steps, denoiser: Denoiser, choice: ReverseVariance, shape: tuple[int, ...], rules: Rules
 ) -> cells.Arrays:
     path = sampler.sample_path(jax.random.key(0), steps, denoiser, choice, shape, rules)
-    return dict(images=to_levels(np.asarray(path.x_0_hat), rules.levels).swapaxes(0, 1))
+    return dict(images=to_levels(np.asarray(path.x_0_hat), rules.levels, rules.rounding).swapaxes(0, 1))
 
 
-def distances(
-    drawn: dict[Cell, np.ndarray], features: Callable[[np.ndarray], np.ndarray], reference: np.ndarray
-) -> tuple[list[Row], list[Row]]:
+def distances(drawn: dict[Cell, np.ndarray], judge: Judge, reference: Reference) -> tuple[list[Row], list[Row]]:
     """Frechet distance of every cell and seed to the reference images, and its mean and deviation over seeds.
 
     Args:
       drawn: see `draw`.
-      features: images_uint8 -> (n, d).
+      judge: the network whose features are compared.
       reference: training images.
 
     Returns:
       Rows by (variance, trajectory, K, seed), and rows by (variance, trajectory, K), these with the difference to
       isotropic: seed by seed the noise is the same, so it varies less than the distances do.
     """
-    target = fid.gaussian_fit(features(reference))
     found = {
-        cell: np.array([fid.frechet_distance(*fid.gaussian_fit(features(seed)), *target) for seed in images])
+        cell: np.array([fid.distance(reference.target, fid.fit(judges.summed(judge, seed))) for seed in images])
         for cell, images in drawn.items()
     }
     single, means = [], []

@@ -101,7 +101,7 @@ def check(
         for K in every_K(design):
             trajectory.named("even" if path in (OPTIMAL, FREE) else path, schedule.T, K)
     c = 0.0 if design.c is None else design.c
-    known = _nothing_measured(schedule, images.shape)._replace(frac=design.frac, c=c, clamp_cov=design.rules.clamp_cov)
+    known = nothing_measured(schedule, images.shape)._replace(frac=design.frac, c=c, clamp_cov=design.rules.clamp_cov)
     known = known._replace(learned_times=learned_times)
     built = {name: variance.build(name, known) for name in design.variances}
     chains = [trajectory.even(schedule.T, K) for K in (min(design.sample_K), max(design.sample_K))]
@@ -119,7 +119,7 @@ def check(
     protocols.log_var_cap(design.rules, process.steps(schedule, [schedule.T]))
 
 
-def _nothing_measured(schedule: Schedule, shape: tuple[int, ...]) -> Calibration:
+def nothing_measured(schedule: Schedule, shape: tuple[int, ...]) -> Calibration:
     """What builds every variance, with made-up moments."""
     nothing, axes = np.zeros(schedule.T + 1), tuple(map(tuple, np.eye(shape[-1]).tolist()))
     spectrum = np.zeros((schedule.T + 1, *shape))
@@ -128,7 +128,7 @@ def _nothing_measured(schedule: Schedule, shape: tuple[int, ...]) -> Calibration
 
 def needed(variances: tuple[str, ...], schedule: Schedule) -> tuple[str, ...]:
     """The heads that these variances read."""
-    known = _nothing_measured(schedule, (1, 1, 1))
+    known = nothing_measured(schedule, (1, 1, 1))
     return tuple(dict.fromkeys(head for name in variances for head in variance.build(name, known).heads))
 
 

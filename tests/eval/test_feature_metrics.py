@@ -10,13 +10,16 @@ def normal(seed: int, n: int, d: int, shift: float = 0.0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, d)) + shift
 
 
+def unit(d: int) -> fid.Target:
+    return fid.target(fid.Fit(np.zeros(d), np.eye(d)))
+
+
 def test_fid_at_infinity_is_without_the_bias_of_few_images() -> None:
     """Of samples of the reference itself: 0, where 4,000 samples say about (tr S + ...)/n."""
     d, n = 10, 4000
     bias = fid.finite_sample_bias(np.eye(d), n)
     found = [
-        feature_metrics.fid_infinity(normal(seed, n, d), np.zeros(d), np.eye(d), range(200, n + 1, 200), seed)
-        for seed in range(10)
+        feature_metrics.fid_infinity(normal(seed, n, d), unit(d), range(200, n + 1, 200), seed) for seed in range(10)
     ]
     values = np.array([one.value for one in found])
     assert abs(values.mean()) < 4 * values.std(ddof=1) / np.sqrt(10) + 0.1 * bias
@@ -67,12 +70,14 @@ def test_precision_and_recall_by_hand() -> None:
     reference, samples = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([[1.5], [2.4], [10.0], [11.0]])
     # reach of the samples, their nearest: .9, .9, 1, 1; images within: 1 and 2 of 1.5 and 2.4, and 3 of 2.4
     assert feature_metrics.precision_recall(samples, reference, k=1) == (0.5, 0.75)
+    far = np.array([[50.0], [60.0]])  # which no sample reaches: 3 of 6 images are recalled
+    assert feature_metrics.precision_recall(samples, np.concatenate([reference, far]), k=1) == (0.5, 0.5)
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
     few = normal(0, 5, 2)
     with pytest.raises(ValueError, match=r"sizes \[5\]: two or more different ones from 2 to 5"):
-        feature_metrics.fid_infinity(few, np.zeros(2), np.eye(2), [5])
+        feature_metrics.fid_infinity(few, unit(2), [5])
     with pytest.raises(ValueError, match=r"size = 1000, subsets = 100: size lies in 2\.\.5"):
         feature_metrics.kid(few, few)
     with pytest.raises(ValueError, match="splits = 10: from 2 to 5"):

@@ -78,6 +78,24 @@ def test_the_bias_is_the_mean_distance_of_matching_samples():
     assert np.mean(distances) == pytest.approx(expected, abs=4 * error + 0.01 * expected)
 
 
+@pytest.mark.parametrize("n", [250, 1000, 4000])
+def test_the_distance_of_two_gaussians_converges_to_the_closed_form_with_the_predicted_bias(n):
+    """E distance = distance + [tr P + 1/2 sum_ij r_i r_j (1 + d_ij)/(r_i + r_j)]/n, r = sqrt(p c).
+
+    The second order of tr (P C)^(1/2) in the error of the estimated P, whose entries vary by p_i p_j (1 + d_ij)/n.
+    """
+    runs, rng = 400, np.random.default_rng(9)
+    p, c, gap = np.array([3.0, 1.0, 0.4, 0.2]), np.array([1.0, 2.0, 0.3, 0.1]), np.array([0.5, 0.0, -0.2, 0.1])
+    root = np.sqrt(p * c)
+    pairs = sum(a * b * (1 + (i == j)) / (a + b) for i, a in enumerate(root) for j, b in enumerate(root))
+    bias = (p.sum() + pairs / 2) / n
+    exact = np.sum((np.sqrt(p) - np.sqrt(c)) ** 2) + gap @ gap
+    fits = (fid.gaussian_fit(gap + rng.normal(size=(n, 4)) * np.sqrt(p)) for _ in range(runs))
+    distances = [fid.frechet_distance(*fit, np.zeros(4), np.diag(c)) for fit in fits]
+    error = np.std(distances, ddof=1) / np.sqrt(runs)
+    assert np.mean(distances) == pytest.approx(exact + bias, abs=4 * error + 4 / n * bias)
+
+
 def test_directions_without_variance_add_no_bias():
     padded = np.zeros((5, 5))
     padded[:3, :3] = random_cov(1, 3)

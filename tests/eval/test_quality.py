@@ -7,14 +7,19 @@ import pytest
 from ddpm_jax import cells, schedule, variance, worlds
 from ddpm_jax.devices import Layout
 from ddpm_jax.eval import ablation, fid, quality
+from ddpm_jax.eval import judge as judges
 from ddpm_jax.eval.ablation import Wanted
+from ddpm_jax.eval.judge import Judge
 from ddpm_jax.eval.moments import Moments
+from ddpm_jax.eval.quality import Draws
 from ddpm_jax.protocols import Rules
 
 SCHEDULE = schedule.linear(30)
 SHAPE = (5, 2, 2, 1)
 NOTHING = np.full((1, 31), np.nan)
 MOMENTS = Moments(NOTHING, NOTHING, NOTHING, np.zeros(1), 0.2)  # even chains need none
+FLAT = Judge("pixels", "as they are", 4, lambda images: images.reshape(len(images), -1).astype(float))
+ONE, THREE = Draws((0,), SHAPE[0], SHAPE[1:]), Draws((0, 1, 2), SHAPE[0], SHAPE[1:])
 CELLS = [("large", "even", 4), ("zero", "even", 4)]
 
 
@@ -23,7 +28,7 @@ def drawn() -> dict:
     world = worlds.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
     known = variance.Calibration(SCHEDULE)
     choices = ablation.choose(known, Wanted(("large", "zero"), ("even",), (4,)), MOMENTS)
-    return quality.draw(choices, world.denoiser, CELLS, Rules(levels=17), (3, *SHAPE))
+    return quality.draw(choices, world.denoiser, CELLS, Rules(levels=17), THREE)
 
 
 def test_every_cell_has_its_images_in_grey_levels(drawn: dict) -> None:
@@ -42,23 +47,41 @@ def test_seeds_and_images_differ(drawn: dict) -> None:
 def test_image_i_of_seed_s_does_not_depend_on_the_others(drawn: dict) -> None:
     world = worlds.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
     choices = ablation.choose(variance.Calibration(SCHEDULE), Wanted(("large",), ("even",), (4,)), MOMENTS)
-    fewer = quality.draw(choices, world.denoiser, CELLS[:1], Rules(levels=17), (2, 3, *SHAPE[1:]))
+    fewer = quality.draw(choices, world.denoiser, CELLS[:1], Rules(levels=17), Draws((0, 1), 3, SHAPE[1:]))
     np.testing.assert_array_equal(fewer[CELLS[0]], drawn[CELLS[0]][:2, :3])
+
+
+def test_shards_are_parts_of_the_whole(drawn: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "SHARD", 2)
+    world = worlds.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
+    choices = ablation.choose(variance.Calibration(SCHEDULE), Wanted(("large", "zero"), ("even",), (4,)), MOMENTS)
+    kept: list[tuple] = []
+
+    def keep(kind, inputs, compute):  # type: ignore[no-untyped-def]
+        if inputs["first"] == 2 and compute is not cells._missing:
+            kept.append((inputs["seed"], inputs["shape"]))
+        return compute()
+
+    found = quality.draw(choices, world.denoiser, CELLS, Rules(levels=17), THREE, keep=keep)
+    for cell in CELLS:
+        np.testing.assert_array_equal(found[cell], drawn[cell])
+    assert kept == [(seed, (2, *SHAPE[1:])) for seed in range(3) for _ in CELLS]
+    assert quality.shards(5) == [(0, 2), (2, 4), (4, 5)]
 
 
 def test_cells_share_the_noise_of_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     keys: dict[int, list] = {}
 
     def record(key, steps, denoiser, some, shape, rules, layout):  # type: ignore[no-untyped-def]
-        keys.setdefault(steps.K, []).extend([jax.random.key_data(key).tolist()] * len(some))
+        keys.setdefault(steps.K, []).extend([np.asarray(jax.random.key_data(key)).tobytes()] * len(some))
         return np.zeros((len(some), *shape))
 
     monkeypatch.setattr(quality.sampler, "sample_each", record)
     choices = ablation.choose(variance.Calibration(SCHEDULE), Wanted(("large", "small"), ("even",), (2, 4)), MOMENTS)
-    quality.draw(choices, lambda x_t, t: None, list(choices.times), Rules(levels=17), (3, *SHAPE))
+    quality.draw(choices, lambda x_t, t: None, list(choices.times), Rules(levels=17), THREE)
     assert len(keys[2]) == 6
     assert keys[2] == keys[4] == [key for key in keys[2][::2] for _ in range(2)]
-    assert len({tuple(key) for key in keys[2]}) == 3
+    assert len(set(keys[2])) == 3
 
 
 @pytest.mark.parametrize(("batch", "calls"), [(1024, [2]), (1, [2]), (0, [1, 1])])
@@ -83,9 +106,9 @@ def test_variances_share_a_batch_where_that_is_a_few_blocks_and_those_stored_are
     names = ("large", "small", "zero")
     choices = ablation.choose(variance.Calibration(SCHEDULE), Wanted(names, ("even",), (4,)), MOMENTS)
     layout, rules = Layout(devices=tuple(jax.devices()[:2]), batch=batch), Rules(levels=17)
-    quality.draw(choices, lambda x_t, t: None, [("small", "even", 4)], rules, (1, *SHAPE), layout, keep)
+    quality.draw(choices, lambda x_t, t: None, [("small", "even", 4)], rules, ONE, layout, keep)
     wanted = [(name, "even", 4) for name in names]
-    drawn = quality.draw(choices, lambda x_t, t: None, wanted, rules, (1, *SHAPE), layout, keep)
+    drawn = quality.draw(choices, lambda x_t, t: None, wanted, rules, ONE, layout, keep)
     assert list(drawn) == wanted
     assert sizes == [1, *calls]
 
@@ -95,19 +118,17 @@ def test_variances_that_visit_other_times_do_not_share_a_batch() -> None:
     choices = ablation.choose(variance.Calibration(SCHEDULE), Wanted(("large", "small"), ("even",), (4,)), MOMENTS)
     large, small = wanted = list(choices.times)
     other = choices._replace(times={**choices.times, small: np.array([1, 2, 3, 30])})
-    before, after = (
-        quality.draw(one, world.denoiser, wanted, Rules(levels=17), (3, *SHAPE)) for one in (choices, other)
-    )
+    before, after = (quality.draw(one, world.denoiser, wanted, Rules(levels=17), THREE) for one in (choices, other))
     np.testing.assert_array_equal(before[large], after[large])
     assert (before[small] != after[small]).any()
 
 
 def test_differences_to_isotropic_are_paired_by_seed() -> None:
     draw = np.random.default_rng(1)
-    flat = lambda group: group.reshape(len(group), -1).astype(float)  # noqa: E731
     cells = [(name, "even", 4) for name in ("isotropic", "large")]
     images = {cell: draw.integers(0, 17, (3, 50, 2, 2, 1)).astype(np.uint8) for cell in cells}
-    single, means = quality.distances(images, flat, draw.integers(0, 17, (60, 2, 2, 1)).astype(np.uint8))
+    reference = judges.of_images("some", draw.integers(0, 17, (60, 2, 2, 1)).astype(np.uint8), FLAT)
+    single, means = quality.distances(images, FLAT, reference)
     frechet = np.array([row["frechet"] for row in single]).reshape(2, 3)
     difference = frechet[1] - frechet[0]
     assert means[1]["minus_isotropic"] == pytest.approx(difference.mean())
@@ -118,10 +139,10 @@ def test_distances_are_those_of_each_seed() -> None:
     draw = np.random.default_rng(0)
     images = {("large", "even", 4): draw.integers(0, 17, (3, 50, 2, 2, 1)).astype(np.uint8)}
     reference = draw.integers(0, 17, (60, 2, 2, 1)).astype(np.uint8)
-    flat = lambda group: group.reshape(len(group), -1).astype(float)  # noqa: E731
-    single, means = quality.distances(images, flat, reference)
-    target = fid.gaussian_fit(flat(reference))
-    wanted = [fid.frechet_distance(*fid.gaussian_fit(flat(seed)), *target) for seed in images["large", "even", 4]]
+    single, means = quality.distances(images, FLAT, judges.of_images("some", reference, FLAT))
+    target = fid.gaussian_fit(FLAT.features(reference))
+    fits = [fid.gaussian_fit(FLAT.features(seed)) for seed in images["large", "even", 4]]
+    wanted = [fid.frechet_distance(*fit, *target) for fit in fits]
     assert [row["frechet"] for row in single] == pytest.approx(wanted)
     assert means[0]["mean"] == pytest.approx(np.mean(wanted))
     assert means[0]["std"] == pytest.approx(np.std(wanted, ddof=1))

@@ -8,7 +8,16 @@ import pytest
 from ddpm_jax import data, unet
 from ddpm_jax.command import command_line
 from ddpm_jax.data import Split
-from experiments import export_weights, import_weights, sample, train, train_heads, variance_ablation
+from experiments import (
+    export_weights,
+    fid,
+    import_weights,
+    reproduce_analytic_dpm,
+    sample,
+    train,
+    train_heads,
+    variance_ablation,
+)
 from tests.test_unet import LEAST as TINY
 
 TRAINING = ["--preset", "tiny", "--T", "30", "--steps", "4", "--batch", "8", "--sample-every", "0", "--save-every", "2"]
@@ -21,6 +30,12 @@ EXPERIMENTS: dict[str, tuple[type, Callable, str | None]] = {
 WITHOUT_A_SEED: dict[str, tuple[type, Callable, str | None]] = {
     "import_weights": (import_weights.ImportWeights, import_weights.main, import_weights.__doc__),
     "export_weights": (export_weights.ExportWeights, export_weights.main, export_weights.__doc__),
+    "fid": (fid.Fid, fid.main, fid.__doc__),
+    "reproduce_analytic_dpm": (
+        reproduce_analytic_dpm.Reproduce,
+        reproduce_analytic_dpm.main,
+        reproduce_analytic_dpm.__doc__,
+    ),
 }
 
 

@@ -327,7 +327,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(
         assert steps_of(broken) >= {"2", "4", f"4.damaged-{time}"}
     for folder in (whole, broken):
         run("sample", "--workdir", str(folder), "--K", "3", "--n", "2", "--out", str(tmp_path / "out" / folder.name))
-    drawn = [np.load(tmp_path / "out" / name / "samples.npz")["images"] for name in ("whole", "broken")]
+    drawn = [np.load(tmp_path / "out" / name / "samples.npz")["arr_0"] for name in ("whole", "broken")]
     np.testing.assert_array_equal(*drawn)
 
 

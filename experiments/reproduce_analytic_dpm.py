@@ -1,0 +1,208 @@
+"""The tables of Analytic-DPM without training: likelihood and FID of every variance, ours beside the published figures.
+
+Takes a network of another project (or a workdir of experiments.train), its data set and the Inception file. The
+likelihoods of every chain come of one pass over images; the FID of every variance and K of samples, the shortest chains
+first. Before it starts it measures how fast the network is and says how long all will take; with --budget it takes
+fewer samples, then leaves out the longest chains, and marks what does not compare with the published figures for it.
+Everything drawn or measured is kept in workdir/cells, 2,048 images at a time: run again, it goes on where it stopped.
+Needs: days on one accelerator for all of it; --smoke minutes on two CPU cores.
+Command: python -m experiments.reproduce_analytic_dpm --weights ddpm-cifar10-32 --data cifar10 --inception
+pt_inception-2015-12-05-6726825d.pth --workdir runs/reproduce
+"""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddpm_jax import cells, process, sampler, trajectory, variance
+from ddpm_jax.cells import Keep, Store
+from ddpm_jax.command import command_line
+from ddpm_jax.eval import ablation, budget, fid, fid_protocol, quality, study
+from ddpm_jax.eval import judge as judges
+from ddpm_jax.eval.ablation import Cell, Choices
+from ddpm_jax.eval.fid_protocol import Measure
+from ddpm_jax.eval.study import Design, Means
+from ddpm_jax.process import Kernel
+from ddpm_jax.report import provenance, reproduction
+from experiments.reproduce_plan import PUBLISHED_WITH, Plan, Reproduce, plain, resolve
+
+Row = dict[str, Any]
+DDIM = ("zero", "analytic")  # variances of DDIM's kernel that were published: DDIM and Analytic-DDIM
+PROBE = 4  # steps of the chain that is timed
+
+
+def main(options: Reproduce) -> None:
+    """Import, estimate, measure, sample, tabulate."""
+    if options.dry_run:
+        print(json.dumps(plain(options), indent=2))
+        return
+    plan = resolve(options)
+    means = Means(keep=keep_of(plan))
+    work, said = afford(plan)
+    print("\n".join(said), flush=True)
+    design = plan.design._replace(images=work.n)
+    calibration = study.measure(plan.subject, design, jax.random.key(0), "calibration", means=means)
+    choices = study.choose(plan.subject, design, calibration, means.keep)
+    test = study.measure(plan.subject, design, jax.random.key(0), "test", choices, means)
+    bounds = ablation.rows(ablation.likelihoods(choices, test, means.keep), "test")
+    results: dict[str, Any] = {
+        "config": {**plain(plan.options), "schedule": plan.schedule},
+        "network": plan.made,
+        "rules": design.rules._asdict(),
+        "data": provenance.images(plan.subject.data, calibration.variance),
+        "nll": [likelihood_row(row) for row in bounds if row["bits_per_dim"] is not None],
+        "fid": [],
+        "notes": {"nll": likelihood_notes(plan, len(test.prior)), "fid": said},
+    }
+    write(options.workdir, results)
+    if plan.judge:
+        known, (published, lines) = set(work.chains), compared(plan, work.n)
+        results["notes"]["fid"] = [*lines, *said]
+        for choice, cell in sampled(choices, design):
+            if cell[2] in known:
+                row = fid_row(plan, choice, cell, work.n, means.keep)
+                results["fid"].append(row | {"mark": published})
+                write(options.workdir, results)
+    print(reproduction.text(results))
+    print(f"tables: {options.workdir / 'tables.md'}")
+
+
+def keep_of(plan: Plan) -> Keep:
+    """Where results are kept, under the network."""
+    common = {"denoiser": plan.subject.fingerprint}
+    return partial(cells.fetch, Store(plan.options.workdir / "cells", common, plan.options.force, Counter()))
+
+
+def kernels(design: Design) -> list[tuple[Kernel, str]]:
+    """Every variance that is sampled, with its kernel."""
+    others = [(process.ddim(), name) for name in DDIM if name in design.variances]
+    return [(process.DDPM, name) for name in design.variances] + others
+
+
+def sampled(choices: Choices, design: Design) -> Iterator[tuple[Choices, Cell]]:
+    """Every cell of the FID table with the choices of its kernel, the shortest chains first."""
+    for K in sorted(design.sample_K):
+        for kernel, name in kernels(design):
+            if (name, "even", K) in choices.times:
+                yield choices._replace(kernel=kernel), (name, "even", K)
+
+
+def afford(plan: Plan) -> tuple[budget.Work, list[str]]:
+    """What is done within the budget, and what to say of it before it starts.
+
+    Raises:
+      ValueError: nothing fits.
+    """
+    options, design, data = plan.options, plan.design, plan.subject.data
+    passes = (len(data.calibration.images) + len(data.test.images)) * plan.subject.schedule.T
+    count = len(kernels(design)) * design.seeds
+    chains = dict.fromkeys(design.sample_K, count) if plan.judge else {}
+    wanted = budget.Work(passes, chains, design.images)
+    rate = speed(plan)
+    hours = budget.evaluations(wanted) / rate / 3600
+    said = [
+        f"{budget.evaluations(wanted):.3g} network evaluations at {rate:,.0f} a second here: about {hours:.2g} hours, "
+        "Inception and what is kept already not counted"
+    ]
+    if not chains or options.budget is None or hours <= options.budget:
+        return wanted, said
+    work = budget.cut(wanted, int(options.budget * 3600 * rate))
+    lost = [str(K) for K in chains if K not in work.chains]
+    said.append(
+        f"cut to {options.budget:g} hours: N = {work.n:,} in place of {wanted.n:,}"
+        + (f", without K = {', '.join(lost)}" if lost else "")
+    )
+    return work, said
+
+
+def speed(plan: Plan) -> float:
+    """Network evaluations a second in sampling, of a shard after one that compiles."""
+    subject, design = plan.subject, plan.design
+    steps = process.steps(subject.schedule, trajectory.even(subject.schedule.T, PROBE))
+    shape = (min(design.images, quality.SHARD), *subject.data.shape)
+    choice = variance.build("large", study.nothing_measured(subject.schedule, subject.data.shape))
+    seconds = []
+    for seed in range(2):
+        started = time.perf_counter()
+        x_0 = sampler.sample(jax.random.key(seed), steps, subject.denoiser, choice, shape, design.rules)
+        jax.block_until_ready(x_0)
+        seconds.append(time.perf_counter() - started)
+    return shape[0] * PROBE / seconds[-1]
+
+
+def compared(plan: Plan, n: int) -> tuple[str, list[str]]:
+    """The mark of our figures beside the published ones, and the lines about how they were made."""
+    assert plan.judge
+    judge, reference = plan.judge
+    ours = judges.measure(judge, reference, plan.design.rules.rounding, n)
+    theirs = fid_protocol.named(PUBLISHED_WITH)
+    published = Measure(judge.name, theirs.preparation, theirs.rounding, ours.reference, theirs.n)
+    (_, mark), lines = fid_protocol.marks([published, ours])
+    if plan.subject.data.name != "cifar10":
+        name = Path(plan.subject.data.name).name
+        lines.append(f"the published figures are of CIFAR-10, ours of {name}: they do not compare")
+    few = fid_protocol.warning(reference.target.fit, n)
+    if few:
+        print(f"warning: {few}", file=sys.stderr)
+    made = f"{ours.features}, {ours.preparation}, rounding {ours.rounding}, N = {ours.n:,}, to {ours.reference}"
+    return mark, [*lines, *([few] if few else []), made]
+
+
+def likelihood_row(row: ablation.Row) -> Row:
+    """As the report reads it."""
+    name = {key: row[key] for key in ("variance", "trajectory", "K")}
+    return {**name, "kernel": "ddpm", "value": row["bits_per_dim"], "standard_error": row["standard_error"], "mark": ""}
+
+
+def likelihood_notes(plan: Plan, images: int) -> list[str]:
+    """What the likelihoods are of."""
+    clip = plan.design.rules.pixel_clip
+    data = plan.subject.data
+    return [f"of {images:,} test images of {data.name}, variances fixed on {len(data.calibration.images):,} others"] + (
+        [f"samples have a pixel clip of {clip:g} grey levels; likelihoods none"] if clip else []
+    )
+
+
+def fid_row(plan: Plan, choices: Choices, cell: Cell, n: int, keep: Keep) -> Row:
+    """The FID of a cell with its stamp: over seeds the mean and its standard error."""
+    assert plan.judge
+    (judge, reference), design = plan.judge, plan.design
+    draws = quality.Draws(range(design.seeds), n, plan.subject.data.shape)
+
+    def compute() -> cells.Arrays:
+        images = quality.draw(choices, plan.subject.denoiser, [cell], design.rules, draws, keep=keep)[cell]
+        sums = [judges.summed(judge, one) for one in images]
+        return dict(fid=np.array([fid.distance(reference.target, fid.fit(one)) for one in sums]))
+
+    asked = quality.inputs(choices, cell, design.rules)
+    inputs = {**asked, "draws": [list(draws.seeds), n, list(draws.shape)], "judge": judge[:3], "to": reference.name}
+    values = keep("fids", {**inputs, "code": judges.CODE}, compute)["fid"]
+    name = dict(variance=cell[0], kernel=choices.kernel.name, trajectory=cell[1], K=cell[2])
+    stamp = fid_protocol.Stamp(
+        judges.measure(judge, reference, design.rules.rounding, n),
+        {**plan.made, **name, "seeds": list(draws.seeds), "rules": design.rules._asdict()},
+    )
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    by_seed = values.tolist()
+    return {**name, "value": float(values.mean()), "standard_error": error, "by_seed": by_seed} | {
+        "stamp": fid_protocol.plain(stamp)
+    }
+
+
+def write(folder: Path, results: dict[str, Any]) -> None:
+    """results.json and tables.md, as far as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cells.write_json(folder / "results.json", results)
+    cells.write_whole(folder / "tables.md", lambda file: file.write(reproduction.text(results).encode()))
+
+
+if __name__ == "__main__":
+    command_line(Reproduce, main, __doc__)

@@ -66,9 +66,9 @@ LAYERS = {
     "the mathematics": "gaussian predict process reverse heads variance objective frozen protocols sampler mixture "
     "finite_set worlds",
     "training": "recipes train manifest storage checkpoint",
-    "evaluation": "subject eval.classifier eval.inception eval.feature_metrics eval.spline eval.decoders eval.costs "
-    "eval.visit eval.moments eval.elbo eval.ablation eval.checks eval.curves eval.budget eval.fid_protocol eval.judge "
-    "eval.quality eval.spread",
+    "evaluation": "subject eval.classifier eval.windows eval.inception eval.feature_metrics eval.spline eval.decoders "
+    "eval.costs eval.visit eval.moments eval.elbo eval.ablation eval.checks eval.curves eval.budget eval.fid_protocol "
+    "eval.judge eval.quality eval.spread",
     "exact worlds": "eval.gaussian_chain eval.frechet_schedule eval.gaussian_samples eval.power_law eval.density",
     "a whole study": "eval.study eval.findings eval.whole_chain",
     "a run": "command agreement pace journal places guard run preview sources room loop head_run",
@@ -199,7 +199,7 @@ EXPERIMENTS_MAY = {
     "matplotlib": {"sample"},
     "flax": {"denoisers"},
     "optax": {"denoisers"},
-    "torch": {"against_diffusers"},
+    "torch": {"against_diffusers", "inception_layers"},
 }
 
 

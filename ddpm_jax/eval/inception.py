@@ -19,6 +19,7 @@ from jaxtyping import Float, UInt8
 from ddpm_jax import parallel
 from ddpm_jax.convert import files
 from ddpm_jax.devices import Layout
+from ddpm_jax.eval import windows
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 SIDE, FEATURES = 299, 2048
@@ -103,7 +104,7 @@ def features(
     """
 
     def layer(name: str, x: Array, channels: int, size: tuple, stride: int, padding: str) -> Array:
-        return jax.nn.relu(_convolve(x, params[name]["kernel"], stride, padding) + params[name]["bias"])
+        return jax.nn.relu(windows.convolve(x, params[name]["kernel"], stride, padding) + params[name]["bias"])
 
     return _network(layer, prepared(images, preparation))
 
@@ -122,14 +123,20 @@ def extract(
 @cache
 def kernel_shapes() -> dict[str, tuple[int, ...]]:
     """(out, in, height, width) of every layer, as PyTorch keeps it."""
-    shapes: dict[str, tuple[int, ...]] = {}
+    return {one["name"]: (one["channels"], one["input"][2], *one["size"]) for one in layers()}
+
+
+def layers() -> list[dict[str, Any]]:
+    """Every convolution in its order: name, input (H, W, C), channels, size, stride and padding; plain values."""
+    found: list[dict[str, Any]] = []
 
     def layer(name: str, x: Array, channels: int, size: tuple, stride: int, padding: str) -> Array:
-        shapes[name] = (channels, x.shape[-1], *size)
-        return _convolve(x, jnp.zeros((*size, x.shape[-1], channels)), stride, padding)
+        known = dict(name=name, input=x.shape[1:], channels=channels, size=size, stride=stride, padding=padding)
+        found.append(known)
+        return windows.convolve(x, jnp.zeros((*size, x.shape[-1], channels)), stride, padding)
 
     jax.eval_shape(partial(_network, layer), jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32))
-    return shapes
+    return found
 
 
 def prepared(images: UInt8[Array, "b h w c"], preparation: str) -> Float[Array, "b 299 299 3"]:
@@ -152,12 +159,6 @@ def _weights(side: int, offset: float) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(side)))
 
 
-def _convolve(x: Array, kernel: Array, stride: int, padding: str) -> Array:
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
 def _network(given: Layer, x: Array) -> Array:
     """Stem, blocks A to E, and the average over pixels. Szegedy et al. 2016, table 1 and figures 5 to 10."""
 
@@ -177,9 +178,13 @@ def _network(given: Layer, x: Array) -> Array:
     for name, narrow in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
         x = _block_c(_within(layer, name), x, narrow)
     x = _block_d(_within(layer, "Mixed_7a"), x)
-    x = _block_e(_within(layer, "Mixed_7b"), x, _averaged(x))
-    x = _block_e(_within(layer, "Mixed_7c"), x, _largest(x, 1, "SAME"))
+    x = _block_e(_within(layer, "Mixed_7b"), x, windows.averaged(x))
+    x = _block_e(_within(layer, "Mixed_7c"), x, windows.largest(x, 1, "SAME"))
     return x.mean((1, 2))
+
+
+def _shrunk(x: Array) -> Array:
+    return windows.largest(x, 2, "VALID")
 
 
 def _within(layer: Layer, block: str) -> Layer:
@@ -190,7 +195,9 @@ def _block_a(layer: Layer, x: Array, pooled: int) -> Array:
     by_5 = layer("branch5x5_2", layer("branch5x5_1", x, 48), 64, (5, 5))
     by_3 = layer("branch3x3dbl_2", layer("branch3x3dbl_1", x, 64), 96, (3, 3))
     by_3 = layer("branch3x3dbl_3", by_3, 96, (3, 3))
-    return jnp.concatenate([layer("branch1x1", x, 64), by_5, by_3, layer("branch_pool", _averaged(x), pooled)], -1)
+    return jnp.concatenate(
+        [layer("branch1x1", x, 64), by_5, by_3, layer("branch_pool", windows.averaged(x), pooled)], -1
+    )
 
 
 def _block_b(layer: Layer, x: Array) -> Array:
@@ -205,7 +212,9 @@ def _block_c(layer: Layer, x: Array, narrow: int) -> Array:
     twice = layer("branch7x7dbl_2", layer("branch7x7dbl_1", x, narrow), narrow, (7, 1))
     twice = layer("branch7x7dbl_3", twice, narrow, (1, 7))
     twice = layer("branch7x7dbl_5", layer("branch7x7dbl_4", twice, narrow, (7, 1)), 192, (1, 7))
-    return jnp.concatenate([layer("branch1x1", x, 192), once, twice, layer("branch_pool", _averaged(x), 192)], -1)
+    return jnp.concatenate(
+        [layer("branch1x1", x, 192), once, twice, layer("branch_pool", windows.averaged(x), 192)], -1
+    )
 
 
 def _block_d(layer: Layer, x: Array) -> Array:
@@ -224,20 +233,3 @@ def _block_e(layer: Layer, x: Array, pooled: Array) -> Array:
         for side, size in (("a", (1, 3)), ("b", (3, 1)))
     ]
     return jnp.concatenate([layer("branch1x1", x, 320), *parts, layer("branch_pool", pooled, 192)], -1)
-
-
-def _largest(x: Array, stride: int, padding: str) -> Array:
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding)
-
-
-def _shrunk(x: Array) -> Array:
-    return _largest(x, 2, "VALID")
-
-
-def _averaged(x: Array) -> Array:
-    """Over 3 x 3 pixels, as many of them as there are in the image."""
-
-    def summed(x: Array) -> Array:
-        return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
-
-    return summed(x) / summed(jnp.ones((1, *x.shape[1:3], 1), x.dtype))

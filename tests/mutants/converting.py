@@ -35,17 +35,17 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "averages_over_zeros",
         "Inception's averages are over the pixels there are",
-        "ddpm_jax/eval/inception.py",
-        "summed(x) / summed(jnp.ones((1, *x.shape[1:3], 1), x.dtype))",
-        "summed(x) / 9",
+        "ddpm_jax/eval/windows.py",
+        "jnp.asarray(np.outer(down, across)[:, :, None], x.dtype)",
+        "9",
         ("tests/eval/test_inception.py::test_features_are_those_of_pytorch_fid",),
     ),
     Mutant(
         "an_average_in_the_last_block",
         "Inception's last block takes maxima",
         "ddpm_jax/eval/inception.py",
-        '_largest(x, 1, "SAME")',
-        "_averaged(x)",
+        'windows.largest(x, 1, "SAME")',
+        "windows.averaged(x)",
         ("tests/eval/test_inception.py::test_features_are_those_of_pytorch_fid",),
     ),
     Mutant(

@@ -109,8 +109,10 @@ def train(plan: Plan, seed: int, seconds: Seconds) -> Network:
 
 
 def of_training(trained: Trained, subject: Subject, folder: Path) -> Network:
-    """The network of a run, with what its log says."""
+    """The network of a run, with what its log says; an imported one has none."""
     log = folder / journal.METRICS
+    if not log.exists():
+        return Network(subject, to_dict(trained.run.network))
     training = provenance.training(log, trained.state)
     return Network(subject, to_dict(trained.run.network), training, provenance.training_rate(log))
 

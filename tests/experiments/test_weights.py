@@ -48,6 +48,21 @@ def test_a_learned_head_of_improved_diffusion_is_read(tmp_path: Path) -> None:
     run("sample", "--workdir", str(tmp_path / "run"), "--K", "3", "--n", "2", "--variance", "learned_range")
 
 
+@pytest.mark.slow
+def test_an_imported_network_gets_heads_and_an_ablation(exported: Path, tmp_path: Path) -> None:
+    back, heads = tmp_path / "back", tmp_path / "heads"
+    run("import_weights", "--weights", str(exported), "--data", "digits", "--workdir", str(back))
+    few = ("--head-steps", "2", "--head-batch", "8", "--save-every", "2")
+    run("train_heads", "--checkpoint", str(back), "--workdir", str(heads), "--heads", "npr", *few)
+    options = ("--K", "3", "30", "--sample-K", "3", "--images", "4", "--seeds", "1", "--trajectories", "even")
+    workdir = tmp_path / "ablation"
+    of_network = ("--checkpoint", str(back), "--head-checkpoint", str(heads))
+    run("variance_ablation", *of_network, "--workdir", str(workdir), "--variances", "isotropic", "npr", *options)
+    results = json.loads((workdir / "results.json").read_text())
+    assert {row["variance"] for row in results["likelihood"]} == {"isotropic", "npr"}
+    assert results["classifier"]["measure"]["n"] == 4 and (workdir / "report.html").exists()
+
+
 def test_dry_runs_write_nothing(trained: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run("export_weights", "--workdir", str(trained), "--out", str(tmp_path / "a"), "--dry-run")
     run("import_weights", "--weights", str(exported), "--data", "digits", "--workdir", str(tmp_path / "b"), "--dry-run")

@@ -184,6 +184,8 @@ def settings() -> dict[str, Any]:
     training = dict(steps=3000, parameters=295_123, loss=loss)
     classifier = dict(name="logistic", features=64, test_accuracy=0.971, train_accuracy=0.999, bias=0.051)
     classifier |= dict(held_out_frechet=0.42, held_out_images=397)
+    measure = dict(features="a perceptron 0123", preparation="grey levels over 16", rounding="nearest")
+    classifier["measure"] = measure | dict(reference="digits, 4567", n=300)
     memorising = dict(K=1000, train_bits_per_dim=2.011, test_bits_per_dim=2.052, gap=0.041, gap_standard_error=0.012)
     rules = dict(last_step="mean", pixel_clip=None, levels=17, clip_x_0=True, clamp_cov=True, decoder="shared")
     heads = dict(heads=list(HEADS), size="narrow", chain=None, fit_clip_x_0=True, head_steps=2000, head_batch=128)

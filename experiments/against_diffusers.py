@@ -35,35 +35,6 @@ class Bench(NamedTuple):
     settings: Row
 
 
-def arguments(network: Row, image_size: int) -> Row:
-    """UNet2DModel's arguments for the shape of our network.
-
-    Args:
-      network: the fields of UNetConfig.
-      image_size: of the data.
-
-    Raises:
-      ValueError: its attention has several heads.
-    """
-    if network["attention_heads"] != 1:
-        raise ValueError(f"attention_heads = {network['attention_heads']}: choose a preset with one to compare")
-    attention = [level in network["attention_levels"] for level in range(len(network["multipliers"]))]
-    return dict(
-        sample_size=image_size,
-        in_channels=network["image_channels"],
-        out_channels=network["image_channels"],
-        layers_per_block=network["blocks"],
-        block_out_channels=tuple(network["channels"] * multiplier for multiplier in network["multipliers"]),
-        down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attention),
-        up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)),
-        norm_num_groups=network["groups"],
-        norm_eps=1e-6,
-        attention_head_dim=None,
-        dropout=network["dropout"],
-        resnet_time_scale_shift="scale_shift" if network["scale_shift"] else "default",
-    )
-
-
 def prepare(settings: Row) -> tuple[Row, dict[str, Job]]:
     """What this worker says of itself, and its jobs; see `turns.serve`."""
     bench, about = programs(settings)
@@ -88,7 +59,7 @@ def programs(settings: Row) -> tuple[Bench, Row]:
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     network, side = settings["network"], settings["image_size"]
-    model = UNet2DModel(**arguments(network, side)).to("cuda" if on_gpu else "cpu")
+    model = UNet2DModel.from_config({**settings["described"], "sample_size": side}).to("cuda" if on_gpu else "cpu")
     count = sum(parameter.numel() for parameter in model.parameters())
     if count != settings["parameters"]:
         raise ValueError(

@@ -20,7 +20,9 @@ from tqdm import trange
 
 from ddpm_jax import cells, journal, pace, run, trajectory, unet
 from ddpm_jax.command import command_line
-from ddpm_jax.config import Config, to_dict
+from ddpm_jax.config import Config, from_dict, to_dict
+from ddpm_jax.convert import diffusers
+from ddpm_jax.unet import UNetConfig
 from experiments import bench_input, bench_ours, bench_tables, turns
 from experiments.bench_input import BenchInput
 from experiments.bench_tables import COMPARED, label
@@ -161,7 +163,7 @@ def measured(options: Bench, settings: Row, folder: Path) -> Row:
         for side, compiled in AGAINST[options.against].items() if options.against else ():
             command = [python, "-m", f"experiments.against_{options.against}"]
             environment = {"TORCHINDUCTOR_CACHE_DIR": str(folder / side)}
-            wanted = {**settings, "compiled": compiled}
+            wanted = {**settings, "compiled": compiled, "described": to_diffusers(settings)}
             theirs[side] = stack.enter_context(
                 turns.started(f"{options.against}, {side}", command, wanted, folder / f"{side}.log", environment)
             )
@@ -178,6 +180,15 @@ def measured(options: Bench, settings: Row, folder: Path) -> Row:
         sides = {"ours": ours, **theirs}
         about = {side: worker.about for side, worker in sides.items()}
         return {"about": about, "flops": flops, "compile": compiling, **taken_in_turns(options, sides)}
+
+
+def to_diffusers(settings: Row) -> Row:
+    """Our network as diffusers describes it.
+
+    Raises:
+      ValueError: it has no such network.
+    """
+    return diffusers.write_config(from_dict(UNetConfig, settings["network"]))
 
 
 def one_of_ours(name: str, settings: Row, folder: Path, environment: dict[str, str]) -> AbstractContextManager[Worker]:

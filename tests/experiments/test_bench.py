@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -351,23 +350,13 @@ def test_wrong_values_end_in_one_line(argv: list[str], message: str, capsys: pyt
 
 
 def theirs(settings: Row, **changed: object) -> Row:
-    return {**settings, "parameters": unet.parameter_count(sizes(settings)), "compiled": False, **changed}
+    known = dict(parameters=unet.parameter_count(sizes(settings)), compiled=False)
+    return {**settings, **known, "described": bench.to_diffusers(settings), **changed}
 
 
 def sizes(settings: Row) -> dict:
     config = from_dict(unet.UNetConfig, settings["network"])
     return jax.eval_shape(lambda: unet.init(jax.random.key(0), config, settings["image_size"]))
-
-
-def test_the_shape_of_the_other_network() -> None:
-    found = against_diffusers.arguments(asdict(PRESETS["cifar10"]), 32)
-    assert found["block_out_channels"] == (128, 256, 256, 256) and found["layers_per_block"] == 2
-    assert found["down_block_types"] == ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D")
-    assert found["up_block_types"] == ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D")
-    assert (found["sample_size"], found["in_channels"], found["out_channels"], found["dropout"]) == (32, 3, 3, 0.1)
-    assert found["norm_num_groups"] == 32 and found["attention_head_dim"] is None
-    with pytest.raises(ValueError, match="attention_heads = 2: choose a preset with one"):
-        against_diffusers.arguments({**asdict(TINY), "attention_heads": 2}, 8)
 
 
 @pytest.mark.skipif(find_spec("diffusers") is not None, reason="diffusers is installed")
@@ -386,7 +375,7 @@ def test_the_other_network_has_as_many_parameters(preset: str) -> None:
 
     settings = bench.resolve(Bench(preset=preset))
     with torch.device("meta"):
-        model = UNet2DModel(**against_diffusers.arguments(settings["network"], settings["image_size"]))
+        model = UNet2DModel.from_config(bench.to_diffusers(settings))
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == unet.parameter_count(sizes(settings))
     assert count == 35_746_307 or preset != "cifar10"

@@ -25,7 +25,7 @@ def locked(*folders: Path) -> Iterator[None]:
         taken = processes.of_the_first(_lock(folders, held) if processes.first() else 0)
         if taken:
             raise ValueError(
-                f"another process trains in {folders[taken - 1]}: wait for it, stop it, or choose another folder"
+                f"another process works in {folders[taken - 1]}: wait for it, stop it, or choose another folder"
             )
         yield
 

@@ -34,6 +34,7 @@ class BenchInception:
     Attributes:
       batch: images at a time.
       turns: of both sides, one after the other.
+      repetitions: in a turn: threads that wait for work keep a core busy for a while, also in the other side's turn.
       torch_python: the Python that has torch; default this one.
       json: file for the figures; default none.
       dry_run: print the options and stop.
@@ -41,6 +42,7 @@ class BenchInception:
 
     batch: int = 32
     turns: int = 5
+    repetitions: int = 4
     torch_python: str = sys.executable
     json: Path | None = None
     dry_run: bool = False
@@ -48,8 +50,9 @@ class BenchInception:
 
 def main(options: BenchInception) -> None:
     """Measure, print, and write a file if one is named."""
-    if min(options.batch, options.turns) < 1:
-        raise ValueError(f"batch = {options.batch}, turns = {options.turns}: each is at least 1")
+    for name in ("batch", "turns", "repetitions"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} = {getattr(options, name)}: it is at least 1")
     described = {**asdict(options), "json": options.json and str(options.json)}
     if options.dry_run:
         print(json.dumps(described, indent=2))
@@ -81,7 +84,7 @@ def measured(options: BenchInception, folder: Path) -> Row:
         jobs: dict[str, Any] = {"ours": (other, "features"), **{layout: (one, layout) for layout in LAYOUTS}}
         for worker, job in jobs.values():
             turns.ask(worker, job)
-        answers = turns.alternate(jobs, trange(options.turns, desc="turns", unit="turn"), 1)
+        answers = turns.alternate(jobs, trange(options.turns, desc="turns", unit="turn"), options.repetitions)
         about = {"ours": other.about, "PyTorch": one.about}
     fastest = [min(seconds) for seconds in zip(*(answers[layout] for layout in LAYOUTS), strict=True)]
     speeds = {side: turns.spread([options.batch / one for one in seconds]) for side, seconds in answers.items()}

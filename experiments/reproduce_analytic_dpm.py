@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax import cells, process, sampler, trajectory, variance
+from ddpm_jax import cells, guard, process, sampler, trajectory, variance
 from ddpm_jax.cells import Keep, Store
 from ddpm_jax.command import command_line
 from ddpm_jax.eval import ablation, budget, fid, fid_protocol, quality, study
@@ -44,6 +44,13 @@ def main(options: Reproduce) -> None:
     if options.dry_run:
         print(json.dumps(plain(options), indent=2))
         return
+    cells.check_writable(options.workdir)
+    with guard.locked(options.workdir):
+        reproduce(options)
+
+
+def reproduce(options: Reproduce) -> None:
+    """What main does, in a workdir that no other process writes to."""
     plan = resolve(options)
     means = Means(keep=keep_of(plan))
     work, said = afford(plan)

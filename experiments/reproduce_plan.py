@@ -6,8 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ddpm_jax import cells, checkpoint, head_run, places, protocols, run, sources
 from ddpm_jax.cells import Store
+from ddpm_jax.convert import files
 from ddpm_jax.data import DataSet
 from ddpm_jax.eval import fid_protocol, study
 from ddpm_jax.eval import judge as judges
@@ -105,7 +108,6 @@ def resolve(options: Reproduce) -> Plan:
     Raises:
       ValueError: an unknown name, a number out of range, or a file that is missing or of another kind.
     """
-    cells.check_writable(options.workdir)
     if options.smoke:
         options = smoke(options)
     if options.n < 2 or options.seeds < 1:
@@ -147,7 +149,7 @@ def network(options: Reproduce) -> Path:
     """The workdir of the network; that of --weights is imported once.
 
     Raises:
-      ValueError: none or two are named, or it cannot be imported.
+      ValueError: none or two are named, it cannot be imported, or another one was imported here before.
     """
     if (options.checkpoint is None) == (options.weights is None):
         raise ValueError("give the network as --checkpoint or as --weights, one of them")
@@ -158,9 +160,22 @@ def network(options: Reproduce) -> Path:
     assert options.weights
     folder = options.workdir / "network"
     wanted = ImportWeights(options.weights, options.data, options.description, folder, options.image_size)
+    taken, said = folder / "imported.json", contents(options)
     if not checkpoint.steps(places.checkpoints(folder)):
         import_weights.main(wanted)
+        cells.write_json(taken, said)
+    elif not taken.exists() or files.read_json(taken) != said:
+        raise ValueError(f"{folder} holds another network than {options.weights}: choose another --workdir")
     return folder
+
+
+def contents(options: Reproduce) -> dict[str, Any]:
+    """A hash of every file that the network is imported from, and what it was trained on."""
+    assert options.weights
+    given = sorted(options.weights.iterdir()) if options.weights.is_dir() else [options.weights]
+    found = [path for path in (*given, *([options.description] if options.description else [])) if path.is_file()]
+    hashes = {path.name: cells.fingerprint(np.fromfile(path, np.uint8)) for path in found}
+    return {"files": hashes, "data": options.data, "image_size": options.image_size}
 
 
 def fewer(subject: Subject, count: int) -> DataSet:

@@ -24,7 +24,7 @@ with guard.locked(Path(sys.argv[1])):
 def test_a_second_trainer_is_refused_until_the_first_is_gone_even_by_sigkill(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=r"another process trains in .*: wait for it"), guard.locked(tmp_path):
+        with pytest.raises(ValueError, match=r"another process works in .*: wait for it"), guard.locked(tmp_path):
             pass
         holder.kill()
     with guard.locked(tmp_path):
@@ -36,7 +36,7 @@ def test_a_second_trainer_is_refused_until_the_first_is_gone_even_by_sigkill(tmp
 def test_one_of_two_folders_that_is_taken_is_named_and_the_other_is_given_back(tmp_path: Path) -> None:
     mine, shared = tmp_path / "mine", tmp_path / "shared"
     with guard.locked(shared):
-        with pytest.raises(ValueError, match=r"another process trains in .*shared"), guard.locked(mine, shared):
+        with pytest.raises(ValueError, match=r"another process works in .*shared"), guard.locked(mine, shared):
             pass
         with guard.locked(mine):
             pass

@@ -223,7 +223,7 @@ def test_a_finished_run_is_opened_from_a_new_workdir(tmp_path: Path, monkeypatch
 
 def test_two_workdirs_do_not_write_to_one_folder_of_checkpoints(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
-    with guard.locked(shared), pytest.raises(ValueError, match=r"another process trains in .*shared"):
+    with guard.locked(shared), pytest.raises(ValueError, match=r"another process works in .*shared"):
         loop.fit(replace(CONFIG, checkpoints=str(shared)), tmp_path / "run")
 
 

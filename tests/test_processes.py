@@ -178,7 +178,7 @@ def test_a_second_run_of_two_is_refused_and_ctrl_c_to_one_ends_the_first(tmp_pat
     others = start_two(workdir, "--steps", "100000")
     for other in others:
         error = other.communicate(timeout=60 * MINUTES)[1]
-        assert other.returncode == 2 and f"another process trains in {workdir}: wait for it" in error
+        assert other.returncode == 2 and f"another process works in {workdir}: wait for it" in error
     assert all(run.poll() is None for run in runs)
     runs[1].send_signal(signal.SIGINT)
     said = [run.communicate(timeout=60 * MINUTES)[1] for run in runs]

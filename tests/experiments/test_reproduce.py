@@ -1,11 +1,13 @@
 """The reproduction on random weights: the tables, what is kept, what is cut and what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from ddpm_jax.eval import judge as judges
 from ddpm_jax.eval import quality
@@ -107,6 +109,20 @@ def test_a_budget_takes_fewer_samples_and_says_so(
     work, said = reproduce_analytic_dpm.afford(cut)
     assert (work.n, work.chains) == (5, {2: 10})
     assert "N = 5 in place of 9, without K = 4" in said[1]
+
+
+def test_another_network_does_not_take_the_place_of_the_first(
+    files: reproduce_smoke.Inputs, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    few = dict(weights=tmp_path / "copy", data=str(files.data), inception=files.inception, workdir=tmp_path)
+    shutil.copytree(files.weights, tmp_path / "copy")
+    first = resolve(Reproduce(**few))
+    assert resolve(Reproduce(**few)).subject.fingerprint == first.subject.fingerprint
+    path = tmp_path / "copy" / "diffusion_pytorch_model.safetensors"
+    arrays = load_file(path)
+    save_file({name: 2 * array for name, array in arrays.items()}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"holds another network than .*copy: choose another --workdir"):
+        resolve(Reproduce(**few))
 
 
 @pytest.mark.parametrize(

@@ -153,14 +153,18 @@ def compared(plan: Plan, n: int) -> tuple[str, list[str]]:
     theirs = fid_protocol.named(PUBLISHED_WITH)
     published = Measure(judge.name, theirs.preparation, theirs.rounding, ours.reference, theirs.n)
     (_, mark), lines = fid_protocol.marks([published, ours])
-    if plan.subject.data.name != "cifar10":
-        name = Path(plan.subject.data.name).name
-        lines.append(f"the published figures are of CIFAR-10, ours of {name}: they do not compare")
     few = fid_protocol.warning(reference.target.fit, n)
     if few:
         print(f"warning: {few}", file=sys.stderr)
     made = f"{ours.features}, {ours.preparation}, rounding {ours.rounding}, N = {ours.n:,}, to {ours.reference}"
-    return mark, [*lines, *([few] if few else []), made]
+    return mark, [*lines, *of_other_data(plan), *([few] if few else []), made]
+
+
+def of_other_data(plan: Plan) -> list[str]:
+    """That the published figures are of other images, where they are."""
+    name = plan.subject.data.name
+    said = f"the published figures are of CIFAR-10, ours of {Path(name).name}: they do not compare"
+    return [said] if name != "cifar10" else []
 
 
 def likelihood_row(row: ablation.Row) -> Row:
@@ -171,11 +175,9 @@ def likelihood_row(row: ablation.Row) -> Row:
 
 def likelihood_notes(plan: Plan, images: int) -> list[str]:
     """What the likelihoods are of."""
-    clip = plan.design.rules.pixel_clip
-    data = plan.subject.data
-    return [f"of {images:,} test images of {data.name}, variances fixed on {len(data.calibration.images):,} others"] + (
-        [f"samples have a pixel clip of {clip:g} grey levels; likelihoods none"] if clip else []
-    )
+    data, clip = plan.subject.data, plan.design.rules.pixel_clip
+    fixed = f"of {images:,} test images, variances fixed on {len(data.calibration.images):,} others"
+    return [*of_other_data(plan), fixed, f"samples have a pixel clip of {clip:g} grey levels; likelihoods have none"]
 
 
 def fid_row(plan: Plan, choices: Choices, cell: Cell, n: int, keep: Keep) -> Row:

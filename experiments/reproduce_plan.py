@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ddpm_jax import cells, checkpoint, head_run, places, protocols, run, sources
 from ddpm_jax.cells import Store
 from ddpm_jax.convert import files
@@ -174,8 +172,11 @@ def contents(options: Reproduce) -> dict[str, Any]:
     assert options.weights
     given = sorted(options.weights.iterdir()) if options.weights.is_dir() else [options.weights]
     found = [path for path in (*given, *([options.description] if options.description else [])) if path.is_file()]
-    hashes = {path.name: cells.fingerprint(np.fromfile(path, np.uint8)) for path in found}
-    return {"files": hashes, "data": options.data, "image_size": options.image_size}
+    return {
+        "files": {path.name: files.sha256(path) for path in found},
+        "data": options.data,
+        "image_size": options.image_size,
+    }
 
 
 def fewer(subject: Subject, count: int) -> DataSet:

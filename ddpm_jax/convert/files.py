@@ -1,5 +1,6 @@
 """Arrays and descriptions in other projects' files; nothing in a file is executed."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,12 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (SafetensorError, OSError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no safetensors file that NumPy can hold, or damaged: {error}") from error
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_tensors(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -21,7 +21,7 @@ from ddpm_jax.convert import files
 from ddpm_jax.devices import Layout, are_cores, local
 from ddpm_jax.eval import windows
 
-FILE = "pt_inception-2015-12-05-6726825d.pth"
+FILE, CHECKSUM = "pt_inception-2015-12-05-6726825d.pth", "6726825d"  # as files of PyTorch end in theirs
 SIDE, FEATURES = 299, 2048
 EPSILON = 1e-3  # of the batch normalisation
 BATCH, BATCH_OF_A_CORE = 128, 4  # images that a device takes at a time

@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 
 from ddpm_jax import cells
 from ddpm_jax.cells import Keep
+from ddpm_jax.convert import files
 from ddpm_jax.data import DataSet, describe
 from ddpm_jax.devices import Layout
 from ddpm_jax.eval import fid, inception
@@ -68,8 +69,10 @@ def of_inception(path: Path, preparation: str = "pytorch-fid", layout: Layout = 
     Raises:
       ValueError: the file is missing, or holds another network.
     """
-    params = inception.load(path)
-    name = f"Inception {cells.fingerprint(params)[:12]}"
+    params, known_by = inception.load(path), files.sha256(path)
+    name = f"Inception, sha256 {known_by[:16]}"
+    if not known_by.startswith(inception.CHECKSUM):
+        name += f" (not {inception.FILE})"
     features = partial(inception.extract, params, preparation=preparation, layout=layout)
     return Judge(name, preparation, inception.FEATURES, features)
 

@@ -17,15 +17,15 @@ Result = Float[Array, "b i j d"]
 
 
 def convolve(x: Images, kernel: Float[Array, "kh kw c d"], stride: int, padding: str) -> Result:
-    """A convolution; on CPUs one matrix product, where the kernel is 1 x 1 or the image is halved.
+    """A convolution; on CPUs one matrix product, where the kernel is 1 x 1 or the image is halved without padding.
 
     Args:
       x: images.
       kernel: as Flax keeps it.
       stride: of the windows.
-      padding: SAME, for odd kernels at stride 1, or VALID.
+      padding: SAME or VALID.
     """
-    if stride == 2 or kernel.shape[:2] == (1, 1):
+    if kernel.shape[:2] == (1, 1) or (stride == 2 and padding == "VALID"):
         return jax.lax.platform_dependent(
             x,
             kernel,

@@ -1,5 +1,6 @@
 """References of data sets and of other projects' files give the same distances, and what is none is refused."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from ddpm_jax import data
 from ddpm_jax.cells import Arrays
-from ddpm_jax.eval import fid, judge
+from ddpm_jax.eval import fid, inception, judge
 from ddpm_jax.eval.judge import Judge
 
 SIZE = 4
@@ -90,6 +91,17 @@ def test_the_training_split_is_all_that_was_not_held_out_for_tests(tmp_path: Pat
     assert test.name != reference.name
     with pytest.raises(ValueError, match="unknown split 'all': choose train or test"):
         judge.of_data(found, JUDGE, "all")
+
+
+def test_inception_is_known_by_its_files_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inception, "load", lambda path: {})
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+    known = hashlib.sha256(b"weights").hexdigest()
+    found = judge.of_inception(tmp_path / "weights.pth", "tensorflow")
+    assert found.name == f"Inception, sha256 {known[:16]} (not {inception.FILE})"
+    assert found.preparation == "tensorflow" and found.size == 2048
+    monkeypatch.setattr(inception, "CHECKSUM", known[:8])
+    assert judge.of_inception(tmp_path / "weights.pth").name == f"Inception, sha256 {known[:16]}"
 
 
 def test_statistics_are_kept_under_the_images_and_the_judge() -> None:

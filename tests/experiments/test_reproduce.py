@@ -105,6 +105,9 @@ def test_a_budget_takes_fewer_samples_and_says_so(
     plan = resolve(options)
     work, said = reproduce_analytic_dpm.afford(plan)
     assert (work.n, work.chains, len(said)) == (9, {2: 10, 4: 10}, 1) and said[0].startswith("1.65e+04 network")
+    assert "no pixel clip" in reproduce_analytic_dpm.likelihood_notes(
+        plan._replace(design=plan.design._replace(rules=plan.design.rules._replace(pixel_clip=None))), 8
+    )
     cut = plan._replace(options=replace(options, budget=(16_000 + 5 * 20) / 3600))
     work, said = reproduce_analytic_dpm.afford(cut)
     assert (work.n, work.chains) == (5, {2: 10})
@@ -154,4 +157,4 @@ def test_the_smoke_run_takes_the_whole_path(tmp_path: Path, monkeypatch: pytest.
     run("reproduce_analytic_dpm", "--smoke", "--workdir", str(tmp_path))
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["fid"] and all(np.isfinite(row["value"]) for row in results["fid"])
-    assert results["fid"][0]["stamp"]["measure"]["features"].startswith("Inception ")
+    assert results["fid"][0]["stamp"]["measure"]["features"].startswith("Inception, sha256 ")

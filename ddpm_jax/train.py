@@ -32,7 +32,7 @@ def to_unit(images_uint8: UInt8[Array, "b *x"], levels: int) -> Images:
 
 
 def to_levels(x: Images | Float[np.ndarray, "b *x"], levels: int, rounding: str = "nearest") -> np.ndarray:
-    """[-1, 1] to a grey level 0..levels-1, after clipping; the inverse of `to_unit`, on the host.
+    """[-1, 1] to a grey level 0..levels-1, after clipping, on the host; to the nearest the inverse of `to_unit`.
 
     Args:
       x: images.

@@ -14,7 +14,7 @@ from experiments.turns import Job, Row
 
 
 def prepare(settings: Row) -> tuple[Row, dict[str, Job]]:
-    """The one job, on one device."""
+    """The one job, on all devices."""
     devices.use_cores()
     draw = np.random.default_rng(0)
     params = inception.folded(inception_arrays(draw), "random weights")

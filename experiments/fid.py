@@ -22,10 +22,11 @@ from ddpm_jax.command import command_line
 from ddpm_jax.eval import feature_metrics, fid, fid_protocol
 from ddpm_jax.eval import judge as judges
 from ddpm_jax.eval.feature_metrics import Estimate
-from ddpm_jax.eval.fid_protocol import FidProtocol, Stamp
+from ddpm_jax.eval.fid_protocol import FidProtocol, Measure, Stamp
 from ddpm_jax.eval.judge import Judge, Reference
 from ddpm_jax.report.printed import measured, number
 
+LEAST = 20  # images that KID can be told of
 SIZES = 10  # subsets of the line whose end is FID at infinity
 
 
@@ -74,12 +75,13 @@ def main(options: Fid) -> None:
     figures = {"FID": Estimate(fid.distance(reference.target, fid.gaussian_fit(features)), np.nan)}
     sizes = sorted({*np.linspace(len(images) // 2, len(images), SIZES).astype(int).tolist()})
     if len(sizes) > 1 and sizes[0] > 1:
-        figures["FID at infinity"] = feature_metrics.fid_infinity(features, reference.target, sizes, options.seed)
+        end = feature_metrics.fid_infinity(features, reference.target, sizes, options.seed)
+        figures["FID at infinity"] = Estimate(end.value, np.nan)  # its error is that of subsets that overlap
     if others is not None:
         figures |= beside_images(features, judge.features(others), options.seed)
     rounding = made.get("rules", {}).get("rounding", "as in the file")
     stamp = Stamp(judges.measure(judge, reference, rounding, len(images)), made)
-    for line in told(protocol, rounding, fid_protocol.warning(reference.target.fit, len(images))):
+    for line in told(options, protocol, stamp.measure, fid_protocol.warning(reference.target.fit, len(images))):
         print(f"warning: {line}", file=sys.stderr)
     print("\n".join(f"{name}: {shown(found)}" for name, found in figures.items()))
     print(json.dumps(fid_protocol.plain(stamp), indent=2))
@@ -118,26 +120,33 @@ def reference_of(options: Fid, protocol: FidProtocol, judge: Judge) -> tuple[Ref
     split = options.split or protocol.split
     reference = judges.of_data(found, judge, split, keep)
     images = (found.train if split == "train" else found.test).images
-    if options.against_images > len(images):
-        raise ValueError(f"against_images = {options.against_images}: {found.name} has {len(images)}")
+    if options.against_images and not LEAST <= options.against_images <= len(images):
+        raise ValueError(f"against_images = {options.against_images}: {LEAST} to {len(images)}, all of {found.name}")
     return reference, images[: options.against_images] if options.against_images else None
 
 
 def beside_images(features: np.ndarray, others: np.ndarray, seed: int) -> dict[str, Estimate]:
     """What is told by images and not by their statistics."""
-    size = min(1000, len(features), len(others))
+    least = min(len(features), len(others))
+    size = min(1000, least // 10)  # as many subsets as are not more than all: their spread tells the error
     precision, recall = feature_metrics.precision_recall(features, others)
     return {
-        "KID": feature_metrics.kid(features, others, size=size, seed=seed),
+        "KID": feature_metrics.kid(features, others, least // size, size, seed),
         "precision": Estimate(precision, np.nan),
         "recall": Estimate(recall, np.nan),
     }
 
 
-def told(protocol: FidProtocol, rounding: str, few: str | None) -> list[str]:
+def told(options: Fid, protocol: FidProtocol, measure: Measure, few: str | None) -> list[str]:
     """What a reader must know to compare the figures with others'."""
-    other = [f"samples are rounded {rounding}, the protocol rounds {protocol.rounding}"]
-    return (other if rounding != protocol.rounding else []) + ([few] if few else [])
+    pairs = {
+        "samples": (measure.n, protocol.n),
+        "rounding of samples": (measure.rounding, protocol.rounding),
+        "split": (options.split or protocol.split, protocol.split),
+    }
+    apart = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    other = [f"{name}: {here}, and {there} in {options.fid_protocol}" for name, (here, there) in apart.items()]
+    return [*other, *([few] if few else [])]
 
 
 def shown(found: Estimate) -> str:

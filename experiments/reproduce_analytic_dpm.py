@@ -26,17 +26,21 @@ from ddpm_jax import cells, devices, guard, process, sampler, trajectory, varian
 from ddpm_jax.cells import Keep, Store
 from ddpm_jax.command import command_line
 from ddpm_jax.devices import Layout
-from ddpm_jax.eval import ablation, budget, fid, fid_protocol, quality, study
+from ddpm_jax.eval import ablation, budget, fid, fid_protocol, inception, quality, study
 from ddpm_jax.eval import judge as judges
 from ddpm_jax.eval.ablation import Cell, Choices
 from ddpm_jax.eval.fid_protocol import Measure
 from ddpm_jax.eval.study import Design, Means
 from ddpm_jax.process import Kernel
+from ddpm_jax.protocols import Rules
 from ddpm_jax.report import provenance, reproduction
 from experiments.reproduce_plan import PUBLISHED_WITH, Plan, Reproduce, plain, resolve
 
 Row = dict[str, Any]
 DDIM = ("zero", "analytic")  # variances of DDIM's kernel that were published: DDIM and Analytic-DDIM
+CLIPS = {("ddpm", "small"): None, ("ddpm", "large"): 1.0, ("ddim", "zero"): None, ("ddim", "analytic"): 1.0}
+"""Of Bao et al. 2022, released code: rows whose pixel clip is not that of `analytic`."""
+PUBLISHED_T = 1000
 PROBE = 4  # steps of the chain that is timed
 PROBED_BY_CORES = 16  # images of that chain on CPUs; elsewhere a shard
 
@@ -71,15 +75,16 @@ def reproduce(options: Reproduce) -> None:
         "fid": [],
         "notes": {"nll": likelihood_notes(plan, len(test.prior)), "fid": said},
     }
-    write(options.workdir, results)
+    folder = plan.options.workdir
+    write(folder, results)
     if plan.judge:
         mark, lines = compared(plan, work.n)
         results["notes"]["fid"] = [*lines, *said]
         for choice, cell in sampled(choices, design, sorted(work.chains)):
             results["fid"].append(fid_row(plan, choice, cell, work.n, means.keep) | {"mark": mark})
-            write(options.workdir, results)
+            write(folder, results)
     print(reproduction.text(results))
-    print(f"tables: {options.workdir / 'tables.md'}")
+    print(f"tables: {folder / 'tables.md'}")
 
 
 def keep_of(plan: Plan) -> Keep:
@@ -113,11 +118,13 @@ def afford(plan: Plan) -> tuple[budget.Work, list[str]]:
     count = len(kernels(design)) * design.seeds
     chains = dict.fromkeys(design.sample_K, count) if plan.judge else {}
     wanted = budget.Work(passes, chains, design.images)
-    rate = speed(plan)
+    rate = float(
+        keep_of(plan)("speeds", {"devices": devices.words()}, lambda: dict(rate=np.asarray(speed(plan))))["rate"]
+    )
     hours = budget.evaluations(wanted) / rate / 3600
     said = [
         f"{budget.evaluations(wanted):.3g} network evaluations at {rate:,.0f} a second here: about {hours:.2g} hours, "
-        "Inception and what is kept already not counted"
+        "with what is kept already, without Inception"
     ]
     if not chains or options.budget is None or hours <= options.budget:
         return wanted, said
@@ -152,20 +159,35 @@ def compared(plan: Plan, n: int) -> tuple[str, list[str]]:
     judge, reference = plan.judge
     ours = judges.measure(judge, reference, plan.design.rules.rounding, n)
     theirs = fid_protocol.named(PUBLISHED_WITH)
-    published = Measure(judge.name, theirs.preparation, theirs.rounding, ours.reference, theirs.n)
+    usual = plan.subject.data.name == "cifar10" and plan.options.reference is None
+    published = Measure(
+        judge.name if judges.is_usual(judge) else inception.FILE,
+        theirs.preparation,
+        theirs.rounding,
+        ours.reference if usual else "CIFAR-10's training images",
+        theirs.n,
+    )
     (_, mark), lines = fid_protocol.marks([published, ours])
     few = fid_protocol.warning(reference.target.fit, n)
     if few:
         print(f"warning: {few}", file=sys.stderr)
     made = f"{ours.features}, {ours.preparation}, rounding {ours.rounding}, N = {ours.n:,}, to {ours.reference}"
-    return mark, [*lines, *of_other_data(plan), *([few] if few else []), made]
+    clips = "pixel clips as Bao et al.'s code" if plan.options.pixel_clip is None else "one pixel clip for all rows"
+    return mark, [*lines, *of_others(plan), *([few] if few else []), f"{made}; {clips}"]
 
 
-def of_other_data(plan: Plan) -> list[str]:
-    """That the published figures are of other images, where they are."""
-    name = plan.subject.data.name
-    said = f"the published figures are of CIFAR-10, ours of {Path(name).name}: they do not compare"
-    return [said] if name != "cifar10" else []
+def of_others(plan: Plan) -> list[str]:
+    """That the published figures are of other images or another chain, where they are."""
+    name, T = Path(plan.subject.data.name).name, plan.subject.schedule.T
+    ours = [f"of {name}"] * (name != "cifar10") + [f"of T = {T}"] * (T != PUBLISHED_T)
+    published = f"the published figures are of CIFAR-10 and T = {PUBLISHED_T}"
+    return [f"{published}, ours {' and '.join(ours)}: they do not compare"] if ours else []
+
+
+def rules_of(plan: Plan, cell: Cell, kernel: Kernel) -> Rules:
+    """The rules of a row, with the clip that Bao et al.'s code has for it; for rows of ours that of `analytic`."""
+    theirs = CLIPS.get((kernel.name, cell[0]), plan.design.rules.pixel_clip)
+    return plan.design.rules._replace(pixel_clip=theirs) if plan.options.pixel_clip is None else plan.design.rules
 
 
 def likelihood_row(row: ablation.Row) -> Row:
@@ -176,30 +198,29 @@ def likelihood_row(row: ablation.Row) -> Row:
 
 def likelihood_notes(plan: Plan, images: int) -> list[str]:
     """What the likelihoods are of."""
-    data, clip = plan.subject.data, plan.design.rules.pixel_clip
+    data = plan.subject.data
     fixed = f"of {images:,} test images, variances fixed on {len(data.calibration.images):,} others"
-    clipped = f"samples have a pixel clip of {clip:g} grey levels, likelihoods none" if clip else "no pixel clip"
-    return [*of_other_data(plan), fixed, clipped]
+    return [*of_others(plan), fixed]
 
 
 def fid_row(plan: Plan, choices: Choices, cell: Cell, n: int, keep: Keep) -> Row:
     """The FID of a cell with its stamp: over seeds the mean and its standard error."""
     assert plan.judge
     (judge, reference), design = plan.judge, plan.design
-    draws = quality.Draws(range(design.seeds), n, plan.subject.data.shape)
+    rules, shape, seeds = rules_of(plan, cell, choices.kernel), plan.subject.data.shape, list(range(design.seeds))
 
-    def compute() -> cells.Arrays:
-        images = quality.draw(choices, plan.subject.denoiser, [cell], design.rules, draws, keep=keep)[cell]
-        sums = [judges.summed(judge, one) for one in images]
-        return dict(fid=np.array([fid.distance(reference.target, fid.fit(one)) for one in sums]))
+    def compute(seed: int) -> cells.Arrays:
+        draws = quality.Draws([seed], n, shape)
+        (images,) = quality.draw(choices, plan.subject.denoiser, [cell], rules, draws, keep=keep)[cell]
+        return dict(fid=np.asarray(fid.distance(reference.target, fid.fit(judges.summed(judge, images)))))
 
-    asked = quality.inputs(choices, cell, design.rules)
-    inputs = {**asked, "draws": [list(draws.seeds), n, list(draws.shape)], "judge": judge[:3], "to": reference.name}
-    values = keep("fids", {**inputs, "code": judges.CODE}, compute)["fid"]
+    asked = {**quality.inputs(choices, cell, rules), "n": n, "judge": judge[:3], "to": reference.name}
+    asked["code"] = [judges.CODE, quality.CODE]
+    values = np.array([keep("fids", {**asked, "seed": seed}, partial(compute, seed))["fid"] for seed in seeds])
     name = dict(variance=cell[0], kernel=choices.kernel.name, trajectory=cell[1], K=cell[2])
     stamp = fid_protocol.Stamp(
         judges.measure(judge, reference, design.rules.rounding, n),
-        {**plan.made, **name, "seeds": list(draws.seeds), "rules": design.rules._asdict()},
+        {**plan.made, **name, "seeds": seeds, "rules": rules._asdict()},
     )
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     by_seed = values.tolist()

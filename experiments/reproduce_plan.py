@@ -1,14 +1,15 @@
 """The options of `reproduce_analytic_dpm`: what they mean together, and which are refused. Not a command."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_jax import cells, checkpoint, head_run, places, protocols, run, sources
+from ddpm_jax import agreement, cells, checkpoint, head_run, places, protocols, run, sources
 from ddpm_jax.cells import Store
-from ddpm_jax.convert import files
+from ddpm_jax.convert import diffusers, diffusers_scheduler, files, improved_diffusion
 from ddpm_jax.data import DataSet
 from ddpm_jax.eval import fid_protocol, study
 from ddpm_jax.eval import judge as judges
@@ -19,6 +20,7 @@ from experiments import import_weights, reproduce_smoke
 from experiments.import_weights import ImportWeights
 
 PUBLISHED_WITH = "pytorch-fid"
+IMPORTER = [cells.code_version(project.__name__) for project in (diffusers, improved_diffusion, diffusers_scheduler)]
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,9 @@ class Reproduce:
       n: samples of each cell and seed.
       seeds: sampling seeds; their spread is the standard error.
       test_images: of the likelihood; default all.
-      pixel_clip: bound on the noise of the step into tau_1, in grey levels: theirs is 2 for the linear schedule on
-        CIFAR-10, else 1.
-      budget: hours that it may take on these devices; default as long as it takes.
-      smoke: the whole path on random weights and synthetic images; no option but workdir is read.
+      pixel_clip: bound on the noise of the step into tau_1, in grey levels, 0 for none; default theirs, row by row.
+      budget: hours of network evaluations on these devices, Inception not counted; default as many as it takes.
+      smoke: the whole path on random weights and synthetic images, in workdir/smoke; force alone is read beside.
       force: measure and draw again what is in workdir/cells.
       dry_run: print the options and stop.
     """
@@ -112,6 +113,8 @@ def resolve(options: Reproduce) -> Plan:
         raise ValueError(f"n = {options.n}, seeds = {options.seeds}: at least 2 samples and 1 seed")
     if options.budget is not None and options.budget <= 0:
         raise ValueError(f"budget = {options.budget:g} hours: it must be positive")
+    if options.budget is not None and options.inception is None:
+        raise ValueError(f"budget = {options.budget:g} has no effect without --inception: only samples are cut")
     protocol = fid_protocol.named(options.fid_protocol)
     trained = run.load(network(options))
     config = trained.run.config
@@ -120,9 +123,8 @@ def resolve(options: Reproduce) -> Plan:
         subject = head_run.load(options.head_checkpoint, subject)
     if options.test_images is not None:
         subject = subject._replace(data=fewer(subject, options.test_images))
-    clip = options.pixel_clip
-    if clip is None:
-        clip = 2.0 if (run.data_of(config), config.schedule) == ("cifar10", "linear") else 1.0
+    clip = 2.0 if (run.data_of(config), config.schedule) == ("cifar10", "linear") else 1.0
+    clip = clip if options.pixel_clip is None else options.pixel_clip
     rules = protocols.protocol("analytic-dpm", subject.data.levels, pixel_clip=clip, rounding=protocol.rounding)
     design = study.resolved(
         Design(rules, options.variances, options.trajectories, options.K, options.sample_K, options.n, options.seeds),
@@ -133,13 +135,14 @@ def resolve(options: Reproduce) -> Plan:
     made = dict(
         network=subject.fingerprint, name=subject.name, step=int(trained.state.step), average=config.ema_decay[0]
     )
-    return Plan(options, subject, design, judge_of(options, subject), config.schedule, made)
+    return Plan(options, subject, design, judge_of(options, trained.run.data), config.schedule, made)
 
 
 def smoke(options: Reproduce) -> Reproduce:
     """Random weights, synthetic images, and as little of everything as shows that it works."""
-    made = reproduce_smoke.write(options.workdir / "smoke")
-    least = Reproduce(options.workdir, smoke=True, sample_K=(10,), n=4, seeds=2, force=options.force)
+    folder = options.workdir / "smoke"
+    made = reproduce_smoke.write(folder)
+    least = Reproduce(folder, smoke=True, sample_K=(10,), n=4, seeds=2, force=options.force)
     return replace(least, weights=made.weights, data=str(made.data), inception=made.inception)
 
 
@@ -152,6 +155,7 @@ def network(options: Reproduce) -> Path:
     if (options.checkpoint is None) == (options.weights is None):
         raise ValueError("give the network as --checkpoint or as --weights, one of them")
     if options.checkpoint is not None:
+        agreement.check_unused(data=options.data, description=options.description, image_size=options.image_size)
         return options.checkpoint
     if options.data is None:
         raise ValueError(f"--weights {options.weights}: give --data, what the network was trained on")
@@ -160,8 +164,9 @@ def network(options: Reproduce) -> Path:
     wanted = ImportWeights(options.weights, options.data, options.description, folder, options.image_size)
     taken, said = folder / "imported.json", contents(options)
     if not checkpoint.steps(places.checkpoints(folder)):
-        import_weights.main(wanted)
+        folder.mkdir(parents=True, exist_ok=True)
         cells.write_json(taken, said)
+        import_weights.main(wanted)
     elif not taken.exists() or files.read_json(taken) != said:
         raise ValueError(f"{folder} holds another network than {options.weights}: choose another --workdir")
     return folder
@@ -170,13 +175,10 @@ def network(options: Reproduce) -> Path:
 def contents(options: Reproduce) -> dict[str, Any]:
     """A hash of every file that the network is imported from, and what it was trained on."""
     assert options.weights
-    given = sorted(options.weights.iterdir()) if options.weights.is_dir() else [options.weights]
-    found = [path for path in (*given, *([options.description] if options.description else [])) if path.is_file()]
-    return {
-        "files": {path.name: files.sha256(path) for path in found},
-        "data": options.data,
-        "image_size": options.image_size,
-    }
+    folder, more = options.weights, [options.description] if options.description else []
+    given = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+    hashes = {os.path.relpath(path, folder.parent): files.sha256(path) for path in (*given, *more) if path.is_file()}
+    return {"files": hashes, "data": options.data, "image_size": options.image_size, "code": IMPORTER}
 
 
 def fewer(subject: Subject, count: int) -> DataSet:
@@ -191,7 +193,7 @@ def fewer(subject: Subject, count: int) -> DataSet:
     return subject.data._replace(test=test._replace(images=test.images[:count], labels=None))
 
 
-def judge_of(options: Reproduce, subject: Subject) -> tuple[Judge, Reference] | None:
+def judge_of(options: Reproduce, images: DataSet) -> tuple[Judge, Reference] | None:
     """The feature network and the reference statistics, computed once.
 
     Raises:
@@ -201,11 +203,11 @@ def judge_of(options: Reproduce, subject: Subject) -> tuple[Judge, Reference] | 
         if options.reference is not None:
             raise ValueError(f"--reference {options.reference} has no effect without --inception")
         return None
-    if subject.data.levels != 256:
-        raise ValueError(f"{subject.data.name} has {subject.data.levels} grey levels: Inception reads 256")
+    if images.levels != 256:
+        raise ValueError(f"{images.name} has {images.levels} grey levels: Inception reads 256")
     protocol = fid_protocol.named(options.fid_protocol)
     judge = judges.of_inception(options.inception, protocol.preparation)
     keep = partial(cells.fetch, Store(options.workdir / "cells", {}, options.force, Counter()))
     if options.reference is not None:
         return judge, judges.of_file(options.reference, judge, keep)
-    return judge, judges.of_data(subject.data, judge, protocol.split, keep)
+    return judge, judges.of_data(images, judge, protocol.split, keep)

@@ -68,7 +68,7 @@ LAYERS = {
     "training": "recipes train manifest storage checkpoint",
     "evaluation": "subject eval.classifier eval.windows eval.inception eval.feature_metrics eval.spline eval.decoders "
     "eval.costs eval.visit eval.moments eval.elbo eval.ablation eval.checks eval.curves eval.budget eval.fid_protocol "
-    "eval.judge eval.quality eval.spread",
+    "eval.judge eval.distances eval.quality eval.spread",
     "exact worlds": "eval.gaussian_chain eval.frechet_schedule eval.gaussian_samples eval.power_law eval.density",
     "a whole study": "eval.study eval.findings eval.whole_chain",
     "a run": "command agreement pace journal places guard run preview sources room loop head_run",

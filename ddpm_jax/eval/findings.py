@@ -8,7 +8,7 @@ import numpy as np
 from ddpm_jax import cells, records
 from ddpm_jax.cells import Keep
 from ddpm_jax.data import seen
-from ddpm_jax.eval import ablation, checks, classifier, costs, curves, fid, quality
+from ddpm_jax.eval import ablation, checks, classifier, costs, curves, distances, fid, quality
 from ddpm_jax.eval import judge as judges
 from ddpm_jax.eval.ablation import REFERENCE, Choices
 from ddpm_jax.eval.costs import Table
@@ -93,7 +93,7 @@ def sample(
     judge = judge_of(network)
     held_out = np.concatenate([images.calibration.images, test.images])
     reference = judges.of_images(f"{images.name}, images that the network learned", train.images, judge)
-    single, over_seeds = quality.distances(drawn, judge, reference)
+    single, over_seeds = distances.tabulate(drawn, judge, reference)
     results = {
         "samples": single,
         "sample_cells": over_seeds,

@@ -106,7 +106,8 @@ def features(
     def layer(name: str, x: Array, channels: int, size: tuple, stride: int, padding: str) -> Array:
         return jax.nn.relu(windows.convolve(x, params[name]["kernel"], stride, padding) + params[name]["bias"])
 
-    return _network(layer, prepared(images, preparation))
+    with jax.default_matmul_precision("highest"):
+        return _network(layer, prepared(images, preparation))
 
 
 def extract(

@@ -6,6 +6,7 @@ images are kept under the hash of the images and of the judge. Heusel et al. 201
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -50,12 +51,10 @@ class Reference(NamedTuple):
     Attributes:
       name: how to call it, with a hash of it.
       target: the Gaussian fit of its features.
-      n: images; None where they are not known.
     """
 
     name: str
     target: Target
-    n: int | None
 
 
 def of_inception(path: Path, preparation: str = "pytorch-fid", layout: Layout = Layout()) -> Judge:
@@ -69,12 +68,14 @@ def of_inception(path: Path, preparation: str = "pytorch-fid", layout: Layout = 
     Raises:
       ValueError: the file is missing, or holds another network.
     """
-    params, known_by = inception.load(path), files.sha256(path)
-    name = f"Inception, sha256 {known_by[:16]}"
-    if not known_by.startswith(inception.CHECKSUM):
-        name += f" (not {inception.FILE})"
+    params, name = inception.load(path), f"Inception, sha256 {files.sha256(path)[:16]}"
     features = partial(inception.extract, params, preparation=preparation, layout=layout)
     return Judge(name, preparation, inception.FEATURES, features)
+
+
+def is_usual(judge: Judge) -> bool:
+    """Whether its weights are those of the usual file, by their checksum."""
+    return judge.name.startswith(f"Inception, sha256 {inception.CHECKSUM}")
 
 
 def summed(judge: Judge, images: ImageArray, keep: Keep = cells.compute_always, known_as: object = None) -> Sums:
@@ -115,7 +116,7 @@ def of_data(found: DataSet, judge: Judge, split: str = "train", keep: Keep = cel
     sums = [summed(judge, part, keep, {**known, "part": i}) for i, part in enumerate(parts)]
     whole = fid.added(*sums) if len(sums) == 2 else sums[0]
     name = f"{found.name}, {split} images, {cells.fingerprint(known)[:12]}"
-    return Reference(name, fid.target(fid.fit(whole)), whole.n)
+    return Reference(name, fid.target(fid.fit(whole)))
 
 
 def of_file(path: Path, judge: Judge, keep: Keep = cells.compute_always) -> Reference:
@@ -135,16 +136,14 @@ def of_file(path: Path, judge: Judge, keep: Keep = cells.compute_always) -> Refe
     found = _arrays(path, ("mu", "sigma", "pool_3", "arr_0"), "the arrays mu and sigma")
     if "mu" in found and "sigma" in found:
         fit = _given(path, judge.size, found["mu"], found["sigma"])
-        n = None
     elif "pool_3" in found:
-        fit, n = fid.gaussian_fit(_of_size(path, judge.size, found["pool_3"])), len(found["pool_3"])
+        fit = fid.gaussian_fit(_of_size(path, judge.size, found["pool_3"]))
     elif "arr_0" in found:
-        sums = summed(judge, _images(path, found["arr_0"]), keep)
-        fit, n = fid.fit(sums), sums.n
+        fit = fid.fit(summed(judge, _images(path, found["arr_0"]), keep))
     else:
         names = ", ".join(found) or "none of these"
         raise ValueError(f"{path} holds {names}: mu and sigma, pool_3 or arr_0 are wanted")
-    return Reference(f"{path.name}, {cells.fingerprint(found)[:12]}", fid.target(fit), n)
+    return Reference(f"{path.name}, {cells.fingerprint(found)[:12]}", fid.target(fit))
 
 
 def _given(path: Path, size: int, mean: np.ndarray, cov: np.ndarray) -> fid.Fit:
@@ -176,15 +175,16 @@ def read_samples(path: Path) -> tuple[UInt8[np.ndarray, "n h w c"], dict[str, An
     found = _arrays(path, ("arr_0", "options"), "the images arr_0")
     if "arr_0" not in found:
         raise ValueError(f"{path} has no array arr_0: the images, uint8 of shape (n, H, W, 3), are wanted under it")
-    return _images(path, found["arr_0"]), json.loads(str(found["options"])) if "options" in found else {}
+    made = str(found.get("options", ""))
+    return _images(path, found["arr_0"]), json.loads(made) if made.startswith("{") else {}
 
 
 def _arrays(path: Path, names: tuple[str, ...], wanted: str) -> dict[str, np.ndarray]:
     """Those of an .npz that it holds."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in names if name in stored}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}): give an .npz with {wanted}") from error
 
 
@@ -200,7 +200,7 @@ def _images(path: Path, images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
 def of_images(name: str, images: UInt8[np.ndarray, "n h w c"], judge: Judge) -> Reference:
     """Images in memory."""
     sums = summed(judge, images)
-    return Reference(f"{name}, {cells.fingerprint(images)[:12]}", fid.target(fid.fit(sums)), sums.n)
+    return Reference(f"{name}, {cells.fingerprint(images)[:12]}", fid.target(fid.fit(sums)))
 
 
 def measure(judge: Judge, reference: Reference, rounding: str, n: int) -> Measure:

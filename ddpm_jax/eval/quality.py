@@ -1,7 +1,4 @@
-"""Sample quality: images of every variance x K with common random numbers, and their Frechet distance.
-
-In the main job the distance is taken in features of a small classifier (`eval.classifier`); it is not the FID.
-"""
+"""Samples of every variance x K with common random numbers. Their distances are in `distances`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,10 +14,8 @@ from tqdm import tqdm
 from ddpm_jax import cells, process, sampler
 from ddpm_jax.cells import Arrays, Keep
 from ddpm_jax.devices import Layout, local
-from ddpm_jax.eval import ablation, fid
-from ddpm_jax.eval import judge as judges
-from ddpm_jax.eval.ablation import REFERENCE, Cell, Choices
-from ddpm_jax.eval.judge import Judge, Reference
+from ddpm_jax.eval import ablation
+from ddpm_jax.eval.ablation import Cell, Choices
 from ddpm_jax.predict import Denoiser
 from ddpm_jax.process import Steps
 from ddpm_jax.protocols import Rules
@@ -30,7 +25,6 @@ from ddpm_jax.train import to_levels
 CODE = cells.code_version(__name__)
 BLOCKS = 8  # that variances share, at most: they are stored when all are drawn
 SHARD = 2048  # images that are drawn and stored together
-Row = dict[str, Any]
 
 
 class Draws(NamedTuple):
@@ -130,39 +124,6 @@ def _predictions(
 ) -> cells.Arrays:
     path = sampler.sample_path(jax.random.key(0), steps, denoiser, choice, shape, rules)
     return dict(images=to_levels(np.asarray(path.x_0_hat), rules.levels, rules.rounding).swapaxes(0, 1))
-
-
-def distances(drawn: dict[Cell, np.ndarray], judge: Judge, reference: Reference) -> tuple[list[Row], list[Row]]:
-    """Frechet distance of every cell and seed to the reference images, and its mean and deviation over seeds.
-
-    Args:
-      drawn: see `draw`.
-      judge: the network whose features are compared.
-      reference: training images.
-
-    Returns:
-      Rows by (variance, trajectory, K, seed), and rows by (variance, trajectory, K), these with the difference to
-      isotropic: seed by seed the noise is the same, so it varies less than the distances do.
-    """
-    found = {
-        cell: np.array([fid.distance(reference.target, fid.fit(judges.summed(judge, seed))) for seed in images])
-        for cell, images in drawn.items()
-    }
-    single, means = [], []
-    for (name, path, K), values in found.items():
-        cell = dict(variance=name, trajectory=path, K=K)
-        single += [dict(**cell, seed=seed, frechet=float(value)) for seed, value in enumerate(values)]
-        mean, deviation = _over_seeds(values)
-        row = dict(**cell, mean=mean, std=deviation, seeds=len(values), images=drawn[name, path, K].shape[1])
-        reference_values = None if name == REFERENCE else found.get((REFERENCE, path, K))
-        difference = (None, None) if reference_values is None else _over_seeds(values - reference_values)
-        means.append(row | dict(minus_isotropic=difference[0], minus_isotropic_std=difference[1]))
-    return single, means
-
-
-def _over_seeds(values: np.ndarray) -> tuple[float, float | None]:
-    """Mean and standard deviation; no deviation of one value."""
-    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
 
 
 def nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Sample quality: common random numbers in every cell, and the Frechet distance of each seed."""
+"""Samples: common random numbers in every cell, and shards that are parts of the whole."""
 
 import jax
 import numpy as np
@@ -6,10 +6,8 @@ import pytest
 
 from ddpm_jax import cells, schedule, variance, worlds
 from ddpm_jax.devices import Layout
-from ddpm_jax.eval import ablation, fid, quality
-from ddpm_jax.eval import judge as judges
+from ddpm_jax.eval import ablation, quality
 from ddpm_jax.eval.ablation import Wanted
-from ddpm_jax.eval.judge import Judge
 from ddpm_jax.eval.moments import Moments
 from ddpm_jax.eval.quality import Draws
 from ddpm_jax.protocols import Rules
@@ -18,7 +16,6 @@ SCHEDULE = schedule.linear(30)
 SHAPE = (5, 2, 2, 1)
 NOTHING = np.full((1, 31), np.nan)
 MOMENTS = Moments(NOTHING, NOTHING, NOTHING, np.zeros(1), 0.2)  # even chains need none
-FLAT = Judge("pixels", "as they are", 4, lambda images: images.reshape(len(images), -1).astype(float))
 ONE, THREE = Draws((0,), SHAPE[0], SHAPE[1:]), Draws((0, 1, 2), SHAPE[0], SHAPE[1:])
 CELLS = [("large", "even", 4), ("zero", "even", 4)]
 
@@ -121,32 +118,6 @@ def test_variances_that_visit_other_times_do_not_share_a_batch() -> None:
     before, after = (quality.draw(one, world.denoiser, wanted, Rules(levels=17), THREE) for one in (choices, other))
     np.testing.assert_array_equal(before[large], after[large])
     assert (before[small] != after[small]).any()
-
-
-def test_differences_to_isotropic_are_paired_by_seed() -> None:
-    draw = np.random.default_rng(1)
-    cells = [(name, "even", 4) for name in ("isotropic", "large")]
-    images = {cell: draw.integers(0, 17, (3, 50, 2, 2, 1)).astype(np.uint8) for cell in cells}
-    reference = judges.of_images("some", draw.integers(0, 17, (60, 2, 2, 1)).astype(np.uint8), FLAT)
-    single, means = quality.distances(images, FLAT, reference)
-    frechet = np.array([row["frechet"] for row in single]).reshape(2, 3)
-    difference = frechet[1] - frechet[0]
-    assert means[1]["minus_isotropic"] == pytest.approx(difference.mean())
-    assert means[1]["minus_isotropic_std"] == pytest.approx(difference.std(ddof=1))
-
-
-def test_distances_are_those_of_each_seed() -> None:
-    draw = np.random.default_rng(0)
-    images = {("large", "even", 4): draw.integers(0, 17, (3, 50, 2, 2, 1)).astype(np.uint8)}
-    reference = draw.integers(0, 17, (60, 2, 2, 1)).astype(np.uint8)
-    single, means = quality.distances(images, FLAT, judges.of_images("some", reference, FLAT))
-    target = fid.gaussian_fit(FLAT.features(reference))
-    fits = [fid.gaussian_fit(FLAT.features(seed)) for seed in images["large", "even", 4]]
-    wanted = [fid.frechet_distance(*fit, *target) for fit in fits]
-    assert [row["frechet"] for row in single] == pytest.approx(wanted)
-    assert means[0]["mean"] == pytest.approx(np.mean(wanted))
-    assert means[0]["std"] == pytest.approx(np.std(wanted, ddof=1))
-    assert (means[0]["seeds"], means[0]["images"]) == (3, 50)
 
 
 def test_the_nearest_image_and_its_distance() -> None:

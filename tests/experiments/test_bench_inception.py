@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 from ddpm_jax.command import command_line
-from ddpm_jax.eval import inception
+from ddpm_jax.eval import inception, windows
 from experiments import bench_inception, inception_layers
 from experiments.bench_inception import BenchInception
 
@@ -50,3 +51,15 @@ def test_pytorch_runs_the_same_layers(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     assert set(found["images_per_second"]) == {"ours", *inception_layers.LAYOUTS}
     assert all(speed > 0 for speed in found["ratio"])
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("place", range(0, 94, 7))
+def test_pytorchs_layers_are_of_the_same_shape(place: int) -> None:
+    import torch
+
+    one = inception.layers()[place]
+    theirs = inception_layers.layer_of(torch, one)(torch.zeros(1, *inception_layers.sizes_of(one)))
+    kernel = jnp.zeros((*one["size"], one["input"][2], one["channels"]))
+    ours = windows.convolve(jnp.zeros((1, *one["input"])), kernel, one["stride"], one["padding"])
+    assert tuple(theirs.permute(0, 2, 3, 1).shape) == ours.shape

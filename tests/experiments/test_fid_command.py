@@ -62,9 +62,8 @@ def test_the_fid_is_the_plain_one_and_stands_with_its_stamp(
     )
     assert told["reference"].startswith("statistics.npz, ")
     said = capsys.readouterr()
-    assert (
-        "N = 60 is less than 10,000" in said.err and "rounded as in the file, the protocol rounds nearest" in said.err
-    )
+    assert "N = 60 is less than 10,000" in said.err
+
     assert '"preparation": "tensorflow"' in said.out
 
 
@@ -88,6 +87,8 @@ def test_images_of_a_data_set_give_more_figures(
     assert test["figures"]["FID"]["value"] == pytest.approx(0, abs=1e-9)
     with pytest.raises(SystemExit):
         measure(files[0], "pictures", tmp_path / "run", "--against-images", "51")
+    with pytest.raises(SystemExit):
+        measure(files[0], "pictures", tmp_path / "run", "--against-images", "-5")
 
 
 @pytest.mark.parametrize(

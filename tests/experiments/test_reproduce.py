@@ -58,7 +58,11 @@ def test_the_tables_stand_beside_the_published_and_a_second_run_draws_nothing(
         assert row["standard_error"] == pytest.approx(abs(np.diff(row["by_seed"])[0]) / 2)
         assert row["mark"] == "*" and row["stamp"]["measure"]["n"] == 5
         assert row["stamp"]["samples"]["seeds"] == [0, 1] and row["stamp"]["samples"]["kernel"] == row["kernel"]
-    assert "* does not compare: n 5 and not 50000" in text and "published" in text and "K = 1000" in text
+    assert "does not compare: features pixels and not pt_inception-2015-12-05-6726825d.pth" in text
+    assert "n 5 and not 50000" in text and "published" in text and "K = 1000" in text
+    clips = {(row["kernel"], row["variance"]): row["stamp"]["samples"]["rules"]["pixel_clip"] for row in first["fid"]}
+    assert clips["ddpm", "large"] == clips["ddpm", "analytic"] == clips["ddim", "analytic"] == 1.0
+    assert clips["ddim", "zero"] is None
     assert "warning: N = 5 is less than 10,000" in capsys.readouterr().err
     bounds = {(row["variance"], row["trajectory"]) for row in first["nll"]}
     assert bounds >= {("large", "even"), ("analytic", "optimal")}
@@ -105,9 +109,6 @@ def test_a_budget_takes_fewer_samples_and_says_so(
     plan = resolve(options)
     work, said = reproduce_analytic_dpm.afford(plan)
     assert (work.n, work.chains, len(said)) == (9, {2: 10, 4: 10}, 1) and said[0].startswith("1.65e+04 network")
-    assert "no pixel clip" in reproduce_analytic_dpm.likelihood_notes(
-        plan._replace(design=plan.design._replace(rules=plan.design.rules._replace(pixel_clip=None))), 8
-    )
     cut = plan._replace(options=replace(options, budget=(16_000 + 5 * 20) / 3600))
     work, said = reproduce_analytic_dpm.afford(cut)
     assert (work.n, work.chains) == (5, {2: 10})
@@ -123,6 +124,10 @@ def test_another_network_does_not_take_the_place_of_the_first(
     assert resolve(Reproduce(**few)).subject.fingerprint == first.subject.fingerprint
     path = tmp_path / "copy" / "diffusion_pytorch_model.safetensors"
     arrays = load_file(path)
+    (tmp_path / "copy" / "model_index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds another network than .*copy: choose another --workdir"):
+        resolve(Reproduce(**few))
+    (tmp_path / "copy" / "model_index.json").unlink()
     save_file({name: 2 * array for name, array in arrays.items()}, path, {"format": "pt"})
     with pytest.raises(ValueError, match=r"holds another network than .*copy: choose another --workdir"):
         resolve(Reproduce(**few))
@@ -135,6 +140,7 @@ def test_another_network_does_not_take_the_place_of_the_first(
         (["--checkpoint", "x"], "as --checkpoint or as --weights, one of them"),
         (["--n", "1"], "n = 1, seeds = 2: at least 2 samples"),
         (["--budget", "0"], "budget = 0 hours"),
+        (["--checkpoint", "x", "--weights", "y"], "one of them"),
         (["--test-images", "99"], "test_images = 99: from 2 to 8"),
         (["--reference", "none.npz"], "none.npz cannot be read"),
         (["--variances", "npr"], "reads the head 'npr'"),
@@ -155,6 +161,6 @@ def test_what_cannot_be_reproduced_is_one_line(
 def test_the_smoke_run_takes_the_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     run("reproduce_analytic_dpm", "--smoke", "--workdir", str(tmp_path))
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "smoke" / "results.json").read_text())
     assert results["fid"] and all(np.isfinite(row["value"]) for row in results["fid"])
     assert results["fid"][0]["stamp"]["measure"]["features"].startswith("Inception, sha256 ")

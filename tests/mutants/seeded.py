@@ -1782,10 +1782,10 @@ ABLATION = (
     Mutant(
         "seeds_not_paired",
         "the deviation of a difference to isotropic is taken seed by seed",
-        "ddpm_jax/eval/quality.py",
+        "ddpm_jax/eval/distances.py",
         "_over_seeds(values - reference_values)",
         "_over_seeds(values - reference_values[::-1])",
-        ("tests/eval/test_quality.py::test_differences_to_isotropic_are_paired_by_seed",),
+        ("tests/eval/test_distances.py::test_differences_to_isotropic_are_paired_by_seed",),
     ),
     Mutant(
         "nearest_is_farthest",

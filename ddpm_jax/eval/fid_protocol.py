@@ -44,7 +44,7 @@ FID_PROTOCOLS: dict[str, FidProtocol] = {
         "nearest",
         50_000,
         "train",
-        "Ho et al. 2020, section 4: the TTUR repository's code; the rounding is not published and assumed",
+        "Ho et al. 2020, appendix B: the TTUR repository's code; the rounding is not published and assumed",
     ),
     "score_sde": FidProtocol(
         "tensorflow-gan",

@@ -26,6 +26,7 @@ from ddpm_jax.eval.fid_protocol import FidProtocol, Measure, Stamp
 from ddpm_jax.eval.judge import Judge, Reference
 from ddpm_jax.report.printed import measured, number
 
+SPLITS = 10  # whose Inception Scores are averaged, as Salimans et al. 2016 do
 LEAST = 20  # images that KID can be told of
 SIZES = 10  # subsets of the line whose end is FID at infinity
 
@@ -77,6 +78,9 @@ def main(options: Fid) -> None:
     if len(sizes) > 1 and sizes[0] > 1:
         end = feature_metrics.fid_infinity(features, reference.target, sizes, options.seed)
         figures["FID at infinity"] = Estimate(end.value, np.nan)  # its error is that of subsets that overlap
+    logits = judge.logits(features) if judge.logits else None
+    if logits is not None and len(features) >= SPLITS:
+        figures["Inception Score"] = feature_metrics.inception_score(logits, SPLITS)
     if others is not None:
         figures |= beside_images(features, judge.features(others), options.seed)
     rounding = made.get("rules", {}).get("rounding", "as in the file")

@@ -22,7 +22,7 @@ from ddpm_jax.devices import Layout, are_cores, local
 from ddpm_jax.eval import windows
 
 FILE, CHECKSUM = "pt_inception-2015-12-05-6726825d.pth", "6726825d"  # as files of PyTorch end in theirs
-SIDE, FEATURES = 299, 2048
+SIDE, FEATURES, CLASSES, LAST = 299, 2048, 1008, "fc"
 EPSILON = 1e-3  # of the batch normalisation
 BATCH, BATCH_OF_A_CORE = 128, 4  # images that a device takes at a time
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -85,7 +85,18 @@ def folded(found: Mapping[str, np.ndarray], source: object) -> dict[str, Any]:
         kernel = found[f"{name}.conv.weight"].transpose(2, 3, 1, 0) * factor
         return {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(shift - mean * factor, jnp.float32)}
 
-    return {name: layer(name) for name in kernel_shapes()}
+    params: dict[str, Any] = {name: layer(name) for name in kernel_shapes()}
+    if (last := found.get("fc.weight")) is not None and last.shape == (CLASSES, FEATURES):
+        params[LAST] = np.asarray(last, np.float64).T
+    return params
+
+
+def logits(params: Mapping[str, Any], features: Float[np.ndarray, "n 2048"]) -> Float[np.ndarray, "n 1008"] | None:
+    """The last layer, without its bias, as the Inception Score takes it; None where the file has none.
+
+    Salimans et al. 2016, released code.
+    """
+    return features.astype(np.float64) @ params[LAST] if LAST in params else None
 
 
 @partial(jax.jit, static_argnames="preparation")
@@ -120,9 +131,9 @@ def extract(
 
     A core takes few: what it makes of 16 images does not fit its caches, and it took 1.4 times as long.
     """
-    most = BATCH_OF_A_CORE if are_cores(local(layout)) else BATCH
-    few = layout._replace(batch=min(layout.batch, most))
-    return np.asarray(parallel.over_examples(features, dict(params), images_uint8, few, preparation=preparation))
+    few = layout._replace(batch=min(layout.batch, BATCH_OF_A_CORE if are_cores(local(layout)) else BATCH))
+    layers = {name: params[name] for name in kernel_shapes()}
+    return np.asarray(parallel.over_examples(features, layers, images_uint8, few, preparation=preparation))
 
 
 @cache
@@ -136,8 +147,7 @@ def layers() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
 
     def layer(name: str, x: Array, channels: int, size: tuple, stride: int, padding: str) -> Array:
-        known = dict(name=name, input=x.shape[1:], channels=channels, size=size, stride=stride, padding=padding)
-        found.append(known)
+        found.append(dict(name=name, input=x.shape[1:], channels=channels, size=size, stride=stride, padding=padding))
         return windows.convolve(x, jnp.zeros((*size, x.shape[-1], channels)), stride, padding)
 
     jax.eval_shape(partial(_network, layer), jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32))

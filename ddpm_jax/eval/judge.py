@@ -37,12 +37,14 @@ class Judge(NamedTuple):
       preparation: how grey levels become its input.
       size: of its features.
       features: of images.
+      logits: of features; None of a network without classes.
     """
 
     name: str
     preparation: str
     size: int
     features: Callable[[UInt8[np.ndarray, "n h w c"]], Float[np.ndarray, "n d"]]
+    logits: Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n classes"] | None] | None = None
 
 
 class Reference(NamedTuple):
@@ -70,7 +72,7 @@ def of_inception(path: Path, preparation: str = "pytorch-fid", layout: Layout = 
     """
     params, name = inception.load(path), f"Inception, sha256 {files.sha256(path)[:16]}"
     features = partial(inception.extract, params, preparation=preparation, layout=layout)
-    return Judge(name, preparation, inception.FEATURES, features)
+    return Judge(name, preparation, inception.FEATURES, features, partial(inception.logits, params))
 
 
 def is_usual(judge: Judge) -> bool:

@@ -54,6 +54,18 @@ def test_grey_images_are_the_same_in_three_channels(arrays: dict[str, np.ndarray
     np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
 
 
+def test_logits_are_the_last_layer_without_its_bias(arrays: dict[str, np.ndarray]) -> None:
+    draw = np.random.default_rng(0)
+    weight, features = draw.standard_normal((1008, 2048)), draw.standard_normal((3, 2048))
+    last = {"fc.weight": weight.astype(np.float32), "fc.bias": np.ones(1008, np.float32)}
+    params = inception.folded({**arrays, **last}, "seeded")
+    np.testing.assert_allclose(inception.logits(params, features), features @ weight.T, rtol=1e-4, atol=1e-4)
+    less = {name: array for name, array in arrays.items() if name != "fc.weight"}
+    assert inception.logits(inception.folded(less, "seeded"), features) is None
+    images = draw.integers(0, 256, (1, 8, 8, 3), np.uint8)
+    np.testing.assert_allclose(inception.extract(params, images), inception.features(params, images), rtol=1e-5)
+
+
 def test_another_file_is_refused(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file; give the path of pt_inception-2015"):
         inception.load(tmp_path / "inception.pth")

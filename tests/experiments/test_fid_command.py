@@ -67,6 +67,16 @@ def test_the_fid_is_the_plain_one_and_stands_with_its_stamp(
     assert '"preparation": "tensorflow"' in said.out
 
 
+def test_an_inception_score_where_there_are_classes(
+    files: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits that know nothing: a score of 1."""
+    nothing = Judge("pixels", "as they are", SIZE, pixels, lambda features: np.zeros((len(features), 7)))
+    monkeypatch.setattr(judges, "of_inception", lambda path, preparation: nothing)
+    found = measure(*files, tmp_path / "run")["figures"]["Inception Score"]
+    assert found["value"] == pytest.approx(1) and found["standard_error"] == pytest.approx(0, abs=1e-9)
+
+
 def test_fewer_samples_are_the_first(files: tuple[str, str], tmp_path: Path) -> None:
     found = measure(*files, tmp_path / "run", "--n", "40")
     assert found["figures"]["FID"]["value"] == pytest.approx(plain(SAMPLES[:40], OTHERS), rel=1e-6)

@@ -34,7 +34,7 @@ class Inputs(NamedTuple):
 
 def write(folder: Path) -> Inputs:
     """The files, where they are not there yet."""
-    made = Inputs(folder / "network", folder / "images.npz", folder / "inception.safetensors")
+    made = Inputs(folder / "diffusers", folder / "images.npz", folder / "inception.safetensors")
     draw = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     if not made.data.exists():

@@ -31,13 +31,13 @@ def prepare(settings: Row) -> tuple[Row, dict[str, Job]]:
 
     def job(layout: str) -> Job:
         how = dict(device=device, memory_format=getattr(torch, layout))
-        network = [(layer_of(torch, layer).to(**how), settings["batch"], layer) for layer in settings["layers"]]
-        inputs = [torch.randn(count, *sizes_of(layer)).to(**how) for _, count, layer in network]
+        network = [layer_of(torch, layer).to(**how) for layer in settings["layers"]]
+        inputs = [torch.randn(settings["batch"], *sizes_of(layer)).to(**how) for layer in settings["layers"]]
 
         def call() -> Any:
             result = None
             with torch.inference_mode():
-                for (one, _, _), x in zip(network, inputs, strict=True):
+                for one, x in zip(network, inputs, strict=True):
                     result = torch.relu_(one(x))
             return result
 

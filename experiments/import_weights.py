@@ -1,7 +1,7 @@
 """Take over a network that another project trained: Hugging Face diffusers, or openai/improved-diffusion.
 
-Writes a workdir with a checkpoint, which experiments.sample, train_heads and variance_ablation take. Nothing in a file is
-executed.
+Writes a workdir with a checkpoint, which experiments.sample, train_heads and variance_ablation take. Nothing in a
+file is executed.
 Command: python -m experiments.import_weights --weights ddpm-cifar10-32 --data cifar10 --workdir runs/imported
 """
 

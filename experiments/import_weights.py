@@ -33,7 +33,7 @@ class ImportWeights:
       workdir: where the checkpoint goes.
       image_size: crop and shrink images to so many pixels; default as they are.
       schedule: the noise schedule it was trained for; default what the folder's scheduler says, or linear.
-      T: number of noise levels; default what the folder or the description says, or 1000.
+      T: number of noise levels; default what the folder says, or 1000; a description has its own.
       prediction: what it predicts: eps, x_0 or v; default what the folder's scheduler says, or eps.
       average: rate of the average of parameters that the weights are; a name in what is written, nothing more.
       dry_run: print what would be imported and stop.
@@ -100,6 +100,8 @@ def read(options: ImportWeights) -> Imported:
         raise ValueError(f"{options.weights} is no folder: a state dict needs --description, JSON of its arguments")
     network, params = improved_diffusion.load(options.weights, options.description)
     schedule, T = improved_diffusion.read_chain(files.read_json(options.description))
+    if options.T not in (None, T):
+        raise ValueError(f"T = {options.T}: {options.description} says diffusion_steps = {T}, leave --T out")
     return Imported(network, params, Scheduler(schedule, T))
 
 

@@ -161,7 +161,7 @@ def compared(plan: Plan, n: int) -> tuple[str, list[str]]:
     theirs = fid_protocol.named(PUBLISHED_WITH)
     usual = plan.subject.data.name == "cifar10" and plan.options.reference is None
     published = Measure(
-        judge.name if judges.is_usual(judge) else inception.FILE,
+        judge.name if judge.usual else inception.FILE,
         theirs.preparation,
         theirs.rounding,
         ours.reference if usual else "CIFAR-10's training images",

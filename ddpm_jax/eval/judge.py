@@ -38,6 +38,7 @@ class Judge(NamedTuple):
       size: of its features.
       features: of images.
       logits: of features; None of a network without classes.
+      usual: its weights are those of the usual file of FID, by their checksum.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Judge(NamedTuple):
     size: int
     features: Callable[[UInt8[np.ndarray, "n h w c"]], Float[np.ndarray, "n d"]]
     logits: Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n classes"] | None] | None = None
+    usual: bool = False
 
 
 class Reference(NamedTuple):
@@ -70,14 +72,10 @@ def of_inception(path: Path, preparation: str = "pytorch-fid", layout: Layout = 
     Raises:
       ValueError: the file is missing, or holds another network.
     """
-    params, name = inception.load(path), f"Inception, sha256 {files.sha256(path)[:16]}"
+    params, checksum = inception.load(path), files.sha256(path)
     features = partial(inception.extract, params, preparation=preparation, layout=layout)
-    return Judge(name, preparation, inception.FEATURES, features, partial(inception.logits, params))
-
-
-def is_usual(judge: Judge) -> bool:
-    """Whether its weights are those of the usual file, by their checksum."""
-    return judge.name.startswith(f"Inception, sha256 {inception.CHECKSUM}")
+    name, logits = f"Inception, sha256 {checksum[:16]}", partial(inception.logits, params)
+    return Judge(name, preparation, inception.FEATURES, features, logits, checksum.startswith(inception.CHECKSUM))
 
 
 def summed(judge: Judge, images: ImageArray, keep: Keep = cells.compute_always, known_as: object = None) -> Sums:
@@ -101,6 +99,8 @@ def summed(judge: Judge, images: ImageArray, keep: Keep = cells.compute_always, 
 
 def of_data(found: DataSet, judge: Judge, split: str = "train", keep: Keep = cells.compute_always) -> Reference:
     """A split of a data set; "train" is all of it that was not held out for tests, calibration images, too.
+
+    Its hash is that of the whole set; of training images that do not fit into memory it knows their number alone.
 
     Args:
       found: the data set.

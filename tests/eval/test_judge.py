@@ -104,10 +104,10 @@ def test_inception_is_known_by_its_files_checksum(tmp_path: Path, monkeypatch: p
     (tmp_path / "weights.pth").write_bytes(b"weights")
     known = hashlib.sha256(b"weights").hexdigest()
     found = judge.of_inception(tmp_path / "weights.pth", "tensorflow")
-    assert found.name == f"Inception, sha256 {known[:16]}" and not judge.is_usual(found)
+    assert found.name == f"Inception, sha256 {known[:16]}" and not found.usual
     assert found.preparation == "tensorflow" and found.size == 2048
     monkeypatch.setattr(inception, "CHECKSUM", known[:8])
-    assert judge.is_usual(judge.of_inception(tmp_path / "weights.pth"))
+    assert judge.of_inception(tmp_path / "weights.pth").usual
 
 
 def test_statistics_are_kept_under_the_images_and_the_judge() -> None:

@@ -34,7 +34,7 @@ def test_a_run_goes_out_and_comes_back_the_same(trained: Path, exported: Path, t
     assert (tmp_path / "back" / "samples" / "samples.png").exists()
 
 
-def test_a_learned_head_of_improved_diffusion_is_read(tmp_path: Path) -> None:
+def test_a_learned_head_of_improved_diffusion_is_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     kind = golden.HERE / "improved_diffusion_learned_range"
     save_file(golden.weights(kind / "weights.json"), tmp_path / "model.safetensors")
     said = json.loads((kind / "config.json").read_text())
@@ -42,6 +42,9 @@ def test_a_learned_head_of_improved_diffusion_is_read(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(json.dumps(described))
     np.savez(tmp_path / "images.npz", images=np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
     files = ("--weights", str(tmp_path / "model.safetensors"), "--description", str(tmp_path / "model.json"))
+    with pytest.raises(SystemExit) as stop:
+        run("import_weights", *files, "--data", "digits", "--T", "50", "--workdir", str(tmp_path / "run"))
+    assert stop.value.code == 2 and "model.json says diffusion_steps = 20, leave --T out" in capsys.readouterr().err
     run("import_weights", *files, "--data", str(tmp_path / "images.npz"), "--workdir", str(tmp_path / "run"))
     config = runs.load(tmp_path / "run").run.config
     assert (config.schedule, config.T, config.variance, config.objective) == ("cosine", 20, "learned_range", "hybrid")

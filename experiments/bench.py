@@ -154,6 +154,7 @@ def measured(options: Bench, settings: Row, folder: Path) -> Row:
     Raises:
       ValueError: a worker refuses or fails, or the sides are on different devices.
     """
+    say("counting operations")
     with one_of_ours("counting", settings, folder, {"JAX_PLATFORMS": "cpu"}) as worker:
         flops = turns.ask(worker, "flops")
         settings = {**settings, "parameters": worker.about["parameters"]}
@@ -169,6 +170,7 @@ def measured(options: Bench, settings: Row, folder: Path) -> Row:
             )
         compiling: dict[str, Row] = {}
         for name in ("cold", "warm") if "compile" in options.parts else ():
+            say(f"compiling the training step: {name}")
             cache = {**CACHED, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
             with one_of_ours(name, settings, folder, cache) as worker:
                 compiling[name] = turns.ask(worker, "compile")
@@ -180,6 +182,11 @@ def measured(options: Bench, settings: Row, folder: Path) -> Row:
         sides = {"ours": ours, **theirs}
         about = {side: worker.about for side, worker in sides.items()}
         return {"about": about, "flops": flops, "compile": compiling, **taken_in_turns(options, sides)}
+
+
+def say(doing: str) -> None:
+    """What is under way until the turns begin, which takes minutes."""
+    print(doing, file=sys.stderr, flush=True)
 
 
 def to_diffusers(settings: Row) -> Row:
@@ -205,6 +212,7 @@ def taken_in_turns(options: Bench, sides: dict[str, Worker]) -> Row:
     first: dict[str, float] = {}
     memory: dict[str, Row] = {}
     for part, side in wanted:
+        say(f"compiling and first call: {label(part, side)}")
         first[label(part, side)] = turns.ask(sides[side], part)
         if part == "step":
             memory[side] = running_memory(sides[side])

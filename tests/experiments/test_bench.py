@@ -271,7 +271,8 @@ def other_python(folder: Path, program: str) -> str:
 def test_one_run_measures_everything_and_compares(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = tmp_path / "new" / "bench.json"
     run(*FEW, "--against", "diffusers", "--torch-python", other_python(tmp_path, STAND_IN), "--json", str(file))
-    printed, found = capsys.readouterr().out, json.loads(file.read_text())
+    (printed, progress), found = capsys.readouterr(), json.loads(file.read_text())
+    assert "compiling the training step: warm" in progress and "compiling and first call: step, eager" in progress
     assert {"options", "made_with", "network", "training", "about", "flops", "answers", "figures", "ratios"} <= {*found}
     assert {row["name"].partition(":")[0] for row in found["ratios"]} == {
         "training step",

@@ -48,7 +48,7 @@ MINUTES = 5
 def start(workdir: Path, *more: str, devices: int = 1, before: str = "") -> subprocess.Popen:
     """One process of a run, with so many virtual CPU devices; `before` is run first."""
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command = [sys.executable, "-c", before + PROGRAM, *OPTIONS, *more, "--workdir", str(workdir)]
+    command = [sys.executable, "-X", "faulthandler", "-c", before + PROGRAM, *OPTIONS, *more, "--workdir", str(workdir)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -72,9 +72,19 @@ def wait_for_lines(workdir: Path, count: int, runs: list[subprocess.Popen]) -> N
         time.sleep(0.1)
 
 
+def words(*runs: subprocess.Popen) -> list[str]:
+    """What they wrote to stderr until they ended; those that do not end are made to say where they are."""
+    try:
+        return [run.communicate(timeout=60 * MINUTES)[1] for run in runs]
+    except subprocess.TimeoutExpired:
+        for run in runs:
+            run.send_signal(signal.SIGABRT)
+        pytest.fail("\n".join(run.communicate()[1][-10_000:] for run in runs))
+
+
 def end(*runs: subprocess.Popen) -> list[str]:
     """What they wrote to stderr; all must succeed."""
-    said = [run.communicate(timeout=60 * MINUTES)[1] for run in runs]
+    said = words(*runs)
     for run, error in zip(runs, said, strict=True):
         assert run.returncode == 0, error
     return said
@@ -151,7 +161,7 @@ def test_sigterm_to_one_process_stores_the_state_of_all(tmp_path: Path) -> None:
     runs = start_two(workdir, *more)
     wait_for_lines(workdir, 20, runs)
     runs[1].send_signal(signal.SIGTERM)
-    said = [run.communicate(timeout=60 * MINUTES)[1] for run in runs]
+    said = words(*runs)
     assert [run.returncode for run in runs] == [143, 143], said
     stored = checkpoint.steps(workdir / "checkpoints")[0]
     assert all(f"step {stored} is stored" in error for error in said)
@@ -162,7 +172,7 @@ def test_an_error_of_one_process_ends_both_and_is_told(tmp_path: Path) -> None:
     """The first process, which alone writes the log, finds the disk full."""
     workdir = tmp_path / "run"
     runs = start_two(workdir, "--steps", "100000", before=FULL_DISK)
-    said = [run.communicate(timeout=60 * MINUTES)[1] for run in runs]
+    said = words(*runs)
     assert runs[0].returncode == 2, said[0]
     assert "metrics.jsonl: No space left on device; what was finished is kept" in said[0]
     assert "Traceback" not in said[0] and runs[1].returncode != 0
@@ -181,7 +191,7 @@ def test_a_second_run_of_two_is_refused_and_ctrl_c_to_one_ends_the_first(tmp_pat
         assert other.returncode == 2 and f"another process works in {workdir}: wait for it" in error
     assert all(run.poll() is None for run in runs)
     runs[1].send_signal(signal.SIGINT)
-    said = [run.communicate(timeout=60 * MINUTES)[1] for run in runs]
+    said = words(*runs)
     assert runs[1].returncode == 130 and "interrupted; what was finished is kept" in said[1], said
     assert_ended_by_another(runs[0], said[0])
 

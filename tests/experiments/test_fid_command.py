@@ -63,7 +63,8 @@ def test_the_fid_is_the_plain_one_and_stands_with_its_stamp(
     assert told["reference"].startswith("statistics.npz, ")
     said = capsys.readouterr()
     assert "N = 60 is less than 10,000" in said.err
-
+    assert "warning: samples: 60, and 50000 in edm\n" in said.err
+    assert "warning: rounding of samples: as in the file, and nearest in edm\n" in said.err
     assert '"preparation": "tensorflow"' in said.out
 
 

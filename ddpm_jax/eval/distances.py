@@ -19,7 +19,7 @@ def tabulate(drawn: dict[Cell, np.ndarray], judge: Judge, reference: Reference) 
     """Frechet distance of every cell and seed to the reference images, and its mean and deviation over seeds.
 
     Args:
-      drawn: see `draw`.
+      drawn: see `quality.draw`.
       judge: the network whose features are compared.
       reference: training images.
 

@@ -219,4 +219,4 @@ def when_there(x: Array, awaited: Any) -> Array:
     XLA's CPU backend begins whatever it can, and takes no notice of `jax.lax.optimization_barrier`.
     """
     some = sum(leaf.ravel()[0] for leaf in jax.tree.leaves(awaited))
-    return jnp.where(jnp.isnan(some) & jnp.isinf(some), 0, x)
+    return jnp.where(some < some, 0, x)

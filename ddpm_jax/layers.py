@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
-from jax.custom_derivatives import SymbolicZero, linear_call
 from jaxtyping import Float, Int
 
-from ddpm_jax import devices
+from ddpm_jax import devices, products
 
 AMPERE, HOPPER = 8, 9  # NVIDIA's generations
 fan_average = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -67,11 +66,11 @@ class Convolution(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         kernel, bias = jnp.asarray(kernel, x.dtype), jnp.asarray(bias, x.dtype)
         if self.doubled:
-            h = jax.lax.platform_dependent(x, kernel, tpu=_double_and_convolve, default=_convolve_doubled)
+            h = products.convolve_doubled(x, kernel)
         elif self.stride == 1 and max(x.shape[1:3]) <= 2:
-            h = _convolve_tiny(x, kernel)
+            h = products.convolve_tiny(x, kernel)
         else:
-            h = _convolve_and_turn_late(x, kernel, self.stride, 2 * ((self.before, 1),))
+            h = products.convolve(x, kernel, self.stride, ((self.before, 1), (self.before, 1)))
         return (h, bias) if self.apart else h + bias
 
 
@@ -92,87 +91,24 @@ class Shortcut(nn.Module):
         kernel = self.param("kernel", fan_average, (1, 1, x.shape[-1], self.channels))
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         kernel, bias = jnp.asarray(kernel, x.dtype), jnp.asarray(bias, x.dtype)
-        return jax.lax.platform_dependent(x, kernel, cpu=_multiply, default=_convolve) + bias
+        return jax.lax.platform_dependent(x, kernel, cpu=_multiplied, default=_convolved) + bias
 
 
-def _multiply(x: Array, kernel: Array) -> Array:
-    return x @ kernel[0, 0]
+def _multiplied(x: Array, kernel: Array) -> Array:
+    return products.multiply(x, kernel[0, 0])
 
 
-def _convolve(x: Array, kernel: Array, stride: int = 1, padding: str | tuple = "SAME") -> Array:
-    axes = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=axes)
+def _convolved(x: Array, kernel: Array) -> Array:
+    return products.convolve(x, kernel, padding=((0, 0), (0, 0)))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _convolve_and_turn_late(x: Array, kernel: Array, stride: int, padding: tuple) -> Array:
-    """The same; CPUs turn the kernel round, for the gradient of x, when that of the result is there.
-
-    XLA's CPU backend would turn all kernels as soon as it can, once for all microbatches, and hold them: a tenth of a
-    GiB of `cifar10`.
-    """
-
-    def along(kernel: Array, x: Array) -> Array:
-        return _convolve(x, kernel, stride, padding)
-
-    def back(kernel: Array, gradient: Array) -> Array:
-        kernel = jax.lax.platform_dependent(kernel, gradient, cpu=devices.when_there, default=lambda kernel, _: kernel)
-        return jax.linear_transpose(partial(along, kernel), x)(gradient)[0]
-
-    return linear_call(along, back, kernel, x)
+def _dot_general(x: Array, kernel: Array, dimensions: Any, precision: None) -> Array:
+    """What `nn.Dense` asks for."""
+    return products.multiply(x, kernel)
 
 
-@partial(_convolve_and_turn_late.defjvp, symbolic_zeros=True)
-def _(stride: int, padding: tuple, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
-    (x, kernel), (dx, dkernel) = primals, tangents
-    by_x = 0 if isinstance(dx, SymbolicZero) else _convolve_and_turn_late(dx, kernel, stride, padding)
-    by_kernel = 0 if isinstance(dkernel, SymbolicZero) else _convolve(x, dkernel, stride, padding)
-    return _convolve(x, kernel, stride, padding), by_x + by_kernel
-
-
-def _convolve_tiny(x: Array, kernel: Array) -> Array:
-    """The convolution of images of at most 2 x 2 pixels as one matrix product."""
-    b, height, width, _ = x.shape
-    pixels = list(np.ndindex(height, width))
-    matrix = jnp.block([[kernel[y - i + 1, z - j + 1] for i, j in pixels] for y, z in pixels])
-    return (x.reshape(b, -1) @ matrix).reshape(b, height, width, -1)
-
-
-def _double_and_convolve(x: Array, kernel: Array) -> Array:
-    """The convolution of an image of repeated pixels."""
-    b, height, width, channels = x.shape
-    repeated = jnp.broadcast_to(x[:, :, None, :, None], (b, height, 2, width, 2, channels))
-    return _convolve(repeated.reshape(b, 2 * height, 2 * width, channels), kernel)
-
-
-def _convolve_doubled(x: Array, kernel: Array) -> Array:
-    """The same as four 2 x 2 convolutions of the image itself, for CPUs and GPUs.
-
-    A 3 x 3 window over repeated pixels sees 2 x 2 different ones; which rows and columns of the kernel meet the same
-    pixel depends on whether the output's row and column are even or odd. 16 products a pixel in place of 36, and the
-    large image is never made. Shi et al. 2016, appendix (sub-pixel convolution). A training step of `cifar10` took .975
-    of the time on an H200. TPUs would pay for interleaving the four parts: by the compiler's model of v5e a step of the
-    sampler took 22 % longer.
-    """
-    b, height, width, _ = x.shape
-    parts = [
-        _convolve(x, _merged(_merged(kernel, 0, odd_row), 1, odd_column), 1, (_reach(odd_row), _reach(odd_column)))
-        for odd_row in (False, True)
-        for odd_column in (False, True)
-    ]
-    by_row = jnp.stack([jnp.stack(parts[:2], axis=3), jnp.stack(parts[2:], axis=3)], axis=2)
-    return by_row.reshape(b, 2 * height, 2 * width, -1)
-
-
-def _merged(kernel: Array, axis: int, odd: bool) -> Array:
-    """Three rows of a kernel to two: the lower two of an even output row meet one pixel, the upper two of an odd."""
-    first, second, third = jnp.split(kernel, 3, axis)
-    return jnp.concatenate([first + second, third] if odd else [first, second + third], axis)
-
-
-def _reach(odd: bool) -> tuple[int, int]:
-    """Zeros before and after: an even output row reaches one pixel back, an odd one forward."""
-    return (0, 1) if odd else (1, 0)
+Dense = partial(nn.Dense, kernel_init=fan_average, dot_general=_dot_general)
+"""`nn.Dense` by our own product."""
 
 
 class GroupNorm(nn.Module):

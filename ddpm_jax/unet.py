@@ -19,11 +19,11 @@ from jaxtyping import Float, Int, Key
 from ddpm_jax.dropout import at_places, dropout
 from ddpm_jax.layers import (
     Convolution,
+    Dense,
     GroupNorm,
     Shortcut,
     almost_zero,
     attention,
-    fan_average,
     time_embedding,
 )
 
@@ -124,7 +124,7 @@ class ResidualBlock(nn.Module):
         h = norm()(x)
         h, bias = Convolution(self.channels, apart=True)(h)
         width = 2 * self.channels if config.scale_shift else self.channels
-        time = nn.Dense(width, kernel_init=fan_average)(nn.swish(time))[:, None, None]
+        time = Dense(width)(nn.swish(time))[:, None, None]
         if config.scale_shift:
             scale, shift = jnp.split(time, 2, axis=-1)
             h = norm()(h, bias, 1 + scale, shift)
@@ -148,9 +148,9 @@ class Attention(nn.Module):
         h = GroupNorm(config.groups, epsilon=config.norm_epsilon)(x).reshape(b, height * width, channels)
         heads = channels // config.head_channels if config.head_channels else config.attention_heads
         shape = (b, height * width, heads, -1)
-        q, k, v = (nn.Dense(channels, kernel_init=fan_average, name=name)(h).reshape(shape) for name in "qkv")
+        q, k, v = (Dense(channels, name=name)(h).reshape(shape) for name in "qkv")
         h = attention(q, k, v).reshape(b, height * width, channels)
-        h = nn.Dense(channels, kernel_init=almost_zero, name="out")(h)
+        h = Dense(channels, kernel_init=almost_zero, name="out")(h)
         return x + h.reshape(x.shape)
 
 
@@ -177,8 +177,8 @@ class UNet(nn.Module):
         """(x_t, t) -> (b, h, w, image_channels (1 + heads)); `keys`, one per example, turn dropout on."""
         config = self.config
         time = _told(config, t).astype(x.dtype)
-        time = nn.Dense(4 * config.channels, kernel_init=fan_average)(time)
-        time = nn.Dense(4 * config.channels, kernel_init=fan_average)(nn.swish(time))
+        time = Dense(4 * config.channels)(time)
+        time = Dense(4 * config.channels)(nn.swish(time))
         kept: Callable[[Any], Any] = nn.remat if self.remat else lambda kind: kind
         count_of_blocks = len(config.multipliers) * (2 * config.blocks + 1) + 2
         blocks, attentions = enumerate(at_places(keys, count_of_blocks)), count()

@@ -61,7 +61,7 @@ LAYERS = {
     "compilations program tpu records framing processes optimizer packing convert.files",
     "devices": "parallel",
     "compiled programs": "operations",
-    "the network": "dropout layers unet",
+    "the network": "dropout products layers unet",
     "the data": "feed parts prepared image_files data",
     "the mathematics": "gaussian predict process reverse heads variance objective frozen protocols sampler mixture "
     "finite_set worlds",

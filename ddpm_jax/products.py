@@ -1,4 +1,7 @@
-"""Products of images and weights, linear in each, with the gradients that CPUs do fast; NHWC."""
+"""Products of images and weights, linear in each, with the gradients that CPUs do fast; NHWC.
+
+They are jitted, so that each is traced once for all places in a network that look alike.
+"""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -58,6 +61,7 @@ def _(product: _Product, _: str | None, primals: tuple[Array, Array], tangents: 
     return product.of(x, weights), by_x + by_weights
 
 
+@jax.jit
 def multiply(x: Float[Array, "*b c"], matrix: Float[Array, "c o"]) -> Float[Array, "*b o"]:
     """x times a matrix."""
     return _multiplied(_MATRIX, None, x, matrix)
@@ -68,7 +72,10 @@ def _usually(usual: Transposed, other: Array, gradient: Array) -> Array:
 
 
 def _matrix_gradient(usual: Transposed, x: Array, gradient: Array) -> Array:
-    """With x turned first, which takes half of the time of JAX's way."""
+    """With x turned first, and not before the gradient is there: XLA would hold the copy.
+
+    Of (8, 256, 256) times (256, 256) it took .45 of the time of JAX's way.
+    """
     turned = jax.lax.optimization_barrier(devices.when_there(x, gradient).reshape(-1, x.shape[-1]).T)
     return turned @ gradient.reshape(-1, gradient.shape[-1])
 
@@ -76,6 +83,7 @@ def _matrix_gradient(usual: Transposed, x: Array, gradient: Array) -> Array:
 _MATRIX = _Product(jnp.matmul, _usually, _matrix_gradient)
 
 
+@partial(jax.jit, static_argnames=("stride", "padding"))
 def convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "y x c o"], stride: int = 1, padding: Padding = ((1, 1), (1, 1))
 ) -> Array:
@@ -112,7 +120,8 @@ def _kernel_gradient(padding: Padding, usual: Transposed, x: Array, gradient: Ar
     """As a convolution of rows alone, with the columns of all images side by side: the matrices in it are large.
 
     Channels are what is convolved, columns what is summed over. Next to the gradient's channels stand those of the
-    gradient shifted to the columns of x that another column of the kernel sees.
+    gradient shifted to the columns of x that another column of the kernel sees. JAX asks for a convolution whose window
+    is the whole image; this took .6 to .8 of its time (16 and 32 pixels, 128 to 512 channels, 8 images, jax 0.10.2).
     """
     (b, h, w, c), (_, rows, columns, o) = x.shape, gradient.shape
     left, right = padding[1]
@@ -147,6 +156,7 @@ def _double_and_convolve(x: Array, kernel: Array) -> Array:
     return convolve(repeated.reshape(b, 2 * height, 2 * width, channels), kernel)
 
 
+@jax.jit
 def _convolve_parts(x: Array, kernel: Array) -> Array:
     """The same as four 2 x 2 convolutions of the image itself, for CPUs and GPUs.
 

@@ -1099,6 +1099,14 @@ UNET = (
         ("tests/test_products.py::test_cpus_alone_convolve_rows_for_the_gradient_of_a_kernel",),
     ),
     Mutant(
+        "factors_turned_at_once",
+        "on CPUs what a matrix multiplied is turned when the gradient of the result is there",
+        "ddpm_jax/products.py",
+        "devices.when_there(x, gradient).reshape(",
+        "x.reshape(",
+        ("tests/test_products.py::test_cpus_hold_what_matrices_multiplied_once",),
+    ),
+    Mutant(
         "packed_in_another_order",
         "small arrays come back to their own places",
         "ddpm_jax/packing.py",

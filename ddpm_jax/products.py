@@ -127,11 +127,10 @@ def _kernel_gradient(padding: Padding, usual: Transposed, x: Array, gradient: Ar
     left, right = padding[1]
     width = w + left + right - columns + 1
     seen = x.transpose(3, 1, 0, 2).reshape(c, h, b * w)
-    by_row, zero = gradient.transpose(1, 0, 2, 3), jnp.zeros((), x.dtype)
-    still = (0, 0, 0)
-    shifted = [
-        jax.lax.pad(by_row, zero, [still, still, (i, w - columns - i, 0), still]) for i in range(-left, width - left)
-    ]
+    still, zero = (0, 0, 0), jnp.zeros((), gradient.dtype)
+    wide = jax.lax.pad(gradient, zero, [still, still, (width - 1 - left, width - 1 - right, 0), still])
+    wide = wide.transpose(1, 0, 2, 3)
+    shifted = [wide[:, :, i : i + w] for i in reversed(range(width))]
     kernel = jnp.concatenate(shifted, axis=-1).reshape(rows, b * w, width * o)
     made = jax.lax.conv_general_dilated(seen, kernel, (1,), padding[:1], dimension_numbers=("NHC", "HIO", "NHC"))
     return made.reshape(c, -1, width, o).transpose(1, 2, 0, 3)

@@ -144,6 +144,7 @@ def test_a_convolution_of_any_size_looks_at_its_neighbours(shape: tuple[int, ...
     p = random_params(layer, x)
     seen = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2) if doubled else np.asarray(x)
     np.testing.assert_allclose(layer.apply({"params": p}, x), convolve(seen, p), rtol=1e-4, atol=1e-5)
+    assert jax.tree.map(np.shape, p) == jax.tree.map(np.shape, random_params(layers.Convolution(7), x))
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (2, 4, 5)])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +21,12 @@ def plainly_convolved(x: Array, kernel: Array, stride: int, padding: products.Pa
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=axes)
 
 
-def drawn(*shapes: tuple[int, ...]) -> list[Array]:
-    return [jnp.asarray(np.random.default_rng(len(shape)).standard_normal(shape), jnp.float32) for shape in shapes]
+def drawn(*shapes: tuple[int, ...], seed: int = 0) -> list[Array]:
+    draw = np.random.default_rng(seed)
+    return [jnp.asarray(draw.standard_normal(shape), jnp.float32) for shape in shapes]
 
 
-def lowered(function: Callable, *arguments: Array) -> dict[str, str]:
+def lowered(function: Callable, *arguments: Any) -> dict[str, str]:
     """The program for every platform."""
     traced = jax.jit(function).trace(*arguments)
     return {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda", "tpu")}
@@ -32,7 +34,7 @@ def lowered(function: Callable, *arguments: Array) -> dict[str, str]:
 
 def same_derivatives(ours: Callable, plain: Callable, arguments: list[Array], of: tuple[int, ...]) -> None:
     """Gradient, tangent, and the gradient of a tangent, along some of the arguments."""
-    (weights,) = drawn(jax.eval_shape(ours, *arguments).shape)
+    (weights,) = drawn(jax.eval_shape(ours, *arguments).shape, seed=1)
     along = tuple(jnp.cos(argument) * (place in of) for place, argument in enumerate(arguments))
 
     def weighted(f: Callable, *given: Array) -> Array:
@@ -41,13 +43,13 @@ def same_derivatives(ours: Callable, plain: Callable, arguments: list[Array], of
     def of_a_tangent(f: Callable, *given: Array) -> Array:
         return (weights * jax.jvp(lambda *given: jnp.sin(f(*given)), given, along)[1]).sum()
 
-    for derivative in (
-        lambda f: jax.grad(partial(weighted, f), of)(*arguments),
-        lambda f: jax.jvp(f, tuple(arguments), along)[1],
-        lambda f: jax.jit(jax.grad(partial(of_a_tangent, f), of))(*arguments),
+    for derivative, tolerance in (
+        (lambda f: jax.grad(partial(weighted, f), of)(*arguments), 1e-4),
+        (lambda f: jax.jvp(f, tuple(arguments), along)[1], 1e-4),
+        (lambda f: jax.jit(jax.grad(partial(of_a_tangent, f), of))(*arguments), 1e-3),
     ):
         for mine, other in zip(*map(jax.tree.leaves, map(derivative, (ours, plain))), strict=True):
-            np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(mine, other, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(("stride", "padding"), [*((1, one) for one in PADDINGS), (2, ((0, 1), (0, 1))), (2, KEPT)])
@@ -80,24 +82,20 @@ def test_a_product_with_a_matrix_has_its_derivatives(shape: tuple[int, ...]) -> 
         same_derivatives(products.multiply, jnp.matmul, arguments, of)
 
 
-def test_cpus_alone_convolve_rows_for_the_gradient_of_a_kernel() -> None:
-    x, kernel = drawn((2, 6, 4, 5), (3, 3, 5, 7))
-    texts = lowered(jax.grad(lambda kernel: (products.convolve(x, kernel) ** 2).sum()), kernel)
-    assert {name: "[b, 0, f]x[0, i, o]->[b, 0, f]" in text for name, text in texts.items()} == {
-        "cpu": True,
-        "cuda": False,
-        "tpu": False,
-    }
-
-
-def test_cpus_alone_turn_what_a_matrix_multiplied_for_its_gradient() -> None:
-    x, matrix = drawn((2, 6, 5), (5, 7))
-    texts = lowered(jax.grad(lambda matrix: (products.multiply(x, matrix) ** 2).sum()), matrix)
-    assert {name: "optimization_barrier" in text for name, text in texts.items()} == {
-        "cpu": True,
-        "cuda": False,
-        "tpu": False,
-    }
+@pytest.mark.parametrize(
+    ("product", "shape", "sign"),
+    [
+        (products.convolve, (3, 3, 5, 7), "[b, 0, f]x[0, i, o]->[b, 0, f]"),  # of rows alone
+        (products.multiply, (5, 7), "optimization_barrier"),  # before a factor that is turned first
+    ],
+    ids=["kernel", "matrix"],
+)
+def test_cpus_alone_take_gradients_of_weights_in_their_own_way(
+    product: Callable, shape: tuple[int, ...], sign: str
+) -> None:
+    x, weights = drawn((2, 6, 4, 5), shape)
+    texts = lowered(jax.grad(lambda weights: (product(x, weights) ** 2).sum()), weights)
+    assert [name for name, text in texts.items() if sign in text] == ["cpu"]
 
 
 def test_cpus_hold_what_matrices_multiplied_once() -> None:
@@ -135,13 +133,10 @@ def test_cpus_hold_one_turned_kernel_at_a_time() -> None:
             x = jnp.sin(products.convolve(x, kernel))
         return (x**2).sum()
 
-    traced = jax.jit(jax.grad(loss)).trace(x, [kernel] * 8)
-    memory = traced.lower().compile().memory_analysis()
+    memory = jax.jit(jax.grad(loss)).lower(x, [kernel] * 8).compile().memory_analysis()
     assert memory is not None and memory.temp_size_in_bytes < 2 * 4 * 9 * 64 * 64
-    assert ["stablehlo.select" in traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu")] == [
-        True,
-        False,
-    ]
+    texts = lowered(jax.grad(loss), x, [kernel] * 8)
+    assert [name for name, text in texts.items() if "stablehlo.select" in text] == ["cpu"]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (2, 2)])

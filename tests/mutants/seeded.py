@@ -1096,7 +1096,7 @@ UNET = (
         "ddpm_jax/products.py",
         "cpu=partial(on_cpu, usual), default=usual",
         "default=partial(on_cpu, usual)",
-        ("tests/test_products.py::test_cpus_alone_convolve_rows_for_the_gradient_of_a_kernel",),
+        ("tests/test_products.py::test_cpus_alone_take_gradients_of_weights_in_their_own_way",),
     ),
     Mutant(
         "factors_turned_at_once",

@@ -17,6 +17,8 @@ import pytest
 from ddpm_jax import checkpoint, journal, processes
 
 PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a script's shell has it ignored
 import sys
 from dataclasses import replace
 import numpy as np

@@ -331,9 +331,10 @@ def test_bfloat16_activations_lose_nothing_on_digits(tmp_path: Path) -> None:
     steps = ["--steps", "600", "--save-every", "600", "--sample-every", "0"]
 
     def held_out_loss(activations: str, seed: int) -> float:
-        own = ["--activations", activations, "--seed", str(seed), "--workdir", str(tmp_path / f"{activations}-{seed}")]
+        workdir = tmp_path / f"{activations}-{seed}"
+        own = ["--activations", activations, "--seed", str(seed), "--workdir", str(workdir)]
         subprocess.run([sys.executable, "-m", "experiments.train", *steps, *own], env=plain, check=True)
-        trained = run.load(Path(own[-1]))
+        trained = run.load(workdir)
         recipe = trained.run.recipe
         images = np.tile(trained.run.data.calibration.images, (8, 1, 1, 1))
         index = np.arange(len(images))
@@ -341,7 +342,7 @@ def test_bfloat16_activations_lose_nothing_on_digits(tmp_path: Path) -> None:
         return float(jax.jit(partial(train.held_out_loss, recipe))(shared, (*examples, images)).mean())
 
     exact, rounded = ([held_out_loss(kind, seed) for seed in range(2)] for kind in ("float32", "bfloat16"))
-    assert max(exact) < 0.095  # they have learnt
+    assert max(exact) < 0.09  # they have learnt
     np.testing.assert_allclose(np.mean(rounded), np.mean(exact), rtol=0.01)
 
 

@@ -47,7 +47,7 @@ test-oracles:  ## compare with PyTorch and diffusers themselves; installs them i
 # An environment of its own: with libtpu in it, JAX looks for a TPU at every start.
 tpu-check:  ## compile for Cloud TPU without one; minutes, installs libtpu into .venv-tpu
 	@$(MAKE) --no-print-directory VENV=.venv-tpu JAX_EXTRA=tpu .venv-tpu/.installed-tpu
-	.venv-tpu/bin/python -m experiments.tpu_check --json runs/tpu_check.json
+	.venv-tpu/bin/python -m benchmarks.tpu_check --json runs/tpu_check.json
 
 check: $(STAMP)  ## lint, format and types
 	$(BIN)/ruff check

@@ -24,19 +24,23 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddpm_jax import cells, checkpoint, loop, places, protocols, run, sources
-from ddpm_jax.cells import Keep, Store
-from ddpm_jax.command import command_line
-from ddpm_jax.config import Config, to_dict
-from ddpm_jax.data import seen
-from ddpm_jax.devices import Layout
-from ddpm_jax.eval import classifier, study, whole_chain
-from ddpm_jax.eval.study import Design, Means
-from ddpm_jax.report import published, trained_claims, trained_table
-from ddpm_jax.run import Run
+from ddpm_jax.cli.command import command_line
+from ddpm_jax.data.datasets import seen
+from ddpm_jax.diffusion import conventions
+from ddpm_jax.evaluation import ablation
+from ddpm_jax.evaluation.ablation import Design, Means
+from ddpm_jax.evaluation.fid import classifier
+from ddpm_jax.report import published
+from ddpm_jax.runtime import cache
+from ddpm_jax.runtime.cache import Keep, Store
+from ddpm_jax.runtime.sharding import Layout
+from ddpm_jax.training import checkpoints, loop, model, setup
+from ddpm_jax.training.config import Config, to_dict
+from ddpm_jax.training.setup import Run
+from experiments import ddpm_table2_report
 
 Row = dict[str, Any]
-CODE = cells.code_version(loop.__name__)
+CODE = cache.code_version(loop.__name__)
 ROWS = (  # prediction, objective and variance, in the order of the published table
     ("mu", "vlb", "learned"),
     ("mu", "vlb", "large"),
@@ -102,13 +106,13 @@ def main(options: DdpmTable2) -> None:
         judges += [judge for _, judge in found if judge]
         names = {name: getattr(first.config, name) for name in ("prediction", "objective", "variance")}
         row = {**names, "published": known._asdict(), "networks": [one for one, _ in found]}
-        rows.append(row | trained_claims.over_seeds(row))
+        rows.append(row | ddpm_table2_report.over_seeds(row))
     results: Row = {"config": config, "classifier": judges[0] if judges else None, "rows": rows}
-    results["statements"] = trained_claims.statements(rows)
-    text = trained_table.text(results)
-    cells.write_json(options.workdir / "results.json", results)
-    cells.write_whole(options.workdir / "tables.md", lambda file: file.write(text.encode()))
-    cells.write_whole(options.workdir / "figure.png", lambda file: trained_table.draw(rows).savefig(file, dpi=150))
+    results["statements"] = ddpm_table2_report.statements(rows)
+    text = ddpm_table2_report.text(results)
+    cache.write_json(options.workdir / "results.json", results)
+    cache.write_whole(options.workdir / "tables.md", lambda file: file.write(text.encode()))
+    cache.write_whole(options.workdir / "figure.png", lambda file: ddpm_table2_report.draw(rows).savefig(file, dpi=150))
     print(text)
 
 
@@ -120,22 +124,22 @@ def resolve(options: DdpmTable2) -> list[Run]:
     """
     if options.training_seeds < 1:
         raise ValueError(f"training_seeds = {options.training_seeds}: it is at least 1")
-    cells.check_writable(options.workdir)
+    cache.check_writable(options.workdir)
     shared = {field.name for field in fields(Config)} & vars(options).keys()
     common = Config(**{name: getattr(options, name) for name in shared}, sample_every=0)
     plan = []
     for prediction, objective, choice in ROWS:
         config = replace(common, prediction=prediction, objective=objective, variance=choice)
-        first = run.resolve(config)
-        in_loss = run.in_loss(config, first.schedule)
-        study.check(design_of(options, first), first.schedule, first.data, in_loss.heads, in_loss.times)
+        first = setup.resolve(config)
+        in_loss = setup.in_loss(config, first.schedule)
+        ablation.check(design_of(options, first), first.schedule, first.data, in_loss.heads, in_loss.times)
         classifier.check(first.data.name, first.data.test.labels)
         plan.append(first)
     for wanted in (one for first in plan for one in trainings(options, first)):
         folder = folder_of(options, wanted.config)
-        there = max(checkpoint.steps(folder / places.CHECKPOINTS), default=0)
+        there = max(checkpoints.steps(folder / checkpoints.CHECKPOINTS), default=0)
         if there:
-            run.check_same(wanted, checkpoint.describe(folder / places.CHECKPOINTS), folder)
+            setup.check_same(wanted, checkpoints.describe(folder / checkpoints.CHECKPOINTS), folder)
         if there > options.steps:
             raise ValueError(
                 f"{folder} holds a run of {there} steps, more than steps = {options.steps}: ask for as many, or choose "
@@ -150,8 +154,8 @@ def design_of(options: DdpmTable2, wanted: Run) -> Design:
     A predicted mu is taken as it is: their code clips x_0_hat before it forms a mean, and here there is none to form.
     """
     clip = wanted.config.prediction != "mu"
-    rules = protocols.protocol("ddpm", wanted.data.levels, decoder="own", clip_x_0=clip)
-    return whole_chain.design(wanted.config.variance, rules, wanted.schedule, options.images, options.seeds)
+    rules = conventions.protocol("ddpm", wanted.data.levels, decoder="own", clip_x_0=clip)
+    return ablation.whole_chain_design(wanted.config.variance, rules, wanted.schedule, options.images, options.seeds)
 
 
 def trainings(options: DdpmTable2, first: Run) -> list[Run]:
@@ -168,16 +172,16 @@ def folder_of(options: DdpmTable2, config: Config) -> Path:
 def network(options: DdpmTable2, wanted: Run) -> tuple[Row, Row | None]:
     """One network, trained and judged as far as it is not yet, and what is said of the classifier that judges it."""
     config, store = wanted.config, Store(options.workdir / "cells", {}, options.force, Counter())
-    common = partial(cells.fetch, store)
+    common = partial(cache.fetch, store)
     diverged = train(wanted, folder_of(options, config), common)
     if diverged:
         return {"seed": config.seed, "diverged": diverged}, None
     trained = loop.fit(config, folder_of(options, config))
-    subject = sources.subject(trained, "trained", config.preset)
-    own = partial(cells.fetch, store._replace(common={"denoiser": subject.fingerprint}))
+    subject = model.of_training(trained, "trained", config.preset)
+    own = partial(cache.fetch, store._replace(common={"denoiser": subject.fingerprint}))
     keep: Keep = lambda kind, *rest: (common if kind == "classifiers" else own)(kind, *rest)  # noqa: E731
     means, key = Means(Layout(options.parallel), keep), jax.random.key(options.seed)
-    measured, judge = whole_chain.judge(subject, design_of(options, wanted), key, means)
+    measured, judge = ablation.judge_whole_chain(subject, design_of(options, wanted), key, means)
     return {"seed": config.seed, "diverged": None, **measured}, judge
 
 
@@ -187,7 +191,7 @@ def train(wanted: Run, folder: Path, keep: Keep) -> str:
     It is remembered, so that a training that diverges does so once.
     """
 
-    def message() -> cells.Arrays:
+    def message() -> cache.Arrays:
         try:
             loop.fit(wanted.config, folder)
         except FloatingPointError as error:

@@ -22,19 +22,23 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
-from ddpm_jax import basis, cells, data, process, trajectory, variance, worlds
-from ddpm_jax.command import command_line
-from ddpm_jax.data import DataSet, Split
-from ddpm_jax.eval import ablation, classifier, findings, quality, study
-from ddpm_jax.eval.ablation import Choices
-from ddpm_jax.eval.study import Design, Means
-from ddpm_jax.protocols import Rules
-from ddpm_jax.report import distances
-from ddpm_jax.schedule import SCHEDULES, Schedule
-from ddpm_jax.subject import Subject
-from ddpm_jax.train import to_unit
-from ddpm_jax.variance import VARIANCES, Calibration
-from ddpm_jax.worlds import World
+from ddpm_jax.cli.command import command_line
+from ddpm_jax.data import datasets
+from ddpm_jax.data.datasets import DataSet, Split
+from ddpm_jax.data.transforms import to_unit
+from ddpm_jax.diffusion import bases, process, timesteps, toy
+from ddpm_jax.diffusion import variances as reverse_variances
+from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.diffusion.schedules import SCHEDULES, Schedule
+from ddpm_jax.diffusion.toy import World
+from ddpm_jax.diffusion.variances import VARIANCES, Calibration
+from ddpm_jax.evaluation import ablation, likelihood, samples
+from ddpm_jax.evaluation.ablation import Design, Means
+from ddpm_jax.evaluation.fid import classifier
+from ddpm_jax.evaluation.likelihood import Choices
+from ddpm_jax.runtime import cache
+from ddpm_jax.training.model import Subject
+from experiments import exact_distances_report
 
 Row = dict[str, Any]
 MEASURES = {
@@ -92,14 +96,14 @@ def main(options: ExactFinite) -> None:
         print(json.dumps(config, indent=2))
         return
     subject, world = subject_of(images, tables)
-    store = cells.Store(options.workdir / "cells", {"denoiser": subject.fingerprint}, options.force, Counter())
-    means = Means(keep=partial(cells.fetch, store))
+    store = cache.Store(options.workdir / "cells", {"denoiser": subject.fingerprint}, options.force, Counter())
+    means = Means(keep=partial(cache.fetch, store))
     fixed = calibrate(subject, design, jax.random.key(options.seed))
     rows: list[Row] = []
     for K in options.K:
-        steps = process.steps(tables, trajectory.even(tables.T, K))
-        chain = subject._replace(denoiser=worlds.exact_heads(world, steps))
-        found, drawn = findings.sample(chain, design._replace(sample_K=(K,)), choose(fixed, design, K), means)
+        steps = process.steps(tables, timesteps.even(tables.T, K))
+        chain = subject._replace(denoiser=toy.exact_heads(world, steps))
+        found, drawn = ablation.sample(chain, design._replace(sample_K=(K,)), choose(fixed, design, K), means)
         rows += [row(one, drawn, images) for one in found["sample_cells"]]
     parts = dict(variances=list(options.variances), K=list(options.K), measures=MEASURES, rows=rows)
     write(options.workdir, {"config": config, "classifier": found["classifier"], **parts})
@@ -113,9 +117,9 @@ def resolve(options: ExactFinite) -> tuple[DataSet, Schedule, Design]:
     """
     if options.schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {options.schedule!r}: choose one of {', '.join(SCHEDULES)}")
-    images, tables = data.load(options.data), SCHEDULES[options.schedule](options.T)
+    images, tables = datasets.load(options.data), SCHEDULES[options.schedule](options.T)
     classifier.check(images.name, images.test.labels)
-    train = data.seen(images.train)
+    train = datasets.seen(images.train)
     there = len(train.images)
     if options.examples is not None and not 2 <= options.examples <= there:
         raise ValueError(f"examples = {options.examples}: {options.data} has 2 to {there}")
@@ -124,17 +128,17 @@ def resolve(options: ExactFinite) -> tuple[DataSet, Schedule, Design]:
     rules = Rules(options.last_step, options.pixel_clip or None, images.levels)
     K, n, seeds = options.K, options.images, options.seeds
     design = Design(rules, options.variances, ("even",), K, K, images=n, seeds=seeds, frac=options.frac)
-    study.check(design, tables, images, study.needed(options.variances, tables))
-    cells.check_writable(options.workdir)
+    ablation.check(design, tables, images, ablation.needed(options.variances, tables))
+    cache.check_writable(options.workdir)
     return images, tables, design
 
 
 def subject_of(images: DataSet, tables: Schedule) -> tuple[Subject, World]:
     """The perfect denoiser of the training images, and its world."""
-    world = worlds.finite(tables, to_unit(jnp.asarray(images.train.images), images.levels))
+    world = toy.finite(tables, to_unit(jnp.asarray(images.train.images), images.levels))
     known = dict(images=np.asarray(images.train.images), levels=images.levels, schedule=tables)
-    known["code"] = cells.code_version(worlds.__name__)
-    name, mark = f"finite set of {images.name}", cells.fingerprint(known)
+    known["code"] = cache.code_version(toy.__name__)
+    name, mark = f"finite set of {images.name}", cache.fingerprint(known)
     return Subject("exact", name, images, tables, world.denoiser, mark), world
 
 
@@ -144,13 +148,13 @@ def calibrate(subject: Subject, design: Design, key: Array) -> Calibration:
     An orthonormal basis leaves the mean over j as it is in pixels, which is M_t, and 1 - Gamma_t for an exact network.
     """
     tables, images = subject.schedule, np.asarray(subject.data.train.images)
-    colours = basis.colour_axes(images)
-    dct = basis.dct(colours)
+    colours = bases.colour_axes(images)
+    dct = bases.dct(colours)
     x_0 = to_unit(jnp.asarray(images), subject.data.levels)
-    world, coefficients = worlds.in_basis(tables, x_0, dct), dct.forward(x_0)
+    world, coefficients = toy.in_basis(tables, x_0, dct), dct.forward(x_0)
     cov = jax.jit(lambda of, x_t, t: of(x_t, t).mean(axis=0))
     spectrum = np.full((tables.T + 1, *images.shape[1:]), np.nan)
-    for t in tqdm(sorted({int(t) for K in design.K for t in trajectory.even(tables.T, K)}), desc="exact moments"):
+    for t in tqdm(sorted({int(t) for K in design.K for t in timesteps.even(tables.T, K)}), desc="exact moments"):
         which, noise = jax.random.split(jax.random.fold_in(key, t))
         drawn = coefficients[jax.random.randint(which, (DRAWS,), 0, len(images))]
         x_t = process.diffuse(tables, drawn, t, jax.random.normal(noise, drawn.shape))
@@ -163,16 +167,16 @@ def calibrate(subject: Subject, design: Design, key: Array) -> Calibration:
 
 def choose(known: Calibration, design: Design, K: int) -> Choices:
     """Every variance on the even chain of K steps."""
-    times = trajectory.even(known.schedule.T, K)
-    variances = {name: variance.build(name, known) for name in design.variances}
+    times = timesteps.even(known.schedule.T, K)
+    variances = {name: reverse_variances.build(name, known) for name in design.variances}
     return Choices(known, variances, {(name, "even", K): times for name in variances})
 
 
-def row(cell: Row, drawn: dict[ablation.Cell, np.ndarray], images: DataSet) -> Row:
+def row(cell: Row, drawn: dict[likelihood.Cell, np.ndarray], images: DataSet) -> Row:
     """A cell's distances, with their deviations over seeds."""
     each = []
     for seed in drawn[cell["variance"], cell["trajectory"], cell["K"]]:
-        index, distance = quality.nearest(seed, np.asarray(images.train.images))
+        index, distance = samples.nearest(seed, np.asarray(images.train.images))
         times, n = np.bincount(index), len(seed)
         repeats = (times * (times - 1)).sum() / (n * (n - 1))
         each.append((len(images.train.images) * repeats, (distance**2).mean()))
@@ -186,13 +190,13 @@ def row(cell: Row, drawn: dict[ablation.Cell, np.ndarray], images: DataSet) -> R
 
 def write(folder: Path, results: Row) -> None:
     """results.json, tables.md and figure.png; the tables are printed too."""
-    judge, text = results["classifier"], distances.text(results)
+    judge, text = results["classifier"], exact_distances_report.text(results)
     text += f"\nof held-out images: Frechet distance {judge['held_out_frechet']:.3g}; of {results['config']['images']} "
     text += f"of the set itself about {judge['bias']:.3g}\n"
     folder.mkdir(parents=True, exist_ok=True)
-    cells.write_json(folder / "results.json", results)
-    cells.write_whole(folder / "tables.md", lambda file: file.write(text.encode()))
-    cells.write_whole(folder / "figure.png", lambda file: distances.draw(results).savefig(file, dpi=150))
+    cache.write_json(folder / "results.json", results)
+    cache.write_whole(folder / "tables.md", lambda file: file.write(text.encode()))
+    cache.write_whole(folder / "figure.png", lambda file: exact_distances_report.draw(results).savefig(file, dpi=150))
     print(text)
 
 

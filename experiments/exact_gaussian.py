@@ -16,13 +16,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax import cells, process, reverse, schedule, trajectory, variance
-from ddpm_jax.command import command_line
-from ddpm_jax.eval import ablation, frechet_schedule, gaussian_chain, gaussian_samples, power_law
-from ddpm_jax.process import Steps
-from ddpm_jax.report import exact_figures, exact_tables, published
-from ddpm_jax.schedule import Schedule
-from ddpm_jax.variance import Calibration
+from ddpm_jax.cli.command import command_line
+from ddpm_jax.diffusion import process, schedules, timesteps, variances
+from ddpm_jax.diffusion.process import Steps
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.diffusion.variances import Calibration
+from ddpm_jax.evaluation import likelihood
+from ddpm_jax.evaluation.exact import frechet_schedule, gaussian_chain, gaussian_samples, power_law
+from ddpm_jax.report import published
+from ddpm_jax.runtime import cache
+from experiments import exact_gaussian_report
 
 Row = dict[str, Any]
 Fixed = dict[str, tuple[np.ndarray, float | None]]  # log sigma^2 in nats (K,), and the gap of what was optimised
@@ -62,13 +65,13 @@ class ExactGaussian:
 
 def main(options: ExactGaussian) -> None:
     """Compute, print and write every part."""
-    tables = schedule.linear()
+    tables = schedules.linear()
     if not options.K or len(set(options.K)) < len(options.K):
         raise ValueError(f"K = {' '.join(map(str, options.K))}: give at least one, and each once")
-    chains = [trajectory.even(tables.T, K) for K in options.K]
+    chains = [timesteps.even(tables.T, K) for K in options.K]
     if options.samples < 2:
         raise ValueError(f"samples = {options.samples}: it is at least 2")
-    cells.check_writable(options.workdir)
+    cache.check_writable(options.workdir)
     config = {**vars(options), "workdir": str(options.workdir), "K": list(options.K)}
     if options.dry_run:
         print(json.dumps(config, indent=2))
@@ -83,22 +86,24 @@ def main(options: ExactGaussian) -> None:
         "optima": [row for K in OPTIMAL_K for row in compare(tables, c, K)],
         "paths": [paths(tables, c, K) for K in PATH_K],
     }
-    text = exact_tables.text(results)
+    text = exact_gaussian_report.text(results)
     print(text)
     options.workdir.mkdir(parents=True, exist_ok=True)
-    cells.write_json(options.workdir / "results.json", results)
-    cells.write_whole(options.workdir / "tables.md", lambda file: file.write(text.encode()))
-    cells.write_whole(options.workdir / "figure.png", lambda file: exact_figures.draw(results).savefig(file, dpi=130))
+    cache.write_json(options.workdir / "results.json", results)
+    cache.write_whole(options.workdir / "tables.md", lambda file: file.write(text.encode()))
+    cache.write_whole(
+        options.workdir / "figure.png", lambda file: exact_gaussian_report.draw(results).savefig(file, dpi=130)
+    )
     print(f"written to {options.workdir}: results.json, tables.md, figure.png")
 
 
 def family(tables: Schedule, c: np.ndarray) -> Row:
     """sigma^2(c)/b along a chain, the upper bound, and which directions of the fitted Gaussian lie outside [tb, b]."""
-    every = process.steps(tables, trajectory.even(tables.T, FAMILY_K))
+    every = process.steps(tables, timesteps.even(tables.T, FAMILY_K))
     steps = Steps(*(column[1:] for column in every))
-    ratios = {f"{x:g}": np.exp(reverse.table(variance.family(x, tables), steps)) / steps.b for x in CURVES}
+    ratios = {f"{x:g}": np.exp(variances.table(variances.family(x, tables), steps)) / steps.b for x in CURVES}
     true = np.exp(gaussian_chain.true_log_var(tables, steps, c))
-    above, below = (true > reverse.beside(steps.b, true)), (true < reverse.beside(steps.tb, true))
+    above, below = (true > variances.beside(steps.b, true)), (true < variances.beside(steps.tb, true))
     f, always = np.arange(len(c)), above.all(axis=0)
     return dict(
         K=FAMILY_K,
@@ -159,9 +164,9 @@ def samples(options: ExactGaussian, tables: Schedule, times: np.ndarray) -> list
 
 def isotropic_choices(tables: Schedule, c: np.ndarray, K: int) -> tuple[Steps, Fixed]:
     """A chain, and the isotropic choices there; the Frechet-optimal ones with their gap."""
-    steps = process.steps(tables, trajectory.even(tables.T, K))
-    known = ablation.calibrate(Calibration(tables), gaussian_chain.moments(tables, c), None)
-    found: Fixed = {name: (reverse.table(variance.build(name, known), steps), None) for name in FIXED}
+    steps = process.steps(tables, timesteps.even(tables.T, K))
+    known = likelihood.calibrate(Calibration(tables), gaussian_chain.moments(tables, c), None)
+    found: Fixed = {name: (variances.table(variances.build(name, known), steps), None) for name in FIXED}
     if K <= MOST_OPTIMISED:
         for name, floor in ((FREE, np.zeros(K)), (FLOORED, steps.tb)):
             best = frechet_schedule.optimum(tables, steps, c, floor)

@@ -15,15 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ddpm_jax import cells, mixture, process, protocols, trajectory, variance, worlds
-from ddpm_jax.command import command_line
-from ddpm_jax.eval import density
-from ddpm_jax.mixture import Mixture
-from ddpm_jax.protocols import Rules
-from ddpm_jax.report import distances
-from ddpm_jax.schedule import SCHEDULES, Schedule
-from ddpm_jax.variance import VARIANCES, Calibration
-from ddpm_jax.worlds import World
+from ddpm_jax.cli.command import command_line
+from ddpm_jax.diffusion import conventions, mixtures, process, timesteps, toy, variances
+from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.diffusion.mixtures import Mixture
+from ddpm_jax.diffusion.schedules import SCHEDULES, Schedule
+from ddpm_jax.diffusion.toy import World
+from ddpm_jax.diffusion.variances import VARIANCES, Calibration
+from ddpm_jax.evaluation.exact import density
+from ddpm_jax.runtime import cache
+from experiments import exact_distances_report
 
 Row = dict[str, Any]
 MEASURES = {"kl": "KL(data || samples), nats", "total_variation": "total variation", "w2": "Wasserstein distance W2"}
@@ -90,10 +91,12 @@ def main(options: ExactMixture) -> None:
     parts = dict(variances=list(options.variances), K=list(options.K), measures=MEASURES, rows=rows)
     results = {"config": config, **parts}
     options.workdir.mkdir(parents=True, exist_ok=True)
-    cells.write_json(options.workdir / "results.json", results)
-    text = distances.text(results)
-    cells.write_whole(options.workdir / "tables.md", lambda file: file.write(text.encode()))
-    cells.write_whole(options.workdir / "figure.png", lambda file: distances.draw(results).savefig(file, dpi=150))
+    cache.write_json(options.workdir / "results.json", results)
+    text = exact_distances_report.text(results)
+    cache.write_whole(options.workdir / "tables.md", lambda file: file.write(text.encode()))
+    cache.write_whole(
+        options.workdir / "figure.png", lambda file: exact_distances_report.draw(results).savefig(file, dpi=150)
+    )
     print(text)
     if any(row["kl"] is None for row in rows):
         print("–: the samples lie closer together than the grid can tell")
@@ -115,15 +118,15 @@ def resolve(options: ExactMixture) -> Setting:
     tables = SCHEDULES[options.schedule](options.T)
     means, deviations = np.reshape(options.means, (-1, 1, 1, 1)), np.asarray(options.deviations)
     parts = (np.asarray(options.weights), means, deviations**2)
-    data, x = mixture.of(*parts), density.grid(options.reach, options.points)
+    data, x = mixtures.of(*parts), density.grid(options.reach, options.points)
     rules = Rules(options.last_step, clip_x_0=False, clamp_cov=False)
-    setting = Setting(x, data, worlds.mixture(tables, *parts), tables, rules)
+    setting = Setting(x, data, toy.mixture(tables, *parts), tables, rules)
     known = calibrate(setting, np.asarray([], int), options.frac)
     for name in options.variances:
-        variance.build(name, known)
+        variances.build(name, known)
     for K in options.K:
-        protocols.log_var_cap(rules, process.steps(tables, trajectory.even(options.T, K)))
-    cells.check_writable(options.workdir)
+        conventions.log_var_cap(rules, process.steps(tables, timesteps.even(options.T, K)))
+    cache.check_writable(options.workdir)
     return setting
 
 
@@ -142,14 +145,14 @@ def calibrate(setting: Setting, times: np.ndarray, frac: float) -> Calibration:
 
 def compare(setting: Setting, names: tuple[str, ...], K: int, frac: float) -> list[Row]:
     """The distances of every variance on the even chain of K steps."""
-    times = trajectory.even(setting.schedule.T, K)
+    times = timesteps.even(setting.schedule.T, K)
     steps, known = process.steps(setting.schedule, times), calibrate(setting, times, frac)
-    denoiser = worlds.exact_heads(setting.world, steps)
+    denoiser = toy.exact_heads(setting.world, steps)
     wanted = density.log_mixture(setting.x, setting.data)
     rows: list[Row] = []
     values: dict[str, float | None]
     for name in names:
-        choice = variance.build(name, known)
+        choice = variances.build(name, known)
         try:
             found = density.propagate(setting.x, steps, denoiser, choice, setting.rules)
         except density.Unresolved:

@@ -1,6 +1,6 @@
 """The tables of Analytic-DPM without training: likelihood and FID of every variance, ours beside the published figures.
 
-Takes a network of another project (or a workdir of experiments.train), its data set and the Inception file. The
+Takes a network of another project (or a workdir of ddpm_jax.cli.train), its data set and the Inception file. The
 likelihoods of every chain come of one pass over images; the FID of every variance and K of samples, the shortest chains
 first. Before it starts it measures how fast the network is and says how long all will take; with --budget it takes
 fewer samples, then leaves out the longest chains, and marks what does not compare with the published figures for it.
@@ -22,18 +22,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax import cells, devices, guard, process, sampler, trajectory, variance
-from ddpm_jax.cells import Keep, Store
-from ddpm_jax.command import command_line
-from ddpm_jax.devices import Layout
-from ddpm_jax.eval import ablation, budget, fid, fid_protocol, inception, quality, study
-from ddpm_jax.eval import judge as judges
-from ddpm_jax.eval.ablation import Cell, Choices
-from ddpm_jax.eval.fid_protocol import Measure
-from ddpm_jax.eval.study import Design, Means
-from ddpm_jax.process import Kernel
-from ddpm_jax.protocols import Rules
-from ddpm_jax.report import provenance, reproduction
+from ddpm_jax.cli import provenance
+from ddpm_jax.cli.command import command_line
+from ddpm_jax.diffusion import process, sampler, timesteps, variances
+from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.diffusion.process import Kernel
+from ddpm_jax.evaluation import ablation, likelihood, samples
+from ddpm_jax.evaluation.ablation import Design, Means
+from ddpm_jax.evaluation.fid import extractors, frechet, protocols
+from ddpm_jax.evaluation.fid.protocols import Measure
+from ddpm_jax.evaluation.likelihood import Cell, Choices
+from ddpm_jax.models import inception
+from ddpm_jax.runtime import cache, sharding
+from ddpm_jax.runtime.cache import Keep, Store
+from ddpm_jax.runtime.sharding import Layout
+from ddpm_jax.training import loop
+from experiments import reproduce_plan, reproduce_report
 from experiments.reproduce_plan import PUBLISHED_WITH, Plan, Reproduce, plain, resolve
 
 Row = dict[str, Any]
@@ -50,8 +54,8 @@ def main(options: Reproduce) -> None:
     if options.dry_run:
         print(json.dumps(plain(options), indent=2))
         return
-    cells.check_writable(options.workdir)
-    with guard.locked(options.workdir):
+    cache.check_writable(options.workdir)
+    with loop.locked(options.workdir):
         reproduce(options)
 
 
@@ -62,10 +66,10 @@ def reproduce(options: Reproduce) -> None:
     work, said = afford(plan)
     print("\n".join(said), flush=True)
     design = plan.design._replace(images=work.n)
-    calibration = study.measure(plan.subject, design, jax.random.key(0), "calibration", means=means)
-    choices = study.choose(plan.subject, design, calibration, means.keep)
-    test = study.measure(plan.subject, design, jax.random.key(0), "test", choices, means)
-    bounds = ablation.rows(ablation.likelihoods(choices, test, means.keep), "test")
+    calibration = ablation.measure(plan.subject, design, jax.random.key(0), "calibration", means=means)
+    choices = ablation.choose(plan.subject, design, calibration, means.keep)
+    test = ablation.measure(plan.subject, design, jax.random.key(0), "test", choices, means)
+    bounds = likelihood.rows(likelihood.likelihoods(choices, test, means.keep), "test")
     results: dict[str, Any] = {
         "config": {**plain(plan.options), "schedule": plan.schedule},
         "network": plan.made,
@@ -83,14 +87,14 @@ def reproduce(options: Reproduce) -> None:
         for choice, cell in sampled(choices, design, sorted(work.chains)):
             results["fid"].append(fid_row(plan, choice, cell, work.n, means.keep) | {"mark": mark})
             write(folder, results)
-    print(reproduction.text(results))
+    print(reproduce_report.text(results))
     print(f"tables: {folder / 'tables.md'}")
 
 
 def keep_of(plan: Plan) -> Keep:
     """Where results are kept, under the network."""
     common = {"denoiser": plan.subject.fingerprint}
-    return partial(cells.fetch, Store(plan.options.workdir / "cells", common, plan.options.force, Counter()))
+    return partial(cache.fetch, Store(plan.options.workdir / "cells", common, plan.options.force, Counter()))
 
 
 def kernels(design: Design) -> list[tuple[Kernel, str]]:
@@ -107,7 +111,7 @@ def sampled(choices: Choices, design: Design, Ks: list[int]) -> Iterator[tuple[C
                 yield choices._replace(kernel=kernel), (name, "even", K)
 
 
-def afford(plan: Plan) -> tuple[budget.Work, list[str]]:
+def afford(plan: Plan) -> tuple[reproduce_plan.Work, list[str]]:
     """What is done within the budget, and what to say of it before it starts.
 
     Raises:
@@ -117,18 +121,19 @@ def afford(plan: Plan) -> tuple[budget.Work, list[str]]:
     passes = (len(data.calibration.images) + len(data.test.images)) * plan.subject.schedule.T
     count = len(kernels(design)) * design.seeds
     chains = dict.fromkeys(design.sample_K, count) if plan.judge else {}
-    wanted = budget.Work(passes, chains, design.images)
+    wanted = reproduce_plan.Work(passes, chains, design.images)
     rate = float(
-        keep_of(plan)("speeds", {"devices": devices.words()}, lambda: dict(rate=np.asarray(speed(plan))))["rate"]
+        keep_of(plan)("speeds", {"devices": sharding.words()}, lambda: dict(rate=np.asarray(speed(plan))))["rate"]
     )
-    hours = budget.evaluations(wanted) / rate / 3600
+    hours = reproduce_plan.evaluations(wanted) / rate / 3600
     said = [
-        f"{budget.evaluations(wanted):.3g} network evaluations at {rate:,.0f} a second here: about {hours:.2g} hours, "
+        f"{reproduce_plan.evaluations(wanted):.3g} network evaluations at {rate:,.0f} a second here: "
+        f"about {hours:.2g} hours, "
         "with what is kept already, without Inception"
     ]
     if not chains or options.budget is None or hours <= options.budget:
         return wanted, said
-    work = budget.cut(wanted, int(options.budget * 3600 * rate))
+    work = reproduce_plan.cut(wanted, int(options.budget * 3600 * rate))
     lost = [str(K) for K in chains if K not in work.chains]
     said.append(
         f"cut to {options.budget:g} hours: N = {work.n:,} in place of {wanted.n:,}"
@@ -140,10 +145,10 @@ def afford(plan: Plan) -> tuple[budget.Work, list[str]]:
 def speed(plan: Plan) -> float:
     """Network evaluations a second in sampling, of a few steps after as many that compile."""
     subject, design = plan.subject, plan.design
-    steps = process.steps(subject.schedule, trajectory.even(subject.schedule.T, PROBE))
-    most = PROBED_BY_CORES if devices.are_cores(devices.local(Layout())) else quality.SHARD
+    steps = process.steps(subject.schedule, timesteps.even(subject.schedule.T, PROBE))
+    most = PROBED_BY_CORES if sharding.are_cores(sharding.local(Layout())) else samples.SHARD
     shape = (min(design.images, most), *subject.data.shape)
-    choice = variance.build("large", study.nothing_measured(subject.schedule, subject.data.shape))
+    choice = variances.build("large", ablation.nothing_measured(subject.schedule, subject.data.shape))
     seconds = []
     for seed in range(2):
         started = time.perf_counter()
@@ -157,8 +162,8 @@ def compared(plan: Plan, n: int) -> tuple[str, list[str]]:
     """The mark of our figures beside the published ones, and the lines about how they were made."""
     assert plan.judge
     judge, reference = plan.judge
-    ours = judges.measure(judge, reference, plan.design.rules.rounding, n)
-    theirs = fid_protocol.named(PUBLISHED_WITH)
+    ours = extractors.measure(judge, reference, plan.design.rules.rounding, n)
+    theirs = protocols.named(PUBLISHED_WITH)
     usual = plan.subject.data.name == "cifar10" and plan.options.reference is None
     published = Measure(
         judge.name if judge.usual else inception.FILE,
@@ -167,8 +172,8 @@ def compared(plan: Plan, n: int) -> tuple[str, list[str]]:
         ours.reference if usual else "CIFAR-10's training images",
         theirs.n,
     )
-    (_, mark), lines = fid_protocol.marks([published, ours])
-    few = fid_protocol.warning(reference.target.fit, n)
+    (_, mark), lines = protocols.marks([published, ours])
+    few = protocols.warning(reference.target.fit, n)
     if few:
         print(f"warning: {few}", file=sys.stderr)
     made = f"{ours.features}, {ours.preparation}, rounding {ours.rounding}, N = {ours.n:,}, to {ours.reference}"
@@ -190,7 +195,7 @@ def rules_of(plan: Plan, cell: Cell, kernel: Kernel) -> Rules:
     return plan.design.rules._replace(pixel_clip=theirs) if plan.options.pixel_clip is None else plan.design.rules
 
 
-def likelihood_row(row: ablation.Row) -> Row:
+def likelihood_row(row: likelihood.Row) -> Row:
     """As the report reads it."""
     name = {key: row[key] for key in ("variance", "trajectory", "K")}
     return {**name, "kernel": "ddpm", "value": row["bits_per_dim"], "standard_error": row["standard_error"], "mark": ""}
@@ -209,31 +214,31 @@ def fid_row(plan: Plan, choices: Choices, cell: Cell, n: int, keep: Keep) -> Row
     (judge, reference), design = plan.judge, plan.design
     rules, shape, seeds = rules_of(plan, cell, choices.kernel), plan.subject.data.shape, list(range(design.seeds))
 
-    def compute(seed: int) -> cells.Arrays:
-        draws = quality.Draws([seed], n, shape)
-        (images,) = quality.draw(choices, plan.subject.denoiser, [cell], rules, draws, keep=keep)[cell]
-        return dict(fid=np.asarray(fid.distance(reference.target, fid.fit(judges.summed(judge, images)))))
+    def compute(seed: int) -> cache.Arrays:
+        draws = samples.Draws([seed], n, shape)
+        (images,) = samples.draw(choices, plan.subject.denoiser, [cell], rules, draws, keep=keep)[cell]
+        return dict(fid=np.asarray(frechet.distance(reference.target, frechet.fit(extractors.summed(judge, images)))))
 
-    asked = {**quality.inputs(choices, cell, rules), "n": n, "judge": judge[:3], "to": reference.name}
-    asked["code"] = [judges.CODE, quality.CODE]
+    asked = {**samples.inputs(choices, cell, rules), "n": n, "judge": judge[:3], "to": reference.name}
+    asked["code"] = [extractors.CODE, samples.CODE]
     values = np.array([keep("fids", {**asked, "seed": seed}, partial(compute, seed))["fid"] for seed in seeds])
     name = dict(variance=cell[0], kernel=choices.kernel.name, trajectory=cell[1], K=cell[2])
-    stamp = fid_protocol.Stamp(
-        judges.measure(judge, reference, design.rules.rounding, n),
+    stamp = protocols.Stamp(
+        extractors.measure(judge, reference, design.rules.rounding, n),
         {**plan.made, **name, "seeds": seeds, "rules": rules._asdict()},
     )
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     by_seed = values.tolist()
     return {**name, "value": float(values.mean()), "standard_error": error, "by_seed": by_seed} | {
-        "stamp": fid_protocol.plain(stamp)
+        "stamp": protocols.plain(stamp)
     }
 
 
 def write(folder: Path, results: dict[str, Any]) -> None:
     """results.json and tables.md, as far as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    cells.write_json(folder / "results.json", results)
-    cells.write_whole(folder / "tables.md", lambda file: file.write(reproduction.text(results).encode()))
+    cache.write_json(folder / "results.json", results)
+    cache.write_whole(folder / "tables.md", lambda file: file.write(reproduce_report.text(results).encode()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The options of `reproduce_analytic_dpm`: what they mean together, and which are refused. Not a command."""
+"""The options of `reproduce_analytic_dpm`: what they mean together, and which are refused. Not a command.
+
+A budget of network evaluations cuts the number of samples first, then the longest chains. Chains of the likelihood
+table cost nothing more: one pass over the images serves all of them.
+"""
 
 import os
 from collections import Counter
@@ -7,20 +11,70 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_jax import agreement, cells, checkpoint, head_run, places, protocols, run, sources
-from ddpm_jax.cells import Store
-from ddpm_jax.convert import diffusers, diffusers_scheduler, files, improved_diffusion
-from ddpm_jax.data import DataSet
-from ddpm_jax.eval import fid_protocol, study
-from ddpm_jax.eval import judge as judges
-from ddpm_jax.eval.judge import Judge, Reference
-from ddpm_jax.eval.study import Design
-from ddpm_jax.subject import Subject
-from experiments import import_weights, reproduce_smoke
-from experiments.import_weights import ImportWeights
+from ddpm_jax.cli import import_weights
+from ddpm_jax.cli.import_weights import ImportWeights
+from ddpm_jax.data.datasets import DataSet
+from ddpm_jax.diffusion import conventions
+from ddpm_jax.evaluation import ablation
+from ddpm_jax.evaluation.ablation import Design
+from ddpm_jax.evaluation.fid import extractors, protocols
+from ddpm_jax.evaluation.fid.extractors import FeatureExtractor, Reference
+from ddpm_jax.models.convert import diffusers, files, improved_diffusion
+from ddpm_jax.runtime import cache
+from ddpm_jax.runtime.cache import Store
+from ddpm_jax.training import checkpoints, heads, model, setup
+from ddpm_jax.training.model import Subject
+from experiments import reproduce_smoke
+
+ENOUGH = 2_048  # samples of a cell under which a chain length is given up instead: as many as Inception has features
+
+
+class Work(NamedTuple):
+    """What is to be done.
+
+    Attributes:
+      passes: evaluations of the passes over images, which are not cut.
+      chains: sampled chains of each K: variances and kernels times seeds.
+      n: samples of each.
+    """
+
+    passes: int
+    chains: dict[int, int]
+    n: int
+
+
+def evaluations(work: Work) -> int:
+    """Of the network, one image at one time each."""
+    return work.passes + work.n * _steps(work)
+
+
+def cut(work: Work, most: int) -> Work:
+    """As much of the work as takes at most so many evaluations: the same number of samples in every cell that is left.
+
+    Args:
+      work: what is wanted.
+      most: evaluations.
+
+    Raises:
+      ValueError: not even two samples of the shortest chain fit.
+    """
+    left, enough = dict(work.chains), min(work.n, ENOUGH)
+    while len(left) > 1 and (most - work.passes) / _steps(work._replace(chains=left)) < enough:
+        del left[max(left)]
+    work = work._replace(chains=left)
+    n = min(work.n, int((most - work.passes) // _steps(work)))
+    if n < 2:
+        least = evaluations(work._replace(n=2))
+        raise ValueError(f"{most:.3g} network evaluations are fewer than {least:.3g}, the least: raise the budget")
+    return work._replace(n=n)
+
+
+def _steps(work: Work) -> int:
+    return sum(K * count for K, count in work.chains.items())
+
 
 PUBLISHED_WITH = "pytorch-fid"
-IMPORTER = [cells.code_version(project.__name__) for project in (diffusers, improved_diffusion, diffusers_scheduler)]
+IMPORTER = [cache.code_version(project.__name__) for project in (diffusers, improved_diffusion, diffusers)]
 
 
 @dataclass(frozen=True)
@@ -29,12 +83,12 @@ class Reproduce:
 
     Attributes:
       workdir: where the imported network, the cells, results.json and tables.md go.
-      checkpoint: workdir of a network, from experiments.import_weights or experiments.train.
-      weights: in its place a network of another project, imported into workdir/network; see experiments.import_weights.
+      checkpoint: workdir of a network, from ddpm_jax.cli.import_weights or ddpm_jax.cli.train.
+      weights: a network of another project instead, imported into workdir/network; see ddpm_jax.cli.import_weights.
       description: of a state dict among --weights; see there.
       data: what the network of --weights was trained on; see there.
       image_size: see there.
-      head_checkpoint: workdir of experiments.train_heads for this network.
+      head_checkpoint: workdir of ddpm_jax.cli.heads for this network.
       inception: path of the weights of FID's network; without it there is no FID table.
       reference: .npz of reference statistics; default the training images of the data set.
       fid_protocol: pytorch-fid, as Bao et al. measure; or ddpm, score_sde, improved-diffusion or edm.
@@ -91,7 +145,7 @@ class Plan(NamedTuple):
     options: Reproduce
     subject: Subject
     design: Design
-    judge: tuple[Judge, Reference] | None
+    judge: tuple[FeatureExtractor, Reference] | None
     schedule: str
     made: dict[str, Any]
 
@@ -115,23 +169,23 @@ def resolve(options: Reproduce) -> Plan:
         raise ValueError(f"budget = {options.budget:g} hours: it must be positive")
     if options.budget is not None and options.inception is None:
         raise ValueError(f"budget = {options.budget:g} has no effect without --inception: only samples are cut")
-    protocol = fid_protocol.named(options.fid_protocol)
-    trained = run.load(network(options))
+    protocol = protocols.named(options.fid_protocol)
+    trained = setup.load(network(options))
     config = trained.run.config
-    subject = sources.subject(trained, "checkpoint", str(options.weights or options.checkpoint))
+    subject = model.of_training(trained, "checkpoint", str(options.weights or options.checkpoint))
     if options.head_checkpoint:
-        subject = head_run.load(options.head_checkpoint, subject)
+        subject = heads.load(options.head_checkpoint, subject)
     if options.test_images is not None:
         subject = subject._replace(data=fewer(subject, options.test_images))
-    clip = 2.0 if (run.data_of(config), config.schedule) == ("cifar10", "linear") else 1.0
+    clip = 2.0 if (setup.data_of(config), config.schedule) == ("cifar10", "linear") else 1.0
     clip = clip if options.pixel_clip is None else options.pixel_clip
-    rules = protocols.protocol("analytic-dpm", subject.data.levels, pixel_clip=clip, rounding=protocol.rounding)
-    design = study.resolved(
+    rules = conventions.protocol("analytic-dpm", subject.data.levels, pixel_clip=clip, rounding=protocol.rounding)
+    design = ablation.resolved(
         Design(rules, options.variances, options.trajectories, options.K, options.sample_K, options.n, options.seeds),
         subject.schedule,
         subject.heads,
     )
-    study.check(design, subject.schedule, subject.data, subject.heads, subject.learned_times)
+    ablation.check(design, subject.schedule, subject.data, subject.heads, subject.learned_times)
     made = dict(
         network=subject.fingerprint, name=subject.name, step=int(trained.state.step), average=config.ema_decay[0]
     )
@@ -155,7 +209,7 @@ def network(options: Reproduce) -> Path:
     if (options.checkpoint is None) == (options.weights is None):
         raise ValueError("give the network as --checkpoint or as --weights, one of them")
     if options.checkpoint is not None:
-        agreement.check_unused(data=options.data, description=options.description, image_size=options.image_size)
+        setup.check_unused(data=options.data, description=options.description, image_size=options.image_size)
         return options.checkpoint
     if options.data is None:
         raise ValueError(f"--weights {options.weights}: give --data, what the network was trained on")
@@ -163,9 +217,9 @@ def network(options: Reproduce) -> Path:
     folder = options.workdir / "network"
     wanted = ImportWeights(options.weights, options.data, options.description, folder, options.image_size)
     taken, said = folder / "imported.json", contents(options)
-    if not checkpoint.steps(places.checkpoints(folder)):
+    if not checkpoints.steps(checkpoints.folder_of(folder)):
         folder.mkdir(parents=True, exist_ok=True)
-        cells.write_json(taken, said)
+        cache.write_json(taken, said)
         import_weights.main(wanted)
     elif not taken.exists() or files.read_json(taken) != said:
         raise ValueError(f"{folder} holds another network than {options.weights}: choose another --workdir")
@@ -193,7 +247,7 @@ def fewer(subject: Subject, count: int) -> DataSet:
     return subject.data._replace(test=test._replace(images=test.images[:count], labels=None))
 
 
-def judge_of(options: Reproduce, images: DataSet) -> tuple[Judge, Reference] | None:
+def judge_of(options: Reproduce, images: DataSet) -> tuple[FeatureExtractor, Reference] | None:
     """The feature network and the reference statistics, computed once.
 
     Raises:
@@ -205,9 +259,9 @@ def judge_of(options: Reproduce, images: DataSet) -> tuple[Judge, Reference] | N
         return None
     if images.levels != 256:
         raise ValueError(f"{images.name} has {images.levels} grey levels: Inception reads 256")
-    protocol = fid_protocol.named(options.fid_protocol)
-    judge = judges.of_inception(options.inception, protocol.preparation)
-    keep = partial(cells.fetch, Store(options.workdir / "cells", {}, options.force, Counter()))
+    protocol = protocols.named(options.fid_protocol)
+    judge = extractors.of_inception(options.inception, protocol.preparation)
+    keep = partial(cache.fetch, Store(options.workdir / "cells", {}, options.force, Counter()))
     if options.reference is not None:
-        return judge, judges.of_file(options.reference, judge, keep)
-    return judge, judges.of_data(images, judge, protocol.split, keep)
+        return judge, extractors.of_file(options.reference, judge, keep)
+    return judge, extractors.of_data(images, judge, protocol.split, keep)

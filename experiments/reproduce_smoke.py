@@ -9,10 +9,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ddpm_jax import unet
-from ddpm_jax.convert import diffusers, files
-from ddpm_jax.eval import inception
-from ddpm_jax.unet import UNetConfig
+from ddpm_jax.models import inception, unet
+from ddpm_jax.models.convert import diffusers, files
+from ddpm_jax.models.unet import UNetConfig
 
 SIDE, IMAGES = 8, 80
 NETWORK = UNetConfig(channels=32, multipliers=(1, 2), blocks=1, image_channels=3, time_start=0)

@@ -5,7 +5,7 @@ for every colour axis, for every radius of a frequency (`spectral_radial`) and f
 images judge them, bits/dim, with paired standard errors. Full tables rest on few images, so they are fixed by fewer
 ones as well. Only the times that an even chain visits and some more are measured, and optimal trajectories are chosen
 among these. x_0_hat is clipped, and the decoder shared, as in the papers.
-Needs: trained networks (experiments.train); minutes each on two CPU cores for small networks of 32 x 32 pixels.
+Needs: trained networks (ddpm_jax.cli.train); minutes each on two CPU cores for small networks of 32 x 32 pixels.
 Command: python -m experiments.spectral_gain --checkpoints runs/digits runs/mnist --workdir runs/spectral_gain
 """
 
@@ -19,19 +19,24 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddpm_jax import basis, cells, run, sources, trajectory, unet, variance
-from ddpm_jax.cells import Keep
-from ddpm_jax.command import command_line
-from ddpm_jax.data import seen
-from ddpm_jax.devices import Layout
-from ddpm_jax.eval import ablation, curves, elbo, moments
-from ddpm_jax.eval.ablation import OPTIMAL, REFERENCE, Choices
-from ddpm_jax.eval.moments import Moments
-from ddpm_jax.protocols import Rules
-from ddpm_jax.report import provenance, spectral
-from ddpm_jax.run import Trained
-from ddpm_jax.subject import Subject
-from ddpm_jax.variance import Calibration, Fixed
+from ddpm_jax.cli import provenance
+from ddpm_jax.cli.command import command_line
+from ddpm_jax.data.datasets import seen
+from ddpm_jax.diffusion import bases, timesteps
+from ddpm_jax.diffusion import variances as reverse_variances
+from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.diffusion.variances import Calibration, Fixed
+from ddpm_jax.evaluation import diagnostics, likelihood, moments
+from ddpm_jax.evaluation.likelihood import OPTIMAL, REFERENCE, Choices
+from ddpm_jax.evaluation.moments import Moments
+from ddpm_jax.models import unet
+from ddpm_jax.runtime import cache
+from ddpm_jax.runtime.cache import Keep
+from ddpm_jax.runtime.sharding import Layout
+from ddpm_jax.training import model, setup
+from ddpm_jax.training.model import Subject
+from ddpm_jax.training.setup import Trained
+from experiments import spectral_gain_report
 
 Row = dict[str, Any]
 COLOURS, RADIAL, FULL = "one a colour axis", "one a radius", "one a frequency"
@@ -78,11 +83,11 @@ def main(options: SpectralGain) -> None:
         print(json.dumps(config, indent=2))
         return
     results = {"config": config, "K": list(options.K), "networks": [judge(options, one) for one in networks]}
-    text = spectral.text(results)
-    cells.write_json(options.workdir / "results.json", results)
-    cells.write_whole(options.workdir / "tables.md", lambda file: file.write(text.encode()))
-    for name, figure in spectral.pictures(results).items():
-        cells.write_whole(options.workdir / f"{name}.png", partial(figure.savefig, dpi=150))
+    text = spectral_gain_report.text(results)
+    cache.write_json(options.workdir / "results.json", results)
+    cache.write_whole(options.workdir / "tables.md", lambda file: file.write(text.encode()))
+    for name, figure in spectral_gain_report.pictures(results).items():
+        cache.write_whole(options.workdir / f"{name}.png", partial(figure.savefig, dpi=150))
     print(text)
 
 
@@ -96,8 +101,8 @@ def resolve(options: SpectralGain) -> list[Trained]:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name} = {' '.join(map(str, values))}: give at least one, and each once")
-    networks = [run.load(folder) for folder in options.checkpoints]
-    names = [run.data_of(one.run.config) for one in networks]
+    networks = [setup.load(folder) for folder in options.checkpoints]
+    names = [setup.data_of(one.run.config) for one in networks]
     if len(set(names)) < len(names):
         raise ValueError(f"the checkpoints are of {', '.join(names)}: give one network a data set")
     for one in networks:
@@ -110,18 +115,18 @@ def resolve(options: SpectralGain) -> list[Trained]:
                 raise ValueError(
                     f"K = {K}: a chain of one step has no variance but that of its decoder; give 2 or more"
                 )
-            trajectory.even(one.run.schedule.T, K)
-    cells.check_writable(options.workdir)
+            timesteps.even(one.run.schedule.T, K)
+    cache.check_writable(options.workdir)
     return networks
 
 
 def judge(options: SpectralGain, trained: Trained) -> Row:
     """Everything about one network; plain values."""
     config = trained.run.config
-    subject = sources.subject(trained, "checkpoint", run.data_of(config))
-    store = cells.Store(options.workdir / "cells", {"denoiser": subject.fingerprint}, options.force, Counter())
-    found = measure(options, subject, partial(cells.fetch, store))
-    likelihoods = ablation.likelihoods(found.choices, found.test)
+    subject = model.of_training(trained, "checkpoint", setup.data_of(config))
+    store = cache.Store(options.workdir / "cells", {"denoiser": subject.fingerprint}, options.force, Counter())
+    found = measure(options, subject, partial(cache.fetch, store))
+    likelihoods = likelihood.likelihoods(found.choices, found.test)
     return {
         "data": provenance.images(subject.data, found.calibration.variance),
         "training": {
@@ -131,15 +136,15 @@ def judge(options: SpectralGain, trained: Trained) -> Row:
         },
         "images": options.images,
         "variances": list(found.choices.variances),
-        "rows": ablation.rows(likelihoods, "test"),
-        "spectrum": curves.spectrum(found.calibration),
+        "rows": likelihood.rows(likelihoods, "test"),
+        "spectrum": diagnostics.spectrum(found.calibration),
     }
 
 
 def measure(options: SpectralGain, subject: Subject, keep: Keep) -> Measured:
     """Calibration images fix the variances, test images tabulate them: one pass over either, and one over fewer."""
     schedule, images, n = subject.schedule, subject.data, options.images
-    times, colours = visited(schedule.T, options.K), basis.colour_axes(seen(images.train).images)
+    times, colours = visited(schedule.T, options.K), bases.colour_axes(seen(images.train).images)
     keys = dict(zip(("calibration", "test"), jax.random.split(jax.random.key(options.seed)), strict=True))
 
     def look(split: str, count: int, tabulated: dict[str, Fixed]) -> Moments:
@@ -149,7 +154,7 @@ def measure(options: SpectralGain, subject: Subject, keep: Keep) -> Measured:
 
     def fixed_by(count: int) -> tuple[Calibration, Moments]:
         found = look("calibration", count, {})
-        return ablation.calibrate(Calibration(schedule, colours=colours), found, None), found
+        return likelihood.calibrate(Calibration(schedule, colours=colours), found, None), found
 
     known, calibration = fixed_by(n)
     named = {REFERENCE: Fixed(REFERENCE, known), **spectra(known)}
@@ -160,21 +165,23 @@ def measure(options: SpectralGain, subject: Subject, keep: Keep) -> Measured:
         if name in (RADIAL, FULL)
     }
     test = look("test", n, {name: fixed for name, fixed in {**named, **few}.items() if name != REFERENCE})
-    variances = {name: variance.build(*fixed) for name, fixed in {**named, **few}.items()}
-    even = {(name, "even", K): trajectory.even(schedule.T, K) for name in variances for K in options.K}
+    variances = {name: reverse_variances.build(*fixed) for name, fixed in {**named, **few}.items()}
+    even = {(name, "even", K): timesteps.even(schedule.T, K) for name in variances for K in options.K}
     best = {
         (name, OPTIMAL, K): chain
         for name in named
-        for K, chain in trajectory.cheapest_paths(elbo.cost(schedule, variances[name], calibration), options.K).items()
+        for K, chain in timesteps.cheapest_paths(
+            likelihood.cost(schedule, variances[name], calibration), options.K
+        ).items()
     }
     return Measured(Choices(known, variances, even | best), calibration, test)
 
 
 def visited(T: int, Ks: tuple[int, ...]) -> np.ndarray:
     """The times of all even chains, those whose spectra are shown, and BETWEEN more."""
-    even = [trajectory.even(T, K) for K in Ks]
+    even = [timesteps.even(T, K) for K in Ks]
     return np.unique(
-        np.concatenate([*even, curves.shown_times(T), np.geomspace(1, T, min(BETWEEN, T)).round()])
+        np.concatenate([*even, diagnostics.shown_times(T), np.geomspace(1, T, min(BETWEEN, T)).round()])
     ).astype(int)
 
 
@@ -182,7 +189,7 @@ def spectra(known: Calibration) -> dict[str, Fixed]:
     """One number a colour axis (of images in colour), a radius, a frequency."""
     assert known.spectrum is not None
     shape = known.spectrum.shape[1:]
-    of_axes = basis.averaged(known.spectrum, np.broadcast_to(np.arange(shape[-1]), shape))
+    of_axes = bases.averaged(known.spectrum, np.broadcast_to(np.arange(shape[-1]), shape))
     axes = {COLOURS: Fixed("spectral", known._replace(spectrum=of_axes))} if shape[-1] > 1 else {}
     return {**axes, RADIAL: Fixed("spectral_radial", known), FULL: Fixed("spectral", known)}
 

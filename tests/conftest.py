@@ -5,6 +5,14 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+from ddpm_jax.data import datasets
+from ddpm_jax.diffusion import schedules
+from tests import tfds_folder
+
 # Compiling takes most of the time of the tests: without LLVM's optimisations about a third less, and with XLA's former
 # code generator half of that, as long as jaxlib has it (later versions end where they do not know a flag).
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -15,15 +23,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-from jaxtyping import install_import_hook
-
 install_import_hook("ddpm_jax", "beartype.beartype")
-
-import jax
-import pytest
-
-from ddpm_jax import data, schedule
-from tests import tfds_folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,13 +36,13 @@ def _no_program_outlives_its_module() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def short():
     """T = 4 with large betas: mistakes that T = 1000 averages away are large here."""
-    return schedule.from_betas([0.1, 0.3, 0.5, 0.7])
+    return schedules.from_betas([0.1, 0.3, 0.5, 0.7])
 
 
 @pytest.fixture(scope="session")
 def linear():
     """Ho et al.'s schedule."""
-    return schedule.linear()
+    return schedules.linear()
 
 
 @pytest.fixture(scope="session")
@@ -57,5 +57,5 @@ def prepared_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tfds(prepared_sets: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, where data.load looks for it."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared_sets))
-    data._of_version.cache_clear()
+    datasets._of_version.cache_clear()
     return prepared_sets

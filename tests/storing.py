@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax import checkpoint
-from ddpm_jax.checkpoint import Keep
-from ddpm_jax.recipes import TrainState
+from ddpm_jax.training import checkpoints
+from ddpm_jax.training.checkpoints import Keep
+from ddpm_jax.training.step import TrainState
 
 
 def store(folder: Path, state: TrainState, description: dict[str, Any], keep: Keep = Keep()) -> None:
     """Save one state and wait until it is there."""
-    with checkpoint.writing(folder, keep) as there:
-        checkpoint.save(there, state, description)
-        checkpoint.finish(there)
+    with checkpoints.writing(folder, keep) as there:
+        checkpoints.save(there, state, description)
+        checkpoints.finish(there)

@@ -1,6 +1,6 @@
 """The page an ablation of the reverse variance leaves behind: tables, claims, figures.
 
-Reading order: `table` finds the rows of results.json, `claims` judges them, `printed` puts them into words and tables,
-`figures` and `bound_figures` draw them as charts (`chart`), `interactive` makes those SVG, `mosaics` shows samples,
-`page` binds. Nothing here computes a likelihood or a distance: every number comes from the results.
+Reading order: `lookup` finds the rows of results.json, `claims` judges them, `tables` puts them into words and tables,
+`figures` draws them as charts (`charts`), `images` shows samples, `published` has other people's tables, `page` binds.
+Nothing here computes a likelihood or a distance: every number comes from the results.
 """

@@ -6,8 +6,8 @@ claim about a variance that was not compared is not judged.
 
 from typing import NamedTuple
 
-from ddpm_jax.report import table
-from ddpm_jax.report.table import Number, Results, Row
+from ddpm_jax.report import lookup
+from ddpm_jax.report.lookup import Number, Results, Row
 
 SLACK = 1e-9  # bits/dim: rounding of sums of float64 terms
 STANDARD_ERRORS = 2.0
@@ -63,7 +63,7 @@ def _claim(sentence: str, split: str, **groups: list[Margin]) -> Row:
 
 def _gaps(results: Results, split: str, trajectory: str, worse: str, better: str) -> dict[int, Number]:
     """bits/dim of one variance minus that of another, by K, where both were measured."""
-    rows = table.likelihood(results, split)
+    rows = lookup.likelihood(results, split)
     pairs = {K: (rows.get((worse, trajectory, K)), rows.get((better, trajectory, K))) for K in results["K"]}
     known = {K: (a, b) for K, (a, b) in pairs.items() if _bounded(a) and _bounded(b)}
     return {K: a["bits_per_dim"] - b["bits_per_dim"] for K, (a, b) in known.items() if a and b}
@@ -86,7 +86,7 @@ def _never_worse(results: Results, better: str, worse: str, trajectory: str, sla
 
 def _optimal_is_least(results: Results) -> Row:
     """Dynamic programming finds the cheapest path, and the even trajectory is one of the paths."""
-    rows = table.likelihood(results, "calibration")
+    rows = lookup.likelihood(results, "calibration")
     margins = []
     for (variance, trajectory, K), row in rows.items():
         even = rows.get((variance, "even", K))
@@ -101,7 +101,7 @@ def _free_is_least(results: Results) -> Row:
     """A chain that may choose its first time and decoder may choose t = 1 and the papers' decoder; not judged where
     choices have decoders of their own, which may be better than any of one number.
     """
-    rows = table.likelihood(results, "calibration") if results["rules"]["decoder"] == "shared" else {}
+    rows = lookup.likelihood(results, "calibration") if results["rules"]["decoder"] == "shared" else {}
     margins = []
     for (variance, trajectory, K), row in rows.items():
         fixed = rows.get((variance, "optimal", K))
@@ -128,7 +128,7 @@ def _order_of_the_answers(results: Results) -> Row:
 
 def _isotropic_on_test(results: Results) -> Row:
     """The exact order on calibration images, within two paired standard errors on test images."""
-    rows = table.likelihood(results)
+    rows = lookup.likelihood(results)
     analytic = {K: rows.get(("analytic", "even", K)) for K in FEW_STEPS}
     margins = [
         _statistical(row["minus_isotropic"], row["paired_standard_error"], f"K = {K}")
@@ -141,7 +141,7 @@ def _isotropic_on_test(results: Results) -> Row:
 
 def _spectral_on_test(results: Results) -> Row:
     """One number for every frequency against one for all, on images that fixed neither."""
-    rows = table.likelihood(results)
+    rows = lookup.likelihood(results)
     spectral = {K: rows.get(("spectral", "even", K)) for K in FEW_STEPS}
     margins = [
         _clear(-row["minus_isotropic"], row["paired_standard_error"], f"K = {K}")
@@ -154,7 +154,7 @@ def _spectral_on_test(results: Results) -> Row:
 
 def _npr_on_test(results: Results) -> Row:
     """A claim of Bao et al. 2022b. Its standard error is at most the sum of those of the differences to isotropic."""
-    rows = table.likelihood(results)
+    rows = lookup.likelihood(results)
     margins = []
     for K in FEW_STEPS:
         pair = [rows.get((name, "even", K)) or {} for name in ("analytic", "npr")]
@@ -170,7 +170,7 @@ def _optimal_on_test(results: Results) -> Row:
     """The trajectory chosen on calibration images, judged on test images."""
     margins = [
         _statistical(-row["minus_even"], row["minus_even_standard_error"], f"{variance}, K = {K}")
-        for (variance, trajectory, K), row in table.likelihood(results).items()
+        for (variance, trajectory, K), row in lookup.likelihood(results).items()
         if trajectory == "optimal" and K in FEW_STEPS and row["bits_per_dim"] is not None
     ]
     sentence = "With few steps the optimal trajectory is not worse than the even one by more than two standard errors."

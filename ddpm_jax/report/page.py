@@ -14,10 +14,11 @@ from markupsafe import Markup, escape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ddpm_jax.report import chart, figures, interactive, literature, mosaics, printed, table
-from ddpm_jax.report.interactive import Drawing
-from ddpm_jax.report.mosaics import Pictures
-from ddpm_jax.report.table import Results
+from ddpm_jax.report import figures, lookup, published, tables
+from ddpm_jax.report import images as report_images
+from ddpm_jax.report.charts import PALETTE, Drawing, add_legend, drawing
+from ddpm_jax.report.images import Pictures
+from ddpm_jax.report.lookup import Results
 
 DOTS_PER_INCH = 120
 STYLE: dict[Any, Any] = {
@@ -56,11 +57,11 @@ def _draw(results: Results, pictures: Pictures) -> tuple[dict[str, Drawing], dic
     """The charts for the page, then the PNGs of the charts and of the pictures, all by name."""
     with matplotlib.rc_context(STYLE):
         charts = figures.draw(results)
-        drawings = {name: interactive.drawing(made, name) for name, made in charts.items()}
+        drawings = {name: drawing(made, name) for name, made in charts.items()}
         for made in charts.values():
-            chart.add_legend(made)
+            add_legend(made)
         files = {name: _png(made.figure) for name, made in charts.items()}
-        images = {name: _png(figure) for name, figure in mosaics.draw(results, pictures).items()}
+        images = {name: _png(figure) for name, figure in report_images.draw(results, pictures).items()}
     return drawings, files, images
 
 
@@ -70,23 +71,23 @@ def render(results: Results, run: Results, charts: dict[str, Drawing], images: d
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=printed.number, measured=printed.measured, code=_code)
+    environment.filters.update(number=tables.number, measured=tables.measured, code=_code)
     return environment.get_template("template.html").render(
         results,
         run=run,
-        answer=printed.answer(results),
-        few=table.few_steps(results),
-        tables={name: lines(results) for name, lines in printed.TABLES.items()},
-        never_clamped=printed.never_clamped(results),
-        one_pass=printed.one_pass(results),
-        literature=literature.tables(results),
-        sources=literature.sources(),
-        decomposition=printed.decomposition(results),
+        answer=tables.answer(results),
+        few=lookup.few_steps(results),
+        tables={name: lines(results) for name, lines in tables.TABLES.items()},
+        never_clamped=tables.never_clamped(results),
+        one_pass=tables.one_pass(results),
+        literature=published.page_tables(results),
+        sources=published.all_sources(),
+        decomposition=tables.decomposition(results),
         seeds=sorted({row["seed"] for row in results["samples"]}),
         sampled=sorted({row["images"] for row in results["sample_cells"]}),
-        seconds=[(name, printed.number(value, 1)) for name, value in run["about"]["seconds"].items()],
+        seconds=[(name, tables.number(value, 1)) for name, value in run["about"]["seconds"].items()],
         options=list(_flat(results["config"])),
-        palette=chart.PALETTE,
+        palette=PALETTE,
         charts=charts,
         hover={name: drawing.points for name, drawing in charts.items()},
         images={name: b64encode(png).decode() for name, png in images.items()},
@@ -109,7 +110,7 @@ def write(folder: Path, results: Results, run: Results, pictures: Pictures) -> N
     for name, png in (files | images).items():
         (folder / "figures" / f"{name}.png").write_bytes(png)
     (folder / "report.html").write_text(render(results, run, drawings, images), encoding="utf-8")
-    rows = table.csv_rows(results)
+    rows = lookup.csv_rows(results)
     with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()

@@ -1,6 +1,7 @@
 """Published tables, as package data with their sources, to be printed beside ours.
 
-A row is named as ours are: data, metric, kernel, variance, trajectory. What was not published is None.
+A row is named as ours are: data, metric, kernel, variance, trajectory. What was not published is None. They are of
+other data and networks: what compares is the order of the choices.
 """
 
 import json
@@ -9,8 +10,9 @@ from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
-from ddpm_jax.report import markdown
-from ddpm_jax.report.printed import MISSING, number
+from ddpm_jax.report import lookup, tables
+from ddpm_jax.report.lookup import Number, Results
+from ddpm_jax.report.tables import MISSING, number
 
 Values = dict[int, float | None]
 
@@ -118,7 +120,7 @@ def beside(published: Sequence[Published], ours: Mapping[tuple[str, str, str], V
         if own is not None:
             lines.append(["", "", "", name, *(number(own.get(K), 2) for K in Ks)])
             lines.append(["", "", "", "off by", *(_percent(own.get(K), row.values[K]) for K in Ks)])
-    return markdown.table(["variance", "kernel", "trajectory", "", *(f"K = {K}" for K in Ks)], lines)
+    return tables.markdown_table(["variance", "kernel", "trajectory", "", *(f"K = {K}" for K in Ks)], lines)
 
 
 def _percent(value: float | None, known: float | None) -> str:
@@ -128,3 +130,69 @@ def _percent(value: float | None, known: float | None) -> str:
 def sources(published: Sequence[Published | Trained]) -> str:
     """Where the rows were read, one line a source."""
     return "\n".join(f"- {source}" for source in dict.fromkeys(row.source for row in published)) + "\n"
+
+
+DATA = {"cifar10_linear": "CIFAR-10, linear schedule", "cifar10_cosine": "CIFAR-10, cosine schedule"}
+METRICS = {"nll": "bits/dim", "fid": "FID"}
+KERNEL = "ddpm"  # of our chains
+ORDERED_K = 2  # so many of the smallest K that both measured have their order written out
+
+Ours = dict[tuple[str, str, int], Number]
+
+
+def _ours(results: Results, metric: str) -> Ours:
+    """Our numbers by (variance, trajectory, K): test likelihoods, or Frechet distances in place of FID."""
+    rows, key = (lookup.likelihood(results), "bits_per_dim") if metric == "nll" else (lookup.samples(results), "mean")
+    return {cell: row[key] for cell, row in rows.items() if row[key] is not None}
+
+
+def _own(row: Published, ours: Ours, K: int) -> Number | None:
+    """Our number in the place of a published one."""
+    return ours.get((row.variance, row.trajectory, K)) if row.kernel == KERNEL else None
+
+
+def _line(row: Published, ours: Ours) -> dict[str, Any]:
+    own = {K: _own(row, ours, K) for K in row.values}
+    cells = [
+        dict(text=number(value, 2), below="" if own[K] is None else f"here {number(own[K], 2)}", best=False)
+        for K, value in row.values.items()
+    ]
+    return dict(name=row.variance, trajectory=f"{row.kernel}, {row.trajectory}", cells=cells)
+
+
+def _order(rows: list[Published], ours: Ours, K: int) -> dict[str, Any] | None:
+    """The choices that both measured on the even trajectory, best first; None for fewer than two of them."""
+    pairs = {
+        row.variance: (known, own)
+        for row in rows
+        if row.trajectory == "even" and (own := _own(row, ours, K)) is not None and (known := row.values[K]) is not None
+    }
+    if len(pairs) < 2:
+        return None
+    theirs, here = (sorted(pairs, key=lambda name: pairs[name][side]) for side in (0, 1))
+    return dict(K=K, published=theirs, here=here, same=theirs == here)
+
+
+def page_tables(results: Results) -> list[dict[str, Any]]:
+    """Every published table with our numbers in its cells, and the order of the choices in both."""
+    found = []
+    for data, words in DATA.items():
+        for metric, unit in METRICS.items():
+            theirs, ours = rows(data, metric), _ours(results, metric)
+            Ks = list(theirs[0].values)
+            orders = [order for K in Ks if (order := _order(theirs, ours, K))]
+            found.append(
+                dict(
+                    id=f"published-{data}-{metric}".replace("_", "-"),
+                    title=f"{words}: {unit}",
+                    content=dict(K=Ks, lines=[_line(row, ours) for row in theirs]),
+                    orders=orders[:ORDERED_K],
+                )
+            )
+    return found
+
+
+def all_sources() -> list[str]:
+    """Where the tables were read, each once."""
+    every = [row for data in DATA for metric in METRICS for row in rows(data, metric)]
+    return list(dict.fromkeys(row.source for row in every))

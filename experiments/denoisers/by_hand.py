@@ -1,7 +1,7 @@
 """A denoiser written by hand in plain JAX, for --denoiser: a perceptron that predicts eps.
 
 It learns the digits when it is imported, in seconds on two CPU cores; a network of your own would read its parameters.
-Command: python -m experiments.variance_ablation --denoiser experiments.denoisers.by_hand:eps --workdir runs/by_hand
+Command: python -m ddpm_jax.cli.ablate --denoiser experiments.denoisers.by_hand:eps --workdir runs/by_hand
 """
 
 from functools import partial
@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddpm_jax import data, objective, process, recipes, schedule, time_sampler, train
-from ddpm_jax.recipes import Recipe
+from ddpm_jax.data import datasets
+from ddpm_jax.diffusion import losses, process, schedules
+from ddpm_jax.training import timestep_sampling
+from ddpm_jax.training.step import Recipe, in_training, initial_state, train_step
 
 WIDTHS = (64 + 33, 256, 256, 64)  # 8 x 8 pixels and 33 features of the time
 STEPS, BATCH = 1000, 256
-DIGITS = data.digits()
+DIGITS = datasets.digits()
 
 
 def network(params, x_t, t, keys=None):
@@ -40,20 +42,20 @@ def learn():
         for key, shape in zip(keys, shapes, strict=True)
     ]
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, STEPS))
-    linear = schedule.linear()
+    linear = schedules.linear()
     recipe = Recipe(
         schedule=linear,
         chain=process.every_step(linear),
-        denoiser=recipes.in_training(network, linear, "eps"),
-        objective=objective.simple("eps"),
-        time_sampler=time_sampler.build("uniform"),
+        denoiser=in_training(network, linear, "eps"),
+        objective=losses.simple("eps"),
+        time_sampler=timestep_sampling.build("uniform"),
         optimizer=optimizer,
         ema_decay=(0.99,),
         levels=DIGITS.levels,
         flip=False,
     )
-    state = recipes.init(jax.random.key(1), params, recipe)
-    step = jax.jit(partial(train.train_step, recipe))
+    state = initial_state(jax.random.key(1), params, recipe)
+    step = jax.jit(partial(train_step, recipe))
     images, draw = DIGITS.train.images, np.random.default_rng(0)
     for _ in range(STEPS):
         state, _ = step(state, images[draw.integers(0, len(images), BATCH)])

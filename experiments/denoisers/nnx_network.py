@@ -1,7 +1,7 @@
 r"""A Flax NNX module as a denoiser, for --denoiser: it predicts v.
 
 It learns the digits when it is imported, in seconds on two CPU cores; a network of your own would read its parameters.
-Command: python -m experiments.variance_ablation --denoiser experiments.denoisers.nnx_network:v --prediction v \
+Command: python -m ddpm_jax.cli.ablate --denoiser experiments.denoisers.nnx_network:v --prediction v \
     --workdir runs/nnx
 """
 
@@ -11,12 +11,14 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ddpm_jax import data, objective, predict, process, schedule
-from ddpm_jax.train import to_unit
+from ddpm_jax.data import datasets
+from ddpm_jax.data.transforms import to_unit
+from ddpm_jax.diffusion import losses, process, schedules
+from ddpm_jax.diffusion.denoiser import from_v
 
 STEPS, BATCH = 1000, 256
-DIGITS = data.digits()
-LINEAR = schedule.linear()
+DIGITS = datasets.digits()
+LINEAR = schedules.linear()
 CHAIN = process.every_step(LINEAR)
 
 
@@ -41,7 +43,7 @@ def learn() -> Perceptron:
     """The module after a short training with NNX's own optimizer."""
     model = Perceptron(nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.adam(optax.cosine_decay_schedule(2e-3, STEPS)), wrt=nnx.Param)
-    loss = objective.simple("v")
+    loss = losses.simple("v")
 
     @nnx.jit
     def step(model: Perceptron, optimizer: nnx.Optimizer, images: jax.Array, key: jax.Array) -> None:
@@ -51,8 +53,8 @@ def learn() -> Perceptron:
         eps = jax.random.normal(noise_key, x_0.shape)
 
         def mean_loss(model: Perceptron) -> jax.Array:
-            denoiser = lambda x_t, t: predict.from_v(LINEAR, x_t, t, model(x_t, t))  # noqa: E731
-            return loss(objective.noised(LINEAR, CHAIN, k, x_0, eps), denoiser).mean()
+            denoiser = lambda x_t, t: from_v(LINEAR, x_t, t, model(x_t, t))  # noqa: E731
+            return loss(losses.noised(LINEAR, CHAIN, k, x_0, eps), denoiser).mean()
 
         optimizer.update(model, nnx.grad(mean_loss)(model))
 

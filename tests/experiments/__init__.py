@@ -1,1 +1,1 @@
-"""Tests of the command lines."""
+"""Tests of experiments."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_jax import loop
-from ddpm_jax.command import command_line
+from ddpm_jax.cli.command import command_line
 from ddpm_jax.report import published
+from ddpm_jax.training import loop
 from experiments import ddpm_table2
 from experiments.ddpm_table2 import ROWS, DdpmTable2
 

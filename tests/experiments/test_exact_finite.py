@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import basis
-from ddpm_jax.command import command_line
+from ddpm_jax.cli.command import command_line
+from ddpm_jax.diffusion import bases
 from experiments import exact_finite
 from experiments.exact_finite import ExactFinite
-from tests.oracle import finite_sets
+from tests.oracle import finite_sets as oracle_finite_sets
 
 FEW = ["--examples", "60", "--T", "40", "--K", "2", "4", "--images", "12", "--seeds", "2"]
 NAMES = ["isotropic", "spectral", "npr"]
@@ -43,14 +43,14 @@ def test_the_calibration_is_the_average_of_exact_covariances(tmp_path: Path) -> 
     images, tables, design = exact_finite.resolve(options)
     subject = exact_finite.subject_of(images, tables)[0]
     known = exact_finite.calibrate(subject, design, jax.random.key(0))
-    dct, draw, t = basis.dct(known.colours), np.random.default_rng(0), 40
+    dct, draw, t = bases.dct(known.colours), np.random.default_rng(0), 40
     assert np.isnan(known.spectrum[2:40]).all()
     levels = images.train.images / 8.0 - 1
     found = []
     for i in draw.integers(9, size=1000):
         noise = draw.standard_normal(levels.shape[1:])
         x_t = np.sqrt(tables.alpha_bar[t]) * levels[i] + np.sqrt(tables.one_minus_alpha_bar[t]) * noise
-        w = finite_sets.weights(levels, tables.alpha_bar[t], tables.one_minus_alpha_bar[t], x_t)
+        w = oracle_finite_sets.weights(levels, tables.alpha_bar[t], tables.one_minus_alpha_bar[t], x_t)
         at = np.asarray(dct.forward(jnp.asarray(levels, jnp.float32))).astype(float)
         mean = np.tensordot(w, at, 1)
         found.append(np.tensordot(w, (at - mean) ** 2, 1))

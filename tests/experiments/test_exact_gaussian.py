@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_jax.command import command_line
-from ddpm_jax.variance import VARIANCES
+from ddpm_jax.cli.command import command_line
+from ddpm_jax.diffusion.variances import VARIANCES
 from experiments import exact_gaussian
 
 

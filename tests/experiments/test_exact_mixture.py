@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm_jax.command import command_line
+from ddpm_jax.cli.command import command_line
 from experiments import exact_mixture
 from experiments.exact_mixture import ExactMixture
 from tests.oracle import densities, pairs

@@ -14,8 +14,8 @@ import pytest
 import tyro
 import yaml
 
-from ddpm_jax import tpu
-from experiments import train, train_heads, variance_ablation
+from benchmarks import tpu
+from ddpm_jax.cli import heads, options, train
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "experiments" / "launch"
@@ -30,9 +30,9 @@ SETTINGS = {
 }
 SETTINGS |= {"REPOSITORY": "https://example.org/ddpm_jax.git", "COMMIT": "0123abc", "POLL": "0"}
 MODULES = {
-    "experiments.train": train.Train,
-    "experiments.train_heads": train_heads.TrainHeads,
-    "experiments.variance_ablation": variance_ablation.Ablation,
+    "ddpm_jax.cli.train": train.Train,
+    "ddpm_jax.cli.heads": heads.TrainHeads,
+    "ddpm_jax.cli.ablate": options.Ablation,
 }
 
 # Writes down its arguments. Answers from files, a line a question, the last one for ever. The bucket is a folder, and
@@ -366,24 +366,24 @@ def test_the_default_run_trains_cifar10_with_its_checkpoints_in_the_bucket(stand
 
 
 def test_what_is_given_stays_and_only_training_gets_checkpoints(stand: Stand) -> None:
-    own = ["experiments.train", "--workdir=runs/cifar10/b", "--checkpoints", "gs://other/b"]
+    own = ["ddpm_jax.cli.train", "--workdir=runs/cifar10/b", "--checkpoints", "gs://other/b"]
     assert started(stand.dry("run.sh", "--", *own))[1] == own
-    heads = ["experiments.train_heads", "--checkpoint", "runs/cifar10", "--workdir", "runs/cifar10/heads"]
+    heads = ["ddpm_jax.cli.heads", "--checkpoint", "runs/cifar10", "--workdir", "runs/cifar10/heads"]
     assert started(stand.dry("run.sh", "--", *heads))[1] == heads
-    ablation = ["experiments.variance_ablation", "--checkpoint", "runs/cifar10"]
+    ablation = ["ddpm_jax.cli.ablate", "--checkpoint", "runs/cifar10"]
     assert started(stand.dry("run.sh", "--", *ablation))[1] == [*ablation, "--workdir", "runs/cifar10"]
 
 
 @pytest.mark.parametrize("slice_name, fits", [("v5e-8", True), ("v4-8", True), ("v5e-16", False), ("v5p-16", False)])
 def test_what_runs_in_one_process_needs_a_slice_of_one_machine(stand: Stand, slice_name: str, fits: bool) -> None:
-    done = stand.run("run.sh", "--dry-run", "--", "experiments.sample", SLICE=slice_name)
+    done = stand.run("run.sh", "--dry-run", "--", "ddpm_jax.cli.sample", SLICE=slice_name)
     assert done.returncode == (0 if fits else 2)
     assert ("one process" in done.stderr) is not fits
-    assert stand.dry("run.sh", "--", "experiments.train", SLICE=slice_name)
+    assert stand.dry("run.sh", "--", "ddpm_jax.cli.train", SLICE=slice_name)
 
 
 def test_odd_words_come_through_the_dry_run_and_two_shells(stand: Stand) -> None:
-    odd = ["experiments.train", "--data", './it\'s "my" $HOME; images', "--wandb", "", "--workdir", "runs/cifar10/*"]
+    odd = ["ddpm_jax.cli.train", "--data", './it\'s "my" $HOME; images', "--wandb", "", "--workdir", "runs/cifar10/*"]
     bucket, words = started(stand.dry("run.sh", "--", *odd, BUCKET="my 'bucket'"))
     assert bucket == "gs://my 'bucket'/cifar10"
     assert words == [*odd, "--checkpoints", "gs://my 'bucket'/cifar10/checkpoints"]
@@ -425,7 +425,7 @@ def test_a_new_machine_fetches_the_workdir_and_an_old_one_keeps_its_own(stand: S
     stand.answer("codes", 0, 0)
     groups = []
     for ending in ("start 1", "start 2"):
-        running = worker(stand, "experiments.train", pause="60")
+        running = worker(stand, "ddpm_jax.cli.train", pause="60")
         groups.append(running.pid)
         assert running.wait(60) == 0
         assert read(stand.bucket / "workdir" / "metrics.jsonl").endswith(ending)
@@ -439,34 +439,34 @@ def test_a_new_machine_fetches_the_workdir_and_an_old_one_keeps_its_own(stand: S
 @pytest.mark.parametrize("code", [0, 1, 2, 137])
 def test_a_run_that_ends_by_itself_leaves_its_exit_code(stand: Stand, code: int) -> None:
     stand.answer("codes", code)
-    assert worker(stand, "experiments.train").wait(60) == code
+    assert worker(stand, "ddpm_jax.cli.train").wait(60) == code
     assert read(stand.bucket / "finished") == str(code)
-    assert read(stand.fake / "words").split("\n") == ["-m", "experiments.train"]
+    assert read(stand.fake / "words").split("\n") == ["-m", "ddpm_jax.cli.train"]
 
 
 def test_a_run_that_another_process_or_a_notice_ended_goes_on(stand: Stand) -> None:
     stand.answer("codes", 75, 134, 143, 0)
-    assert worker(stand, "experiments.train").wait(60) == 0
+    assert worker(stand, "ddpm_jax.cli.train").wait(60) == 0
     assert read(stand.fake / "starts").split() == ["x"] * 4
     assert read(stand.bucket / "finished") == "0"
 
 
 def test_only_the_first_worker_touches_the_bucket(stand: Stand) -> None:
     stand.answer("number", 3)
-    assert worker(stand, "experiments.train").wait(60) == 0
+    assert worker(stand, "ddpm_jax.cli.train").wait(60) == 0
     assert read(stand.fake / "starts") == "x"
     assert stand.calls() == []
 
 
 def test_without_its_number_a_worker_does_not_start(stand: Stand) -> None:
     (stand.fake / "number").unlink()
-    assert worker(stand, "experiments.train").wait(60) != 0
+    assert worker(stand, "ddpm_jax.cli.train").wait(60) != 0
     assert not (stand.fake / "starts").exists()
 
 
 def test_the_end_of_a_machine_leaves_the_last_log_and_no_exit_code(stand: Stand) -> None:
     (stand.fake / "wait").touch()
-    running = worker(stand, "experiments.train", pause="60")
+    running = worker(stand, "ddpm_jax.cli.train", pause="60")
     until((stand.fake / "waiting").exists)
     (stand.repository / "runs" / "cifar10" / "metrics.jsonl").write_text("the last\n")
     assert not (stand.bucket / "workdir" / "metrics.jsonl").exists()
@@ -486,7 +486,7 @@ def kinds(stand: Stand) -> list[str]:
     return [call[3] for call in stand.calls() if call[0] == "compute" and call[3] in verbs]
 
 
-WORDS = ("--", "experiments.train", "--preset", "digits")
+WORDS = ("--", "ddpm_jax.cli.train", "--preset", "digits")
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm_jax import process, schedule, trajectory, variance
+from ddpm_jax.diffusion import process, schedules, timesteps, variances
 from experiments import spectral_gain
 from experiments.spectral_gain import COLOURS, FULL, RADIAL
-from tests.experiments import conftest
-from tests.experiments.conftest import run
-from tests.oracle import variances
+from tests.cli import conftest
+from tests.cli.conftest import run
+from tests.oracle import variances as oracle_variances
 
 FEW = ["--K", "2", "5", "--images", "20"]
 
@@ -44,19 +44,19 @@ def test_tables_figures_and_what_is_remembered(trained: Path, tmp_path: Path, ca
 def test_every_time_of_the_even_chains_is_visited_and_none_beyond_T() -> None:
     times = spectral_gain.visited(1000, (10, 25))
     assert (np.diff(times) > 0).all() and (times[0], times[-1]) == (1, 1000)
-    assert {*trajectory.even(1000, 10).tolist(), *trajectory.even(1000, 25).tolist()} <= {*times.tolist()}
+    assert {*timesteps.even(1000, 10).tolist(), *timesteps.even(1000, 25).tolist()} <= {*times.tolist()}
     np.testing.assert_array_equal(spectral_gain.visited(30, (30,)), np.arange(1, 31))
 
 
 def test_numbers_are_averaged_over_axes_over_radii_or_not_at_all() -> None:
-    tables = schedule.from_betas([0.1, 0.3, 0.5])
+    tables = schedules.from_betas([0.1, 0.3, 0.5])
     spectrum = np.random.default_rng(0).uniform(0.1, 0.9, (4, 4, 4, 3))
-    known = variance.Calibration(tables, spectrum=spectrum, colours=tuple(map(tuple, np.eye(3).tolist())))
-    found = {name: variance.build(*fixed) for name, fixed in spectral_gain.spectra(known).items()}
+    known = variances.Calibration(tables, spectrum=spectrum, colours=tuple(map(tuple, np.eye(3).tolist())))
+    found = {name: variances.build(*fixed) for name, fixed in spectral_gain.spectra(known).items()}
     step = process.pairs(tables, np.array([1]), np.array([3]))
     expected = {
         COLOURS: np.broadcast_to(spectrum[3].mean(axis=(0, 1)), (4, 4, 3)),
-        RADIAL: variances.radial_means(spectrum[3]),
+        RADIAL: oracle_variances.radial_means(spectrum[3]),
         FULL: spectrum[3],
     }
     assert list(found) == list(expected)

@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.special import erf
 
-from tests.oracle import mixtures, pairs
+from tests.oracle import mixtures as oracle_mixtures
+from tests.oracle import pairs
 
 
 def reverse_step(p, weights, means, variances, x):
@@ -11,7 +12,7 @@ def reverse_step(p, weights, means, variances, x):
     logs, centres, spreads = [], [], []
     for w, m, c in zip(weights, means, variances, strict=True):
         total = p.ab_t * c + p.noise_t
-        logs.append(np.log(w) + mixtures.log_normal(x, np.sqrt(p.ab_t) * m, total))
+        logs.append(np.log(w) + oracle_mixtures.log_normal(x, np.sqrt(p.ab_t) * m, total))
         (at_0, spread), (at_1, _) = pairs.data_given(p, m, c, 0.0), pairs.data_given(p, m, c, 1.0)
         centres.append(at_0 + (at_1 - at_0) * x)
         spreads.append(spread)
@@ -28,10 +29,10 @@ def propagate(chain, weights, means, variances, choose, x):
     `choose(p, h)` is the variance of a step, given h = ab/(1-ab) Cov[x_0 | x_t] at the points and h averaged.
     """
     dx = x[1] - x[0]
-    p_t = np.exp(mixtures.log_normal(x, 0.0, 1.0))
+    p_t = np.exp(oracle_mixtures.log_normal(x, 0.0, 1.0))
     for p in reversed(chain):
         x_0, cov = reverse_step(p, weights, means, variances, x)
-        true = mixtures.density(
+        true = oracle_mixtures.density(
             x, weights, [np.sqrt(p.ab_t) * m for m in means], [p.ab_t * c + p.noise_t for c in variances]
         )
         h = p.ab_t / p.noise_t * cov
@@ -46,7 +47,7 @@ def propagate(chain, weights, means, variances, choose, x):
 
 def distances(y, p, dy, weights, means, variances):
     """KL(data || samples) in nats, total variation and W2, from p at the points y with spacings dy."""
-    q = mixtures.density(y, weights, means, variances)
+    q = oracle_mixtures.density(y, weights, means, variances)
     seen = (q > 1e-12) & (p > 1e-290)
     kl = (q[seen] * np.log(q[seen] / p[seen]) * dy[seen]).sum()
     of_p = np.cumsum(p * dy) - p * dy / 2

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from tests.oracle import bits, pairs, variances
+from tests.oracle import bits, pairs
+from tests.oracle import variances as oracle_variances
 
 
 def spectrum(p, f0, side=32, shares=(0.9, 0.075, 0.025), mean=0.25):
@@ -19,7 +20,7 @@ def spectrum(p, f0, side=32, shares=(0.9, 0.075, 0.025), mean=0.25):
 
 def mean_error(p, cs):
     """M_t: Cov[eps | x_t] averaged over directions."""
-    return np.mean([variances.noise_variance(p, c) for c in cs])
+    return np.mean([oracle_variances.noise_variance(p, c) for c in cs])
 
 
 def bits_without_decoder(chain, sigma2, cs):
@@ -28,7 +29,9 @@ def bits_without_decoder(chain, sigma2, cs):
     nats = np.mean([bits.prior_kl([math.sqrt(c)], last.ab_t, last.noise_t) for c in cs])
     for p, var in zip(chain[1:], sigma2[1:], strict=True):
         each = np.broadcast_to(var, len(cs))
-        nats += np.mean([bits.step_kl(p, v, variances.noise_variance(p, c)) for v, c in zip(each, cs, strict=True)])
+        nats += np.mean(
+            [bits.step_kl(p, v, oracle_variances.noise_variance(p, c)) for v, c in zip(each, cs, strict=True)]
+        )
     return nats / math.log(2)
 
 

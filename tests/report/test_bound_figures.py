@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpm_jax.report import bound_figures, table
-from ddpm_jax.report.chart import Chart, Curve
+from ddpm_jax.report import figures, lookup
+from ddpm_jax.report.charts import Chart, Curve
 
 Results = dict[str, Any]
 
@@ -20,12 +20,12 @@ def curves(made: Chart | None) -> dict[tuple[int, str], Curve]:
 @pytest.mark.parametrize(
     "draw, value, error",
     [
-        (bound_figures.likelihood, "bits_per_dim", "standard_error"),
-        (bound_figures.likelihood_difference, "minus_isotropic", "paired_standard_error"),
+        (figures.likelihood, "bits_per_dim", "standard_error"),
+        (figures.likelihood_difference, "minus_isotropic", "paired_standard_error"),
     ],
 )
 def test_likelihoods_are_those_of_the_rows(results: Results, draw: Any, value: str, error: str) -> None:
-    found, rows = curves(draw(results)), table.likelihood(results)
+    found, rows = curves(draw(results)), lookup.likelihood(results)
     cells = {(name, trajectory) for (name, trajectory, _), row in rows.items() if row[value] is not None}
     assert {(name, results["trajectories"][panel]) for panel, name in found} == cells
     for (panel, name), curve in found.items():
@@ -41,13 +41,13 @@ def test_likelihoods_are_those_of_the_rows(results: Results, draw: Any, value: s
 
 
 def test_a_variance_of_one_chain_has_one_point(results: Results) -> None:
-    found = curves(bound_figures.likelihood(results))
+    found = curves(figures.likelihood(results))
     assert np.isfinite(found[0, "learned"].y).tolist() == [K == max(results["K"]) for K in results["K"]]
     assert {panel for panel, name in found if name == "learned"} == {0}
 
 
 def test_terms_are_those_of_every_chain(results: Results) -> None:
-    made = bound_figures.likelihood_terms(results)
+    made = figures.likelihood_terms(results)
     found = curves(made)
     assert made is not None
     assert [axis.get_title() for axis in made.figure.axes] == ["even trajectory, K = 10", "even trajectory, K = 1000"]
@@ -61,7 +61,7 @@ def test_terms_are_those_of_every_chain(results: Results) -> None:
 
 def test_a_term_that_is_not_positive_is_left_out_of_a_log_scale(results: Results) -> None:
     results["terms"][0]["choices"]["large"]["kl"][3] = 0.0
-    assert np.isnan(curves(bound_figures.likelihood_terms(results))[0, "large"].y).tolist() == [False] * 3 + [True] + [
+    assert np.isnan(curves(figures.likelihood_terms(results))[0, "large"].y).tolist() == [False] * 3 + [True] + [
         False
     ] * (len(results["terms"][0]["t"]) - 4)
 
@@ -69,12 +69,12 @@ def test_a_term_that_is_not_positive_is_left_out_of_a_log_scale(results: Results
 def test_a_chain_of_one_step_has_no_terms(results: Results) -> None:
     results["terms"] = [dict(K=1, t=[], choices={})]
     results["rate_distortion"] = dict(K=1, t=[], distortion=[], choices={})
-    assert bound_figures.likelihood_terms(results) is None
-    assert bound_figures.rate_distortion(results) is None
+    assert figures.likelihood_terms(results) is None
+    assert figures.rate_distortion(results) is None
 
 
 def test_distortion_stands_against_rate(results: Results) -> None:
-    made = bound_figures.rate_distortion(results)
+    made = figures.rate_distortion(results)
     found, known = curves(made), results["rate_distortion"]
     assert made is not None
     assert {name for _, name in found} == set(known["choices"])
@@ -87,6 +87,6 @@ def test_distortion_stands_against_rate(results: Results) -> None:
 
 def test_a_distortion_above_mid_grey_is_cut(results: Results) -> None:
     results["rate_distortion"]["distortion"][-1] = 900.0
-    made = bound_figures.rate_distortion(results)
+    made = figures.rate_distortion(results)
     assert made is not None
-    assert made.figure.axes[0].get_ylim() == (0, bound_figures.MID_GREY)
+    assert made.figure.axes[0].get_ylim() == (0, figures.MID_GREY)

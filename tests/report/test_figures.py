@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.report import figures
-from ddpm_jax.report.chart import Chart, Curve
+from ddpm_jax.report.charts import Chart, Curve
 
 Results = dict[str, Any]
 

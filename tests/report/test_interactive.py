@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpm_jax.report import chart, figures, interactive
-from ddpm_jax.report.chart import Chart
-from ddpm_jax.report.interactive import POINTS_PER_INCH, Drawing
+from ddpm_jax.report import charts, figures
+from ddpm_jax.report.charts import POINTS_PER_INCH, Chart, Drawing
 
 Results = dict[str, Any]
 ROUNDING = 0.006  # SVG units: two decimals
@@ -18,7 +17,7 @@ ROUNDING = 0.006  # SVG units: two decimals
 @pytest.fixture(scope="module")
 def drawn(made_up: Results) -> dict[str, tuple[Chart, Drawing]]:
     """Every chart with its drawing."""
-    return {name: (made, interactive.drawing(made, name)) for name, made in figures.draw(made_up).items()}
+    return {name: (made, charts.drawing(made, name)) for name, made in figures.draw(made_up).items()}
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)
@@ -30,7 +29,7 @@ def test_positions_agree_with_values(drawn: dict[str, tuple[Chart, Drawing]], na
     with_points = [curve for curve in made.curves if curve.style["kind"] != "area"]
     assert len(with_points) == len(drawing.points)
     for curve, entry in zip(with_points, drawing.points, strict=True):
-        assert (curve.name, len(entry["points"]) <= chart.MOST_POINTS) == (entry["name"], True)
+        assert (curve.name, len(entry["points"]) <= charts.MOST_POINTS) == (entry["name"], True)
         places = np.array([(x, height - y) for x, y, *_ in entry["points"]])
         axis = made.figure.axes[curve.panel]
         to_units = POINTS_PER_INCH / made.figure.dpi
@@ -97,14 +96,12 @@ def test_names_are_escaped(results: Results) -> None:
     results["kinds"] = results["kinds"] | {"<b>&": "fixed"}
     for row in results["likelihood"]:
         row["variance"] = "<b>&" if row["variance"] == "large" else row["variance"]
-    drawing = interactive.drawing(figures.FIGURES["likelihood"](results), "x")
+    drawing = charts.drawing(figures.FIGURES["likelihood"](results), "x")
     assert 'data-curve="&lt;b&gt;&amp;"' in drawing.svg
     assert "<b>" not in drawing.svg
 
 
 def test_the_same_chart_gives_the_same_text(made_up: Results) -> None:
-    one, two, other = (
-        interactive.drawing(figures.moments(made_up), name) for name in ("moments", "moments", "another")
-    )
+    one, two, other = (charts.drawing(figures.moments(made_up), name) for name in ("moments", "moments", "another"))
     assert one == two
     assert one.svg != other.svg

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ddpm_jax.report import literature, published, table
+from ddpm_jax.report import lookup, published
 
 Results = dict[str, Any]
 EVERY = [(data, metric) for data in ("cifar10_linear", "cifar10_cosine") for metric in ("nll", "fid")]
@@ -12,7 +12,7 @@ EVERY = [(data, metric) for data in ("cifar10_linear", "cifar10_cosine") for met
 
 def named(results: Results) -> dict[tuple[str, str], Results]:
     """The tables by data and metric."""
-    return dict(zip(EVERY, literature.tables(results), strict=True))
+    return dict(zip(EVERY, published.page_tables(results), strict=True))
 
 
 @pytest.mark.parametrize("data, metric", EVERY)
@@ -28,7 +28,7 @@ def test_every_published_number_is_printed(results: Results, data: str, metric: 
 
 
 def test_ours_stands_under_the_same_choice(results: Results) -> None:
-    rows = table.likelihood(results)
+    rows = lookup.likelihood(results)
     content = named(results)["cifar10_linear", "nll"]["content"]
     for line in content["lines"]:
         trajectory = line["trajectory"].removeprefix("ddpm, ")
@@ -51,7 +51,7 @@ def test_the_order_is_that_of_the_numbers(results: Results) -> None:
     ten, twenty_five = named(results)["cifar10_linear", "nll"]["orders"]
     assert (ten["K"], twenty_five["K"]) == (10, 25)
     assert ten["published"] == ["ocm", "npr", "analytic", "large", "sn", "small"]  # 5.32 5.40 5.47 6.99 30.79 74.95
-    rows = table.likelihood(results)
+    rows = lookup.likelihood(results)
     bits = [rows[name, "even", 10]["bits_per_dim"] for name in ten["here"]]
     assert bits == sorted(bits) and set(ten["here"]) == set(ten["published"])
     assert ten["same"] is (ten["here"] == ten["published"])
@@ -63,6 +63,6 @@ def test_fewer_than_two_choices_have_no_order(results: Results) -> None:
 
 
 def test_sources_are_named_once() -> None:
-    sources = literature.sources()
+    sources = published.all_sources()
     assert len(sources) == len(set(sources)) == 2
     assert any("Analytic-DPM" in source for source in sources)

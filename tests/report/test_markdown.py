@@ -2,19 +2,19 @@
 
 import pytest
 
-from ddpm_jax.report import markdown
+from ddpm_jax.report import tables
 
 
 def test_a_table_is_padded_and_aligned() -> None:
-    assert markdown.table(["name", "K = 10"], [["small", "74.95"], ["a", "–"]]) == (
+    assert tables.markdown_table(["name", "K = 10"], [["small", "74.95"], ["a", "–"]]) == (
         "| name  | K = 10 |\n| :---- | -----: |\n| small |  74.95 |\n| a     |      – |\n"
     )
 
 
 def test_narrow_columns_leave_room_for_the_rule() -> None:
-    assert markdown.table(["a", "b"], []) == "| a   |   b |\n| :-- | --: |\n"
+    assert tables.markdown_table(["a", "b"], []) == "| a   |   b |\n| :-- | --: |\n"
 
 
 def test_a_row_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="a row of 1 cells under 2 columns"):
-        markdown.table(["a", "b"], [["1", "2"], ["3"]])
+        tables.markdown_table(["a", "b"], [["1", "2"], ["3"]])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from ddpm_jax.report import figures, mosaics, page
-from ddpm_jax.report.interactive import Drawing
+from ddpm_jax.report import figures, page
+from ddpm_jax.report import images as report_images
+from ddpm_jax.report.charts import Drawing
 
 Results = dict[str, Any]
 MAX_BYTES = 1_500_000
@@ -167,9 +168,9 @@ def test_the_page_is_self_contained_and_small(html: str) -> None:
 
 
 def test_every_figure_is_written_and_embedded(
-    written: Path, html: str, results: Results, pictures: mosaics.Pictures
+    written: Path, html: str, results: Results, pictures: report_images.Pictures
 ) -> None:
-    charts, images = set(figures.draw(results)), set(mosaics.draw(results, pictures))
+    charts, images = set(figures.draw(results)), set(report_images.draw(results, pictures))
     assert {path.stem for path in (written / "figures").iterdir()} == charts | images
     assert all((written / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in charts | images)
     assert html.count('src="data:image/png;base64,iVBOR') == len(images)
@@ -184,7 +185,7 @@ def test_every_id_is_one_element_and_every_reference_has_its_element(html: str) 
 
 
 def test_the_same_results_give_the_same_bytes(
-    written: Path, tmp_path: Path, judged: Results, run: Results, pictures: mosaics.Pictures
+    written: Path, tmp_path: Path, judged: Results, run: Results, pictures: report_images.Pictures
 ) -> None:
     page.write(tmp_path, judged, run, pictures)
     names = sorted(path.relative_to(written) for path in written.rglob("*") if path.is_file())
@@ -225,7 +226,7 @@ def text(results: Results, run: Results) -> str:
 
 
 def test_colour_images_are_drawn_and_a_short_run_too(
-    tmp_path: Path, results: Results, run: Results, pictures: mosaics.Pictures
+    tmp_path: Path, results: Results, run: Results, pictures: report_images.Pictures
 ) -> None:
     few = results | dict(K=[10], sample_K=[10], trajectories=["even"], terms=results["terms"][:1])
     few["likelihood"] = [row for row in results["likelihood"] if (row["trajectory"], row["K"]) == ("even", 10)]

@@ -6,8 +6,8 @@ from importlib import resources
 import numpy as np
 import pytest
 
+from ddpm_jax.diffusion.variances import VARIANCES
 from ddpm_jax.report import published
-from ddpm_jax.variance import VARIANCES
 
 K = [10, 25, 50, 100, 200, 400, 1000]
 EVERY = [(data, metric) for data in ("cifar10_linear", "cifar10_cosine") for metric in ("nll", "fid")]

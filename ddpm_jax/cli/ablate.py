@@ -1,0 +1,161 @@
+"""Which variance should the reverse step have? The article's open question, answered for one data set.
+
+Trains a denoiser and the heads of the variances that need training (or takes them), measures its moments once, and
+compares every variance at every chain length by likelihood and by samples. The report says which claims of the
+literature hold. Everything measured or drawn is kept in workdir/cells under the hash of what it depends on: run again,
+it goes on where it stopped, and computes what is new.
+Needs: minutes on two CPU cores for the default digits.
+Command: python -m ddpm_jax.cli.ablate --workdir runs/digits
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from ddpm_jax.cli import provenance
+from ddpm_jax.cli.command import command_line
+from ddpm_jax.cli.options import RESULTS, Ablation, Plan, plain, resolve
+from ddpm_jax.evaluation import ablation, moments
+from ddpm_jax.evaluation.ablation import Design, Means
+from ddpm_jax.report import claims, page
+from ddpm_jax.runtime import cache
+from ddpm_jax.runtime.cache import Store
+from ddpm_jax.runtime.sharding import Layout
+from ddpm_jax.training import heads, loop, metrics, model, setup
+from ddpm_jax.training.config import to_dict
+from ddpm_jax.training.model import Subject
+from ddpm_jax.training.setup import Trained
+
+R = TypeVar("R")
+Seconds = dict[str, float]
+
+
+class Network(NamedTuple):
+    """A denoiser, its shape and how it came about; None where it was not trained here."""
+
+    subject: Subject
+    shape: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
+    images_per_second: float | None = None
+
+
+class Judged(NamedTuple):
+    """What one network gave."""
+
+    results: dict[str, Any]
+    shown: dict[str, np.ndarray]
+    calibration: moments.Moments
+
+
+def main(options: Ablation) -> None:
+    """Train, measure, tabulate, sample, judge, report."""
+    plan = resolve(options)
+    options, design = plan.options, plan.design
+    there = taken(plan)
+    config = plain(plan, there.shape if there else to_dict(setup.shape(options.training)))
+    if options.dry_run:
+        print(json.dumps(config, indent=2))
+        return
+    seconds, used = (
+        dict.fromkeys(("train", "heads", "moments", "likelihood", "sample"), 0.0),
+        Counter[tuple[str, str]](),
+    )
+    seeds = [options.training.seed + i for i in range(options.training_seeds)]
+    networks, judged = [], []
+    for seed in seeds:
+        networks.append(there or train(plan, seed, seconds))
+        store = Store(options.workdir / "cells", {"denoiser": networks[-1].subject.fingerprint}, options.force, used)
+        judged.append(judge(options, networks[-1], design, store, seconds))
+    results = {**judged[0].results, "config": config, "rules": design.rules._asdict(), "training_seeds": seeds}
+    tables, samples = ([one.results[name] for one in judged] for name in ("likelihood", "sample_cells"))
+    results["spread"] = ablation.over_networks(tables, samples) if len(judged) > 1 else []
+    results["claims"] = claims.judge(results)
+    about = {"about": provenance.about(seconds, networks[0].images_per_second), "forced": options.force}
+    moments.save(options.workdir / "moments.npz", judged[0].calibration, networks[0].subject.fingerprint, design.rules)
+    write(options.workdir, results, {**about, "cells": cache.tally(used)}, judged[0].shown)
+    print("\n".join(claims.lines(results["claims"])))
+    print(f"report: {options.workdir / 'report.html'}")
+
+
+def taken(plan: Plan) -> Network | None:
+    """The network that is there already."""
+    if plan.there is None:
+        return None
+    if plan.there.trained is None:
+        return Network(plan.there.subject)
+    assert plan.options.checkpoint
+    return of_training(plan.there.trained, plan.there.subject, plan.options.checkpoint)
+
+
+def train(plan: Plan, seed: int, seconds: Seconds) -> Network:
+    """The network of one training seed and its heads, trained as far as they are not yet; the first lies in workdir."""
+    options = plan.options
+    folder, config = options.workdir, replace(options.training, seed=seed)
+    if seed != options.training.seed:
+        folder, elsewhere = folder / f"seed-{seed}", config.checkpoints
+        config = replace(config, checkpoints=elsewhere and f"{elsewhere}-seed-{seed}")
+    trained = timed(seconds, "train", partial(loop.fit, config, folder))
+    subject = model.of_training(trained, "trained", config.preset)
+    if plan.heads:
+        fit_heads = partial(heads.fit, plan.heads, config, subject, folder / heads.HEADS)
+        subject = timed(seconds, "heads", fit_heads)
+    return of_training(trained, subject, folder)
+
+
+def of_training(trained: Trained, subject: Subject, folder: Path) -> Network:
+    """The network of a run, with what its log says; an imported one has none."""
+    log = folder / metrics.METRICS
+    if not log.exists():
+        return Network(subject, to_dict(trained.run.network))
+    training = provenance.training(log, trained.state)
+    return Network(subject, to_dict(trained.run.network), training, provenance.training_rate(log))
+
+
+def judge(options: Ablation, network: Network, design: Design, store: Store, seconds: Seconds) -> Judged:
+    """Everything about one network, as far as it is not in the store yet."""
+    subject, keep = network.subject, partial(cache.fetch, store)
+    means, key = Means(Layout(options.training.parallel), keep), jax.random.key(options.training.seed)
+    look = partial(ablation.measure, subject, design, key, means=means)
+    calibration = timed(seconds, "moments", lambda: look("calibration"))
+    choices = timed(seconds, "likelihood", lambda: ablation.choose(subject, design, calibration, keep))
+    measured = timed(
+        seconds,
+        "moments",
+        lambda: {"calibration": calibration, "test": look("test", choices), "train": look("train")},
+    )
+    results = timed(seconds, "likelihood", lambda: ablation.tabulate(subject, design, choices, measured, keep))
+    quality, drawn = timed(seconds, "sample", lambda: ablation.sample(subject, design, choices, means))
+    results |= {**quality, "training": network.training}
+    results["network"] = dict(
+        source=subject.source, name=subject.name, fingerprint=subject.fingerprint, heads=list(subject.heads)
+    )
+    results["data"] = provenance.images(subject.data, calibration.variance)
+    return Judged(results, ablation.pictures(subject, design, choices, drawn, keep), calibration)
+
+
+def timed(seconds: Seconds, part: str, work: Callable[[], R]) -> R:
+    """What `work` returns; its duration is added to the part's."""
+    started = time.perf_counter()
+    result = work()
+    seconds[part] += time.perf_counter() - started
+    return result
+
+
+def write(folder: Path, results: dict[str, Any], use: dict[str, Any], shown: dict[str, np.ndarray]) -> None:
+    """results.json, which two runs of one command share; run.json, in which they differ; the pictures and the page."""
+    cache.write_json(folder / RESULTS, results)
+    cache.write_json(folder / "run.json", use)
+    cache.write_whole(folder / "pictures.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **shown))
+    page.write(folder, results, use, shown)
+
+
+if __name__ == "__main__":
+    command_line(Ablation, main, __doc__)

@@ -1,0 +1,47 @@
+"""From a command line to an experiment and its exit code: 2 for a wrong value, in one line, with nothing lost."""
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+from ddpm_jax.runtime import sharding, xla
+from ddpm_jax.training.config import Stopped
+
+C = TypeVar("C")
+
+
+def command_line(kind: type[C], run: Callable[[C], None], description: str, argv: list[str] | None = None) -> None:
+    """Read `kind` from the command line and run it; a wrong value is one line and exit code 2.
+
+    Args:
+      kind: a frozen dataclass; its `dry_run`, where set, prints the resolved config instead of running.
+      run: the experiment.
+      description: its docstring, shown by --help.
+      argv: default the process's own.
+    """
+    config = tyro.cli(kind, description=description, args=argv)
+    sharding.use_cores()
+    try:
+        with xla.kept():
+            run(config)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {place}{error.strerror or error}; what was finished is kept, run again when mended",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except ValueError as error:
+        print(f"error: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(143)
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,163 @@
+"""The FID of samples, with everything that it depends on printed beside it.
+
+Reads an .npz of images (arr_0, as ddpm_jax.cli.sample and others write it) and compares it with a data set or with an
+.npz of reference statistics (pytorch-fid, guided-diffusion, EDM, score_sde). Nothing is downloaded.
+Command: python -m ddpm_jax.cli.fid --samples runs/cifar10/samples/samples.npz --reference cifar10 --inception
+pt_inception-2015-12-05-6726825d.pth
+"""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpm_jax.cli.command import command_line
+from ddpm_jax.data import datasets
+from ddpm_jax.evaluation.fid import extractors, feature_metrics, frechet, protocols
+from ddpm_jax.evaluation.fid.extractors import FeatureExtractor, Reference
+from ddpm_jax.evaluation.fid.feature_metrics import Estimate
+from ddpm_jax.evaluation.fid.protocols import FidProtocol, Measure, Stamp
+from ddpm_jax.report.tables import measured, number
+from ddpm_jax.runtime import cache
+from ddpm_jax.runtime.cache import Store
+
+SPLITS = 10  # whose Inception Scores are averaged, as Salimans et al. 2016 do
+LEAST = 20  # images that KID can be told of
+SIZES = 10  # subsets of the line whose end is FID at infinity
+
+
+@dataclass(frozen=True)
+class Fid:
+    """The options of this tool.
+
+    Attributes:
+      samples: .npz with the images arr_0.
+      reference: .npz of reference statistics, or the name of a data set.
+      inception: path of the weights of FID's network.
+      fid_protocol: how images are given to it: pytorch-fid, ddpm, score_sde, improved-diffusion or edm.
+      split: of the data set, train or test; default the protocol's.
+      image_size: crop and shrink its images to so many pixels; default as they are.
+      n: take the first so many samples; default all.
+      against_images: KID, precision and recall, too, for which the features of so many reference images are kept.
+      seed: of the subsets.
+      workdir: for fid.json, the figures with their stamp; statistics of the reference are kept in workdir/cells.
+      dry_run: print the options and stop.
+    """
+
+    samples: Path
+    reference: str
+    inception: Path
+    fid_protocol: str = "pytorch-fid"
+    split: str | None = None
+    image_size: int | None = None
+    n: int | None = None
+    against_images: int = 0
+    seed: int = 0
+    workdir: Path = Path("runs/fid")
+    dry_run: bool = False
+
+
+def main(options: Fid) -> None:
+    """Read, measure, print."""
+    protocol = protocols.named(options.fid_protocol)
+    cache.check_writable(options.workdir)
+    if options.dry_run:
+        print(json.dumps({name: str(value) for name, value in vars(options).items()}, indent=2))
+        return
+    images, made = read(options)
+    judge = extractors.of_inception(options.inception, protocol.preparation)
+    reference, others = reference_of(options, protocol, judge)
+    features = judge.features(images)
+    figures = {"FID": Estimate(frechet.distance(reference.target, frechet.gaussian_fit(features)), np.nan)}
+    sizes = sorted({*np.linspace(len(images) // 2, len(images), SIZES).astype(int).tolist()})
+    if len(sizes) > 1 and sizes[0] > 1:
+        end = feature_metrics.fid_infinity(features, reference.target, sizes, options.seed)
+        figures["FID at infinity"] = Estimate(end.value, np.nan)  # its error is that of subsets that overlap
+    logits = judge.logits(features) if judge.logits else None
+    if logits is not None and len(features) >= SPLITS:
+        figures["Inception Score"] = feature_metrics.inception_score(logits, SPLITS)
+    if others is not None:
+        figures |= beside_images(features, judge.features(others), options.seed)
+    rounding = made.get("rules", {}).get("rounding", "as in the file")
+    stamp = Stamp(extractors.measure(judge, reference, rounding, len(images)), made)
+    for line in told(options, protocol, stamp.measure, protocols.warning(reference.target.fit, len(images))):
+        print(f"warning: {line}", file=sys.stderr)
+    print("\n".join(f"{name}: {shown(found)}" for name, found in figures.items()))
+    print(json.dumps(protocols.plain(stamp), indent=2))
+    plain = {name: found._asdict() for name, found in figures.items()}
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    cache.write_json(options.workdir / "fid.json", {"figures": plain, **protocols.plain(stamp)})
+
+
+def read(options: Fid) -> tuple[np.ndarray, dict[str, Any]]:
+    """The samples and what made them, as far as their file says.
+
+    Raises:
+      ValueError: the file is missing, damaged or holds something else, or fewer images than are asked for.
+    """
+    images, made = extractors.read_samples(options.samples)
+    n = len(images) if options.n is None else options.n
+    if not 2 <= n <= len(images):
+        raise ValueError(f"n = {n}: {options.samples} holds {len(images)} images, from 2 to all of them can be taken")
+    return images[:n], made
+
+
+def reference_of(options: Fid, protocol: FidProtocol, judge: FeatureExtractor) -> tuple[Reference, np.ndarray | None]:
+    """What samples are compared with, and images of it where they are asked for.
+
+    Raises:
+      ValueError: there is no such file or data set, it is of another kind, or it holds too few images.
+    """
+    keep = partial(cache.fetch, Store(options.workdir / "cells", {}, False, Counter()))
+    if options.reference.endswith(".npz"):
+        if options.against_images or options.split or options.image_size:
+            raise ValueError(f"{options.reference} is a file of statistics: only a data set has images and splits")
+        return extractors.of_file(Path(options.reference), judge, keep), None
+    found = datasets.load(options.reference, options.image_size)
+    if found.levels != 256:
+        raise ValueError(f"{found.name} has {found.levels} grey levels: Inception reads 256")
+    split = options.split or protocol.split
+    reference = extractors.of_data(found, judge, split, keep)
+    images = (found.train if split == "train" else found.test).images
+    if options.against_images and not LEAST <= options.against_images <= len(images):
+        raise ValueError(f"against_images = {options.against_images}: {LEAST} to {len(images)}, all of {found.name}")
+    return reference, images[: options.against_images] if options.against_images else None
+
+
+def beside_images(features: np.ndarray, others: np.ndarray, seed: int) -> dict[str, Estimate]:
+    """What is told by images and not by their statistics."""
+    least = min(len(features), len(others))
+    size = min(1000, least // 10)  # as many subsets as are not more than all: their spread tells the error
+    precision, recall = feature_metrics.precision_recall(features, others)
+    return {
+        "KID": feature_metrics.kid(features, others, least // size, size, seed),
+        "precision": Estimate(precision, np.nan),
+        "recall": Estimate(recall, np.nan),
+    }
+
+
+def told(options: Fid, protocol: FidProtocol, measure: Measure, few: str | None) -> list[str]:
+    """What a reader must know to compare the figures with others'."""
+    pairs = {
+        "samples": (measure.n, protocol.n),
+        "rounding of samples": (measure.rounding, protocol.rounding),
+        "split": (options.split or protocol.split, protocol.split),
+    }
+    apart = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    other = [f"{name}: {here}, and {there} in {options.fid_protocol}" for name, (here, there) in apart.items()]
+    return [*other, *([few] if few else [])]
+
+
+def shown(found: Estimate) -> str:
+    """With its standard error, where there is one."""
+    known = np.isfinite(found.standard_error)
+    return measured(found.value, found.standard_error) if known else number(found.value, 4)
+
+
+if __name__ == "__main__":
+    command_line(Fid, main, __doc__)

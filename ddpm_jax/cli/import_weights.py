@@ -1,0 +1,139 @@
+"""Take over a network that another project trained: Hugging Face diffusers, or openai/improved-diffusion.
+
+Writes a workdir with a checkpoint, which ddpm_jax.cli.sample, train_heads and variance_ablation take. Nothing in a
+file is executed.
+Command: python -m ddpm_jax.cli.import_weights --weights ddpm-cifar10-32 --data cifar10 --workdir runs/imported
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from ddpm_jax.cli.command import command_line
+from ddpm_jax.models import unet
+from ddpm_jax.models.convert import diffusers, files, improved_diffusion
+from ddpm_jax.models.convert.diffusers import Scheduler
+from ddpm_jax.models.unet import UNetConfig
+from ddpm_jax.runtime import cache, sharding
+from ddpm_jax.training import checkpoints, loop, metrics, setup, step
+from ddpm_jax.training.config import Config, to_dict
+
+PRESET = "imported"
+
+
+@dataclass(frozen=True)
+class ImportWeights:
+    """The options of this tool.
+
+    Attributes:
+      weights: a folder of diffusers (UNet2DModel), or a state dict of improved-diffusion (.pt, or .safetensors).
+      data: what the network was trained on: a name of data.DATASETS, any image set of TFDS, a folder, or an .npz.
+      description: of a state dict: JSON of UNetModel's arguments, with diffusion_steps and rescale_timesteps.
+      workdir: where the checkpoint goes.
+      image_size: crop and shrink images to so many pixels; default as they are.
+      schedule: the noise schedule it was trained for; default what the folder's scheduler says, or linear.
+      T: number of noise levels; default what the folder says, or 1000; a description has its own.
+      prediction: what it predicts: eps, x_0 or v; default what the folder's scheduler says, or eps.
+      average: rate of the average of parameters that the weights are; a name in what is written, nothing more.
+      dry_run: print what would be imported and stop.
+    """
+
+    weights: Path
+    data: str
+    description: Path | None = None
+    workdir: Path = Path("runs/imported")
+    image_size: int | None = None
+    schedule: str | None = None
+    T: int | None = None
+    prediction: str | None = None
+    average: float = 0.9999
+    dry_run: bool = False
+
+
+class Imported(NamedTuple):
+    """What the files say.
+
+    Attributes:
+      network: its shape.
+      params: float32.
+      scheduler: of its chain, as far as it is known.
+    """
+
+    network: UNetConfig
+    params: Any
+    scheduler: Scheduler
+
+
+def main(options: ImportWeights) -> None:
+    """Read, compare names and shapes, and write a checkpoint."""
+    found = read(options)
+    config = describe(options, found)
+    wanted = setup.resolve(config, found.network)
+    if options.dry_run:
+        print(json.dumps({**to_dict(wanted.config), "network": to_dict(found.network)}, indent=2))
+        return
+    folder = checkpoints.folder_of(options.workdir, config)
+    cache.check_writable(options.workdir)
+    with loop.locked(options.workdir):
+        if checkpoints.steps(folder):
+            raise ValueError(f"{options.workdir} holds a run already: choose another --workdir")
+        state, said = (
+            step.initial_state(jax.random.key(config.seed), found.params, wanted.recipe),
+            setup.describe(wanted),
+        )
+        with checkpoints.writing(folder) as store:
+            checkpoints.save(store, state, said)
+        metrics.introduce(options.workdir, said, 0, sharding.words())
+    print(f"{options.workdir}: {unet.parameter_count(found.params):,} parameters of {options.weights}")
+
+
+def read(options: ImportWeights) -> Imported:
+    """The network and its chain.
+
+    Raises:
+      ValueError: a file is missing, damaged or of another kind of network.
+    """
+    if options.weights.is_dir():
+        if options.description is not None:
+            raise ValueError(f"description = {options.description} has no effect: a folder describes itself")
+        scheduler = diffusers.load_scheduler(options.weights) or Scheduler()
+        return Imported(*diffusers.load(options.weights), scheduler)
+    if options.description is None:
+        raise ValueError(f"{options.weights} is no folder: a state dict needs --description, JSON of its arguments")
+    network, params = improved_diffusion.load(options.weights, options.description)
+    schedule, T = improved_diffusion.read_chain(files.read_json(options.description))
+    if options.T not in (None, T):
+        raise ValueError(f"T = {options.T}: {options.description} says diffusion_steps = {T}, leave --T out")
+    return Imported(network, params, Scheduler(schedule, T))
+
+
+def describe(options: ImportWeights, found: Imported) -> Config:
+    """The run that might have trained it.
+
+    Raises:
+      ValueError: it has more heads than a variance reads.
+    """
+    if found.network.heads > 1:
+        raise ValueError(f"{options.weights} has {found.network.heads} outputs beside the mean: one at most is read")
+    learned = dict(objective="hybrid", variance=_head(found.scheduler)) if found.network.heads else {}
+    said = {name: getattr(found.scheduler, name) for name in ("schedule", "T", "prediction")}
+    given = {name: getattr(options, name) for name in said if getattr(options, name) is not None}
+    return Config(
+        data=options.data,
+        image_size=options.image_size,
+        preset=PRESET,
+        ema_decay=(options.average,),
+        **{**said, **given, **learned},
+    )
+
+
+def _head(scheduler: Scheduler) -> str:
+    """What the outputs beside the mean are for: learned_range, unless the scheduler says `learned`."""
+    return "learned" if scheduler.variance == "learned" else "learned_range"
+
+
+if __name__ == "__main__":
+    command_line(ImportWeights, main, __doc__)

@@ -1,1 +1,0 @@
-"""Other projects' checkpoints to and from ours, one file a project."""

@@ -1,0 +1,290 @@
+"""Data sets by name, each in three fixed disjoint splits.
+
+A name is one of DATASETS, a set that TFDS prepared, a folder of image files or an .npz. The network learns on `train`,
+variances and trajectories are fixed on `calibration`, and the likelihood is reported on `test`.
+"""
+
+import zlib
+from collections.abc import Callable
+from functools import lru_cache, partial, reduce
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from ddpm_jax.data.sources import files, records, tfds
+from ddpm_jax.data.sources.records import OnDemand, Records
+from ddpm_jax.data.transforms import Framing
+
+HELD_OUT = 1000  # training images that are kept for calibration, or a tenth of all if that is fewer
+FEWEST = 20  # training images of which a tenth can be held out twice
+SEEN = 2**28  # bytes of training images that evaluation looks at
+PARTS = ("train", "calibration", "test")
+
+
+class Split(NamedTuple):
+    """One part of a data set.
+
+    Attributes:
+      images: (n, H, W, C) grey levels 0..levels-1.
+      labels: (n,) classes; None where the set has none.
+    """
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int[np.ndarray, " n"] | None
+
+
+class Large(NamedTuple):
+    """Training images that do not fit into memory; see `seen`.
+
+    Attributes:
+      images: (n, H, W, C) grey levels 0..levels-1, decoded whenever they are indexed.
+      labels: none, they are not read.
+    """
+
+    images: OnDemand
+    labels: None = None
+
+
+class DataSet(NamedTuple):
+    """Images with what the mathematics needs to know of them.
+
+    Attributes:
+      name: of the data set.
+      description: one sentence for reports.
+      levels: number of grey levels; on [-1, 1] they are 2/(levels - 1) apart and the decoder uses that.
+      flip: a mirrored image is as likely as the image.
+      train: what the network learns.
+      calibration: what fixes variances and trajectories.
+      test: what likelihoods are reported on.
+    """
+
+    name: str
+    description: str
+    levels: int
+    flip: bool
+    train: Split | Large
+    calibration: Split
+    test: Split
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, C) of an image."""
+        return self.train.images.shape[1:]
+
+
+def describe(found: DataSet) -> dict[str, Any]:
+    """What tells a set from a changed one: plain values.
+
+    `checksum` is of all images in memory; of a large set these are a fixed draw and the test images.
+    """
+    split = [getattr(found, part) for part in PARTS]
+    held = (np.ascontiguousarray(part.images).data for part in split if isinstance(part, Split))
+    return {
+        "levels": found.levels,
+        "shape": list(found.shape),
+        "images": [len(part.images) for part in split],
+        "checksum": reduce(lambda so_far, images: zlib.crc32(images, so_far), held, 0),
+    }
+
+
+def divide(name: str, title: str, flip: bool, train: Records, test: Records | None) -> DataSet:
+    """Training images are shuffled once, always alike, and the last are calibration images.
+
+    Args:
+      name: of the data set.
+      title: what its images are.
+      flip: a mirrored image is as likely as the image.
+      train: the official training images.
+      test: the official test images, of which the first are taken if not all fit into memory; without them, as many
+        training images as for calibration.
+
+    Raises:
+      ValueError: there are too few training images.
+    """
+    if train.n < FEWEST:
+        raise ValueError(f"{name} has {train.n} training images: give at least {FEWEST}")
+    most = records.IN_MEMORY // prod(train.shape)
+    held = min(HELD_OUT, train.n // 10, most)
+    learned, calibration = np.split(np.random.RandomState(0).permutation(train.n), [train.n - held])
+    height, width, _ = train.shape
+    description = f"{title} of {height} x {width} pixels"
+    if test is None:
+        test, (learned, tested) = train, np.split(learned, [len(learned) - held])
+        description += f", tested on {held} training images that are not learned"
+    else:
+        tested = np.arange(min(test.n, most))
+        description += f", tested on the first {most} of {test.n} images" if most < test.n else ""
+    large = len(learned) * prod(train.shape) > records.IN_MEMORY
+    first = Large(OnDemand(train, learned)) if large else Split(*records.decoded(train, learned, name))
+    rest = (Split(*records.decoded(*part, name)) for part in ((train, calibration), (test, tested)))
+    return DataSet(name, description, 256, flip, first, *rest)
+
+
+def seen(train: Split | Large) -> Split:
+    """The training images that evaluation looks at: the first of the shuffled ones, as many as fit in SEEN bytes."""
+    n = SEEN // prod(train.images.shape[1:])
+    if isinstance(train, Large):
+        return Split(*_first(train.images, n))
+    if len(train.images) <= n:
+        return train
+    return Split(train.images[:n], None if train.labels is None else train.labels[:n])
+
+
+@lru_cache(maxsize=1)
+def _first(images: OnDemand, n: int) -> tuple[np.ndarray, np.ndarray | None]:
+    return records.decoded(images.records, images.numbers[:n], "training images")
+
+
+class Known(NamedTuple):
+    """What is known of a set of TFDS beside its files.
+
+    Attributes:
+      title: what its images are.
+      flip: a mirrored image is as likely as the image.
+      framing: what becomes of its pictures where no other size is asked for.
+      kind: how TFDS itself stores them, where that is without loss.
+    """
+
+    title: str
+    flip: bool = True
+    framing: Framing = Framing()
+    kind: str | None = None
+
+
+def digits(image_size: int | None = None) -> DataSet:
+    """The 1,797 handwritten digits inside scikit-learn: 8 x 8 pixels, 17 grey levels, no download.
+
+    Source: Alpaydin & Kaynak 1998, the test set of UCI's "Optical Recognition of Handwritten Digits". They come ordered
+    by writer and are shuffled once, always alike, into 1,297 + 200 + 300.
+
+    Raises:
+      ValueError: another size is asked for.
+    """
+    from sklearn.datasets import load_digits
+
+    _check_size("digits", image_size, 8)
+    source = load_digits()
+    order = np.random.RandomState(0).permutation(len(source.target))
+    images = source.images.astype(np.uint8)[order, ..., None]
+    three = [Split(images[i], source.target[order[i]]) for i in np.split(np.arange(len(order)), [1297, 1497])]
+    return DataSet("digits", "1,797 handwritten digits of 8 x 8 pixels (UCI, in scikit-learn)", 17, False, *three)
+
+
+def cifar10_16(image_size: int | None = None) -> DataSet:
+    """`cifar10` with each 2 x 2 pixels averaged and rounded to one of the 256 levels, halves up: 16 x 16 pixels.
+
+    Raises:
+      ValueError: TFDS's folder does not hold CIFAR-10, or another size is asked for.
+    """
+    _check_size("cifar10_16", image_size, 16)
+    full = load("cifar10")
+    halved = {part: getattr(full, part)._replace(images=halve(getattr(full, part).images)) for part in PARTS}
+    return full._replace(name="cifar10_16", description=f"{full.description}, averaged 2 x 2 to 16 x 16", **halved)
+
+
+def _check_size(name: str, image_size: int | None, own: int) -> None:
+    if image_size not in (None, own):
+        raise ValueError(f"image_size = {image_size}: {name} comes in {own} x {own} pixels alone, leave it out")
+
+
+def halve(images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h/2 w/2 c"]:
+    """Means of 2 x 2 pixels, rounded to whole grey levels, halves up."""
+    top, bottom = images[:, ::2].astype(np.uint16), images[:, 1::2]
+    rows = top + bottom
+    return ((rows[:, :, ::2] + rows[:, :, 1::2] + 2) // 4).astype(np.uint8)
+
+
+def of_tfds(name: str, known: Known, image_size: int | None = None) -> DataSet:
+    """A set that TFDS prepared.
+
+    Args:
+      name: set or set/config.
+      known: what is known of it.
+      image_size: default as `known` has it.
+
+    Raises:
+      ValueError: it is not there, or cannot be used; says what to do.
+    """
+    return _of_version(tfds.find(name), name, known, image_size)
+
+
+@lru_cache(maxsize=2)
+def _of_version(folder: Path, name: str, known: Known, image_size: int | None) -> DataSet:
+    """One version of a set of TFDS. Read once a process, as `_of_path` is."""
+    framing = known.framing._replace(size=image_size or known.framing.size)
+    found = tfds.read(folder, framing, name)
+    notes = f", the middle {framing.crop} x {framing.crop} of each" if framing.crop else ""
+    notes += f", from a {found.kind} copy" if known.kind not in (None, found.kind) else ""
+    notes += ", tested on validation images" if found.tested == "validation" else ""
+    return _noted(divide(name, known.title, known.flip, found.train, found.test), notes)
+
+
+@lru_cache(maxsize=2)
+def _of_path(name: str, image_size: int | None) -> DataSet:
+    path = Path(name).expanduser()
+    found = files.read(path, Framing(image_size))
+    flip = path.is_dir()
+    return _noted(divide(name, f"images in {path}", flip, found, None), MIRRORED if flip else "")
+
+
+def _noted(found: DataSet, notes: str) -> DataSet:
+    return found._replace(description=found.description + notes)
+
+
+MIRRORED = ", mirror images taken as likely"  # said where it is assumed
+DATASETS: dict[str, Callable[..., DataSet]] = {
+    "digits": digits,
+    # LeCun et al. 1998
+    "mnist": partial(of_tfds, "mnist", Known("MNIST, handwritten digits", flip=False, kind="PNG")),
+    # Xiao et al. 2017
+    "fashion_mnist": partial(of_tfds, "fashion_mnist", Known("Fashion-MNIST, pieces of clothing", False, kind="PNG")),
+    # Krizhevsky 2009
+    "cifar10": partial(of_tfds, "cifar10", Known("CIFAR-10, photographs", kind="PNG")),
+    "cifar10_16": cifar10_16,
+    # Liu et al. 2015, cut and shrunk as the released code of Song et al. 2021 (score SDE) does
+    "celeb_a": partial(of_tfds, "celeb_a", Known("CelebA, faces", framing=Framing(64, 140, "BILINEAR"))),
+}
+
+
+def load(name: str, image_size: int | None = None) -> DataSet:
+    """The data set called `name`.
+
+    Args:
+      name: of DATASETS; or of any image set of TFDS, as set or set/config (lsun/bedroom, imagenet_resized/64x64,
+        celeb_a_hq/256); or a path that begins with . / or ~ or ends in .npz: a folder of image files, or an array.
+      image_size: side of the squares that pictures are shrunk to, from the largest square in their middle; default as
+        they are. Nothing is enlarged.
+
+    Mirror images count as likely in sets of TFDS that are not in DATASETS and in folders, and not in .npz files.
+
+    Raises:
+      ValueError: there is none of this name, it cannot be used, or its images leave [-1, 1].
+    """
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size = {image_size}: it is at least 1")
+    if name.startswith((".", "/", "~")) or name.endswith(".npz"):
+        return _of_path(name, image_size)
+    if name in DATASETS:
+        found = DATASETS[name]() if image_size is None else DATASETS[name](image_size)
+    elif tfds.is_known(name):
+        found = _noted(of_tfds(name, Known(f"{name} of TFDS, images"), image_size), MIRRORED)
+    else:
+        raise ValueError(
+            f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, an image set of TFDS such as "
+            f"lsun/bedroom, or a path of images such as ./{name}"
+        )
+    if found.levels < 256:
+        _check_levels(found)
+    return found
+
+
+def _check_levels(found: DataSet) -> None:
+    highest = max(int(getattr(found, part).images.max()) for part in PARTS)
+    if highest >= found.levels:
+        raise ValueError(
+            f"data set {found.name!r} has grey level {highest}, outside [-1, 1] with {found.levels} levels: give it "
+            f"{highest + 1} or more"
+        )

@@ -1,1 +1,0 @@
-"""Evaluation of a denoiser: moments in one pass, likelihood, FID."""

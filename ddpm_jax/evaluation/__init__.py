@@ -1,0 +1,1 @@
+"""Moments, likelihood, samples and distances of trained networks."""

@@ -1,0 +1,1 @@
+"""Chains whose result is known exactly."""

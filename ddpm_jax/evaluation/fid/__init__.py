@@ -1,0 +1,1 @@
+"""The Frechet distance in the features of a network."""

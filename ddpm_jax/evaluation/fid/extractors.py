@@ -1,0 +1,217 @@
+"""Samples against a reference in the features of a network: one code for FID and for any other feature space.
+
+A judge is the network with the way images are given to it; a reference is what samples are compared with. Statistics of
+images are kept under the hash of the images and of the judge. Heusel et al. 2017, equation 6.
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ddpm_jax.data.datasets import DataSet, describe
+from ddpm_jax.data.sources.records import ImageArray
+from ddpm_jax.evaluation.fid import frechet
+from ddpm_jax.evaluation.fid.frechet import Sums, Target
+from ddpm_jax.evaluation.fid.protocols import Measure
+from ddpm_jax.models import inception
+from ddpm_jax.models.convert import files
+from ddpm_jax.runtime import cache
+from ddpm_jax.runtime.cache import Keep
+from ddpm_jax.runtime.sharding import Layout
+
+CODE = cache.code_version(__name__)
+SPLITS = ("train", "test")
+
+
+class FeatureExtractor(NamedTuple):
+    """A network in whose features images are compared.
+
+    Attributes:
+      name: how to call it, with a hash of its weights.
+      preparation: how grey levels become its input.
+      size: of its features.
+      features: of images.
+      logits: of features; None of a network without classes.
+      usual: its weights are those of the usual file of FID, by their checksum.
+    """
+
+    name: str
+    preparation: str
+    size: int
+    features: Callable[[UInt8[np.ndarray, "n h w c"]], Float[np.ndarray, "n d"]]
+    logits: Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n classes"] | None] | None = None
+    usual: bool = False
+
+
+class Reference(NamedTuple):
+    """What samples are compared with.
+
+    Attributes:
+      name: how to call it, with a hash of it.
+      target: the Gaussian fit of its features.
+    """
+
+    name: str
+    target: Target
+
+
+def of_inception(path: Path, preparation: str = "pytorch-fid", layout: Layout = Layout()) -> FeatureExtractor:
+    """FID's own network, from the usual file.
+
+    Args:
+      path: see `inception.load`.
+      preparation: a name of `inception.PREPARATIONS`.
+      layout: how images are spread over devices.
+
+    Raises:
+      ValueError: the file is missing, or holds another network.
+    """
+    params, checksum = inception.load(path), files.sha256(path)
+    features = partial(inception.extract, params, preparation=preparation, layout=layout)
+    name, logits = f"Inception, sha256 {checksum[:16]}", partial(inception.logits, params)
+    return FeatureExtractor(
+        name, preparation, inception.FEATURES, features, logits, checksum.startswith(inception.CHECKSUM)
+    )
+
+
+def summed(
+    judge: FeatureExtractor, images: ImageArray, keep: Keep = cache.compute_always, known_as: object = None
+) -> Sums:
+    """The sums over features of images.
+
+    Args:
+      judge: the network.
+      images: grey levels 0..255.
+      keep: remembers them.
+      known_as: what tells the images from others; default the images themselves.
+    """
+    inputs = dict(images=np.asarray(images) if known_as is None else known_as, judge=judge[:3], code=CODE)
+
+    def compute() -> cache.Arrays:
+        found = frechet.streamed(judge.features, images)
+        return dict(n=np.asarray(found.n), mean=found.mean, scatter=found.scatter)
+
+    found = keep("features", inputs, compute)
+    return Sums(int(found["n"]), found["mean"], found["scatter"])
+
+
+def of_data(
+    found: DataSet, judge: FeatureExtractor, split: str = "train", keep: Keep = cache.compute_always
+) -> Reference:
+    """A split of a data set; "train" is all of it that was not held out for tests, calibration images, too.
+
+    Its hash is that of the whole set; of training images that do not fit into memory it knows their number alone.
+
+    Args:
+      found: the data set.
+      judge: the network.
+      split: of SPLITS.
+      keep: remembers the statistics.
+
+    Raises:
+      ValueError: there is no such split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose {' or '.join(SPLITS)}")
+    parts = [found.train.images, found.calibration.images] if split == "train" else [found.test.images]
+    known = {**describe(found), "split": split}
+    sums = [summed(judge, part, keep, {**known, "part": i}) for i, part in enumerate(parts)]
+    whole = frechet.added(*sums) if len(sums) == 2 else sums[0]
+    name = f"{found.name}, {split} images, {cache.fingerprint(known)[:12]}"
+    return Reference(name, frechet.target(frechet.fit(whole)))
+
+
+def of_file(path: Path, judge: FeatureExtractor, keep: Keep = cache.compute_always) -> Reference:
+    """An .npz of another project.
+
+    It holds `mu` and `sigma` (pytorch-fid, guided-diffusion, EDM), the features `pool_3` (score_sde), or images
+    `arr_0` (guided-diffusion).
+
+    Args:
+      path: of the file.
+      judge: the network that `mu` and `sigma` are of, or that images are given to.
+      keep: remembers the statistics of images.
+
+    Raises:
+      ValueError: it is missing or damaged, or holds something else.
+    """
+    found = _arrays(path, ("mu", "sigma", "pool_3", "arr_0"), "the arrays mu and sigma")
+    if "mu" in found and "sigma" in found:
+        fit = _given(path, judge.size, found["mu"], found["sigma"])
+    elif "pool_3" in found:
+        fit = frechet.gaussian_fit(_of_size(path, judge.size, found["pool_3"]))
+    elif "arr_0" in found:
+        fit = frechet.fit(summed(judge, _images(path, found["arr_0"]), keep))
+    else:
+        names = ", ".join(found) or "none of these"
+        raise ValueError(f"{path} holds {names}: mu and sigma, pool_3 or arr_0 are wanted")
+    return Reference(f"{path.name}, {cache.fingerprint(found)[:12]}", frechet.target(fit))
+
+
+def _given(path: Path, size: int, mean: np.ndarray, cov: np.ndarray) -> frechet.Fit:
+    """mu and sigma, if they are a Gaussian of so many features."""
+    if mean.shape != (size,) or cov.shape != (size, size):
+        raise ValueError(
+            f"{path} holds mu {mean.shape} and sigma {cov.shape}: the network has {size} features, ({size},) and "
+            f"({size}, {size}) are wanted"
+        )
+    mean, cov = mean.astype(np.float64), cov.astype(np.float64)
+    finite = np.isfinite(mean).all() and np.isfinite(cov).all()
+    if not finite or np.abs(cov - cov.T).max() > 1e-4 * np.abs(np.diag(cov)).max():
+        raise ValueError(f"{path} holds a sigma that is no covariance, or numbers that are not finite: write it again")
+    return frechet.Fit(mean, (cov + cov.T) / 2)
+
+
+def _of_size(path: Path, size: int, features: np.ndarray) -> np.ndarray:
+    if features.ndim != 2 or features.shape[1] != size or len(features) < 2:
+        raise ValueError(f"{path} holds pool_3 {features.shape}: (n, {size}) with two or more rows is wanted")
+    return features
+
+
+def read_samples(path: Path) -> tuple[UInt8[np.ndarray, "n h w c"], dict[str, Any]]:
+    """The images `arr_0` of an .npz, and what made them where ddpm_jax.cli.sample wrote it.
+
+    Raises:
+      ValueError: it is missing or damaged, or holds something else.
+    """
+    found = _arrays(path, ("arr_0", "options"), "the images arr_0")
+    if "arr_0" not in found:
+        raise ValueError(f"{path} has no array arr_0: the images, uint8 of shape (n, H, W, 3), are wanted under it")
+    made = str(found.get("options", ""))
+    return _images(path, found["arr_0"]), json.loads(made) if made.startswith("{") else {}
+
+
+def _arrays(path: Path, names: tuple[str, ...], wanted: str) -> dict[str, np.ndarray]:
+    """Those of an .npz that it holds."""
+    try:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names if name in stored}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({error}): give an .npz with {wanted}") from error
+
+
+def _images(path: Path, images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or len(images) < 2:
+        raise ValueError(
+            f"{path} holds arr_0 of {images.dtype} and shape {images.shape}: two or more images (n, H, W, 3) of uint8 "
+            "are wanted"
+        )
+    return images
+
+
+def of_images(name: str, images: UInt8[np.ndarray, "n h w c"], judge: FeatureExtractor) -> Reference:
+    """Images in memory."""
+    sums = summed(judge, images)
+    return Reference(f"{name}, {cache.fingerprint(images)[:12]}", frechet.target(frechet.fit(sums)))
+
+
+def measure(judge: FeatureExtractor, reference: Reference, rounding: str, n: int) -> Measure:
+    """What a distance of n samples is compared under. Parmar et al. 2022, section 3."""
+    return Measure(judge.name, judge.preparation, rounding, reference.name, n)

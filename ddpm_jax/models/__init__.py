@@ -1,0 +1,1 @@
+"""Networks: the U-Net, the heads, Inception, and other projects' weights."""

@@ -1,0 +1,1 @@
+"""Networks of other projects, one file a project."""

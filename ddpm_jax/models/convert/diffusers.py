@@ -1,0 +1,383 @@
+"""Hugging Face diffusers' folders of a `UNet2DModel`, as of google/ddpm-cifar10-32, to and from ours.
+
+A folder holds config.json and diffusion_pytorch_model.safetensors, or those in unet/, as a pipeline has them, and
+scheduler_config.json, which says of which chain the network knows, beside the first or in scheduler/. diffusers counts
+time from 0.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddpm_jax.diffusion import schedules
+from ddpm_jax.models.convert import files, tensors
+from ddpm_jax.models.convert.tensors import Module, Project, Tensors
+from ddpm_jax.models.unet import UNetConfig
+from ddpm_jax.runtime import registry
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+# What a config.json leaves out: the defaults of UNet2DModel (diffusers 0.42).
+DEFAULTS: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [224, 448, 672, 896],
+    "layers_per_block": 2,
+    "downsample_padding": 1,
+    "dropout": 0.0,
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+}
+# What our network cannot be otherwise.
+FIXED: dict[str, tuple[Any, ...]] = {
+    "_class_name": ("UNet2DModel",),
+    "center_input_sample": (False,),
+    "time_embedding_type": ("positional",),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2D",),
+    "downsample_type": ("conv",),
+    "upsample_type": ("conv",),
+    "act_fn": ("silu", "swish"),
+    "add_attention": (True,),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+}
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def load(folder: Path) -> tuple[UNetConfig, dict[str, Any]]:
+    """The network of a folder: its shape, and its parameters, float32.
+
+    Args:
+      folder: see above; local.
+
+    Raises:
+      ValueError: a file is missing or damaged, or the network is of a kind that ours cannot be.
+    """
+    inside = folder if (folder / CONFIG).is_file() else folder / "unet"
+    config = read_config(files.read_json(inside / CONFIG))
+    pickled = (inside / WEIGHTS).with_suffix(".bin")
+    weights = pickled if pickled.is_file() and not (inside / WEIGHTS).is_file() else inside / WEIGHTS
+    return config, tensors.ours(_renamed(files.read_tensors(weights)), config, PROJECT, weights)
+
+
+def read_config(given: Mapping[str, Any]) -> UNetConfig:
+    """The shape of the network that a config.json describes.
+
+    Raises:
+      ValueError: it is of a kind that ours cannot be.
+    """
+    said = {**DEFAULTS, **given}
+    for name, allowed in FIXED.items():
+        if name in said and said[name] not in allowed:
+            raise ValueError(f"{name} = {said[name]!r}: this network cannot be imported, only {allowed[0]!r} can")
+    widths = said["block_out_channels"]
+    if not len(widths) == len(said["down_block_types"]) == len(said["up_block_types"]):
+        raise ValueError(f"block_out_channels {widths}: down_block_types and up_block_types are not as many")
+    uneven = [width for width in widths if width % widths[0]]
+    if uneven:
+        raise ValueError(f"block_out_channels {widths}: {uneven[0]} is no multiple of the first, {widths[0]}")
+    _check_optional(said, widths[0])
+    heads, rest = divmod(said["out_channels"], said["in_channels"])
+    if rest or heads < 1:
+        raise ValueError(f"out_channels = {said['out_channels']}: no multiple of in_channels = {said['in_channels']}")
+    return UNetConfig(
+        channels=widths[0],
+        multipliers=tuple(width // widths[0] for width in widths),
+        blocks=said["layers_per_block"],
+        attention_levels=_attention_levels(said["down_block_types"], said["up_block_types"]),
+        attention_heads=1,
+        head_channels=said["attention_head_dim"],
+        groups=said["norm_num_groups"],
+        norm_epsilon=said["norm_eps"],
+        downsample_padding=said["downsample_padding"],
+        dropout=said["dropout"],
+        scale_shift=said["resnet_time_scale_shift"] == "scale_shift",
+        image_channels=said["in_channels"],
+        heads=heads - 1,
+        time_start=0,
+        frequency_shift=said["freq_shift"],
+        cosine_first=said["flip_sin_to_cos"],
+    )
+
+
+def _check_optional(said: Mapping[str, Any], first: int) -> None:
+    """Refuse what is allowed in one or two ways, given or not."""
+    # With scale_shift, diffusers leaves the norm out in the middle's attention unless it is told its groups.
+    groups = (said["norm_num_groups"], *([] if said["resnet_time_scale_shift"] == "scale_shift" else [None]))
+    for name, allowed in (
+        ("time_embedding_dim", (None, 4 * first)),
+        ("attn_norm_num_groups", groups),
+        ("resnet_time_scale_shift", ("default", "scale_shift")),
+        ("downsample_padding", (0, 1)),
+    ):
+        if said.get(name) not in allowed:
+            raise ValueError(f"{name} = {said.get(name)!r}: this network cannot be imported, only {allowed} can")
+
+
+def _attention_levels(down: list[str], up: list[str]) -> tuple[int, ...]:
+    """Where both ways attend.
+
+    Raises:
+      ValueError: a block is of an unknown kind, or the way up does not mirror the way down.
+    """
+    levels = tuple(level for level, kind in enumerate(down) if kind == "AttnDownBlock2D")
+    if down != [("AttnDownBlock2D" if level in levels else "DownBlock2D") for level in range(len(down))]:
+        raise ValueError(f"down_block_types {down}: only DownBlock2D and AttnDownBlock2D can be imported")
+    if up != [("AttnUpBlock2D" if level in levels else "UpBlock2D") for level in reversed(range(len(down)))]:
+        raise ValueError(f"up_block_types {up}: only those that mirror down_block_types {down} can be imported")
+    return levels
+
+
+def _place(module: Module, config: UNetConfig) -> str:
+    depth = module.level if module.part == "down" else len(config.multipliers) - 1 - module.level
+    part = "mid_block" if module.part == "middle" else f"{module.part}_blocks.{depth}"
+    kind = module.name.partition("_")[0]
+    if kind == "Convolution":
+        return f"{part}.{module.part}samplers.0.conv"
+    return f"{part}.{'resnets' if kind == 'ResidualBlock' else 'attentions'}.{module.number}"
+
+
+PROJECT = Project(
+    place=_place,
+    residual={
+        "GroupNorm_0": "norm1",
+        "Convolution_0": "conv1",
+        "Dense_0": "time_emb_proj",
+        "GroupNorm_1": "norm2",
+        "Convolution_1": "conv2",
+        "Conv_0": "conv_shortcut",
+    },
+    attention={"GroupNorm_0": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"},
+    ends=("time_embedding.linear_1", "time_embedding.linear_2", "conv_in", "conv_norm_out", "conv_out"),
+)
+
+
+def _renamed(found: Tensors) -> dict[str, np.ndarray]:
+    """Today's names of attention's matrices, whatever the folder calls them."""
+
+    def today(name: str) -> str:
+        *module, layer, leaf = name.split(".")
+        return ".".join([*module, OLD_ATTENTION.get(layer, layer), leaf])
+
+    return {today(name) if ".attentions." in name else name: array for name, array in found.items()}
+
+
+def save(folder: Path, params: Mapping[str, Any], config: UNetConfig, image_size: int | None = None) -> None:
+    """Write config.json and the weights, for `UNet2DModel.from_pretrained(folder)`.
+
+    diffusers' network counts time from 0. That another one counts from elsewhere is worked into its first matrix: with
+    a = t f and o = time_start f, sin(a + o) = sin(a) cos(o) + cos(a) sin(o), and so on.
+
+    Args:
+      folder: made where it is missing.
+      params: of our network.
+      config: its shape.
+      image_size: of the data; diffusers' pipelines draw images of it.
+
+    Raises:
+      ValueError: diffusers has no such network.
+      OSError: the folder cannot be written.
+    """
+    described = {**write_config(config), "sample_size": image_size}
+    arrays = tensors.theirs(params, config, PROJECT)
+    first = f"{PROJECT.ends[0]}.weight"
+    arrays[first] = _from_zero(arrays[first], config)
+    files.write_json(folder / CONFIG, described)
+    files.write_tensors(folder / WEIGHTS, arrays)
+
+
+def write_config(config: UNetConfig) -> dict[str, Any]:
+    """The config.json of a network, all that matters said; the inverse of `read_config` but for where time starts.
+
+    Raises:
+      ValueError: diffusers has no such network.
+    """
+    if config.time_scale != 1:
+        raise ValueError(f"time_scale = {config.time_scale:g}: diffusers' networks take the time as it is")
+    levels = range(len(config.multipliers))
+    attends = [level in config.attention_levels for level in levels]
+    return {
+        "_class_name": "UNet2DModel",
+        "act_fn": "silu",
+        "add_attention": True,
+        "attention_head_dim": _head_width(config),
+        "attn_norm_num_groups": config.groups,
+        "block_out_channels": [config.channels * multiplier for multiplier in config.multipliers],
+        "center_input_sample": False,
+        "down_block_types": ["AttnDownBlock2D" if here else "DownBlock2D" for here in attends],
+        "downsample_padding": config.downsample_padding,
+        "dropout": config.dropout,
+        "flip_sin_to_cos": config.cosine_first,
+        "freq_shift": config.frequency_shift,
+        "in_channels": config.image_channels,
+        "layers_per_block": config.blocks,
+        "norm_eps": config.norm_epsilon,
+        "norm_num_groups": config.groups,
+        "out_channels": config.image_channels * (1 + config.heads),
+        "resnet_time_scale_shift": "scale_shift" if config.scale_shift else "default",
+        "time_embedding_type": "positional",
+        "up_block_types": ["AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)],
+    }
+
+
+def _head_width(config: UNetConfig) -> int | None:
+    """Channels of a head, alike at all levels that attend; None for one head, however wide."""
+    if config.head_channels or config.attention_heads == 1:
+        return config.head_channels
+    attending = {*config.attention_levels, len(config.multipliers) - 1}  # the middle, too
+    widths = {config.channels * config.multipliers[level] // config.attention_heads for level in attending}
+    if len(widths) > 1:
+        raise ValueError(
+            f"attention_heads = {config.attention_heads} at levels of different widths: diffusers' heads are of one "
+            "width"
+        )
+    return widths.pop()
+
+
+def _from_zero(weight: np.ndarray, config: UNetConfig) -> np.ndarray:
+    """The time's first matrix (out, in), for a time that counts from 0."""
+    half = config.channels // 2
+    offset = config.time_start * 10_000.0 ** (-np.arange(half) / (half - config.frequency_shift))
+    halves = np.split(weight.astype(np.float64), 2, axis=1)
+    sine, cosine = halves[::-1] if config.cosine_first else halves
+    turned = sine * np.cos(offset) - cosine * np.sin(offset), sine * np.sin(offset) + cosine * np.cos(offset)
+    return np.concatenate(turned[::-1] if config.cosine_first else turned, axis=1).astype(np.float32)
+
+
+NAME = "scheduler_config.json"
+# The defaults of DDPMScheduler and DDIMScheduler (diffusers 0.42).
+SCHEDULER_DEFAULTS: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+    "variance_type": "fixed_small",
+    "rescale_betas_zero_snr": False,
+}
+PREDICTION_TYPES = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
+VARIANCE_TYPES = {
+    "fixed_small": "small",
+    "fixed_small_log": "small",
+    "fixed_large": "large",
+    "fixed_large_log": "large",
+    "learned": "learned",
+    "learned_range": "learned_range",
+}
+
+
+class Scheduler(NamedTuple):
+    """What the names of a Config are.
+
+    Attributes:
+      schedule: a name of schedule.SCHEDULES.
+      T: number of noise levels.
+      prediction: a name of predict.PREDICTIONS.
+      variance: that the scheduler samples with, a name of variance.VARIANCES.
+    """
+
+    schedule: str = "linear"
+    T: int = 1000
+    prediction: str = "eps"
+    variance: str = "small"
+
+
+def load_scheduler(folder: Path) -> Scheduler | None:
+    """What a folder of diffusers says; None where it holds no scheduler.
+
+    Raises:
+      ValueError: the file is damaged, or its chain has no name here.
+    """
+    places = [folder / NAME, folder / "scheduler" / NAME]
+    there = [place for place in places if place.is_file()]
+    return read_scheduler(files.read_json(there[0])) if there else None
+
+
+def read_scheduler(given: Mapping[str, Any]) -> Scheduler:
+    """What a scheduler_config.json says.
+
+    Raises:
+      ValueError: its chain has no name here, or a kind is unknown.
+    """
+    said = {**SCHEDULER_DEFAULTS, **given}
+    return Scheduler(
+        schedule=_named(betas(said), said),
+        T=said["num_train_timesteps"],
+        prediction=registry.named(PREDICTION_TYPES, said["prediction_type"], "prediction_type"),
+        variance=registry.named(VARIANCE_TYPES, said["variance_type"] or "fixed_small", "variance_type"),
+    )
+
+
+def betas(said: Mapping[str, Any]) -> np.ndarray:
+    """beta_1..beta_T, float64.
+
+    Raises:
+      ValueError: the schedule is unknown.
+    """
+    T, ends = said["num_train_timesteps"], (said["beta_start"], said["beta_end"])
+    if said["rescale_betas_zero_snr"]:
+        raise ValueError("rescale_betas_zero_snr = True: schedules with no signal at T are not imported")
+    if said["trained_betas"] is not None:
+        return np.asarray(said["trained_betas"], np.float64)
+    made = {
+        "linear": lambda: np.linspace(*ends, T),
+        "scaled_linear": lambda: np.linspace(ends[0] ** 0.5, ends[1] ** 0.5, T) ** 2,
+        "sigmoid": lambda: ends[0] + (ends[1] - ends[0]) / (1 + np.exp(-np.linspace(-6, 6, T))),
+        "squaredcos_cap_v2": lambda: schedules.cosine(T).beta[1:],
+    }
+    return np.asarray(registry.named(made, said["beta_schedule"], "beta_schedule")())
+
+
+def _named(wanted: np.ndarray, said: Mapping[str, Any]) -> str:
+    """The schedule of ours with these betas, to the six digits that files keep."""
+    for name, made in schedules.SCHEDULES.items():
+        beta = np.asarray(made(len(wanted)).beta)[1:]
+        if np.allclose(beta, wanted, rtol=1e-6, atol=0):
+            return name
+    ends = f"{wanted[0]:g} to {wanted[-1]:g}"
+    raise ValueError(
+        f"beta_schedule = {said['beta_schedule']!r}, {ends} over T = {len(wanted)}: no schedule here is so"
+    )
+
+
+def save_scheduler(folder: Path, described: Mapping[str, Any]) -> None:
+    """Write scheduler/ and model_index.json beside the unet/ of a DDPMPipeline.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    index = {
+        "_class_name": "DDPMPipeline",
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    files.write_json(folder / "model_index.json", index)
+    files.write_json(folder / "scheduler" / NAME, described)
+
+
+def write_scheduler(scheduler: Scheduler) -> dict[str, Any]:
+    """The scheduler_config.json of a DDPMScheduler, with every beta; the inverse of `read`.
+
+    Raises:
+      ValueError: diffusers has no such prediction or variance.
+    """
+    back = {name: theirs for theirs, name in reversed(PREDICTION_TYPES.items())}
+    kinds = {name: theirs for theirs, name in reversed(VARIANCE_TYPES.items())}
+    made = registry.named(schedules.SCHEDULES, scheduler.schedule, "schedule")(scheduler.T)
+    return {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": scheduler.T,
+        "trained_betas": np.asarray(made.beta)[1:].tolist(),
+        "prediction_type": registry.named(back, scheduler.prediction, "prediction"),
+        "variance_type": registry.named(kinds, scheduler.variance, "variance"),
+        "clip_sample": True,
+    }

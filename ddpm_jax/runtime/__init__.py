@@ -1,0 +1,1 @@
+"""What runs the mathematics: devices, processes, results on disk, compiled programs."""

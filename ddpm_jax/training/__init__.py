@@ -1,0 +1,1 @@
+"""Training runs: configuration, step, loop, checkpoints, and trained networks read back."""

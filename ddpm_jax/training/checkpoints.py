@@ -1,0 +1,381 @@
+"""Training states on disk or in a bucket; the only file that stores by orbax.
+
+A state is stored as a flat table of named arrays, with the run's description beside it. Names, shapes and dtypes are
+compared before anything is restored (orbax would cast a dtype silently), and a checksum of every array and of the
+description afterwards (a flipped bit in a compressed array would pass). Saving goes on in the background.
+"""
+
+import errno
+import json
+import logging
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, EveryNSteps, LatestN
+from orbax.checkpoint.options import MultiprocessingOptions
+
+from ddpm_jax.training import metrics
+from ddpm_jax.training.config import Config
+from ddpm_jax.training.step import TrainState
+
+
+class Misfit(ValueError):
+    """A checkpoint is whole and of another layout."""
+
+
+class Damaged(ValueError):
+    """A checkpoint is not what was stored."""
+
+
+def plain(state: TrainState) -> TrainState:
+    """The state with its key as numbers."""
+    return state._replace(key=jax.random.key_data(state.key))
+
+
+def named_leaves(state: TrainState) -> dict[str, Any]:
+    """The leaves of a plain state by name, in the order of the tree."""
+    leaves, _ = jax.tree.flatten_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def layout(arrays: dict[str, Any]) -> dict[str, list]:
+    """Shape and dtype of each; plain values."""
+    return {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in arrays.items()}
+
+
+def checksum(array: np.ndarray) -> int:
+    """Changes with every run of up to 32 changed bits, and with others but for one in 2^32."""
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def checksums(arrays: dict[str, np.ndarray]) -> dict[str, int]:
+    """That of each."""
+    return {name: checksum(array) for name, array in arrays.items()}
+
+
+def check_layout(place: str, stored: dict[str, list], wanted: dict[str, list]) -> None:
+    """Refuse a checkpoint that is not of the wanted layout.
+
+    Raises:
+      Misfit: names the first array that differs.
+    """
+    for name in sorted(stored.keys() | wanted.keys()):
+        if stored.get(name) != wanted.get(name):
+            raise Misfit(
+                f"checkpoint {place} does not fit: {name} is {stored.get(name, 'absent')} there and "
+                f"{wanted.get(name, 'absent')} here; use the preset and optimizer it was made with"
+            )
+
+
+def check_numbers(arrays: dict[str, np.ndarray], wanted: dict[str, int]) -> None:
+    """Refuse arrays that are not those that were stored.
+
+    Raises:
+      Damaged: names the first one.
+    """
+    for name, found in checksums(arrays).items():
+        if found != wanted[name]:
+            raise Damaged(f"the numbers of {name} have changed since they were stored")
+
+
+CHECKPOINTS = "checkpoints"
+
+
+def folder_of(workdir: Path, config: Config | None = None) -> str:
+    """The folder of a run's checkpoints: what the config says (default: workdir's), or workdir/checkpoints."""
+    said, elsewhere = workdir / metrics.CONFIG, config and config.checkpoints
+    if config is None and said.exists():
+        elsewhere = json.loads(said.read_text(encoding="utf-8")).get("config", {}).get("checkpoints")
+    return elsewhere or str(workdir / CHECKPOINTS)
+
+
+def on_disk(workdir: Path, config: Config) -> tuple[Path, ...]:
+    """The folders that a run writes to, without a bucket."""
+    elsewhere = config.checkpoints
+    return (workdir,) if elsewhere is None or in_bucket(elsewhere) else (workdir, Path(elsewhere))
+
+
+def check_folder(workdir: Path, config: Config) -> None:
+    """Refuse a run that would begin anew, and forget its log, because its checkpoints lie elsewhere.
+
+    Raises:
+      ValueError: see above.
+    """
+    there, asked = folder_of(workdir), folder_of(workdir, config)
+    if there != asked and steps(there):
+        raise ValueError(
+            f"{workdir} holds a run whose checkpoints are in {there}, not {asked}: give --checkpoints {there}, or "
+            "choose another --workdir"
+        )
+
+
+def absolute(folder: epath.PathLike) -> epath.Path:
+    """The folder, by its full name."""
+    return epath.Path(folder) if in_bucket(folder) else epath.Path(folder).absolute()
+
+
+def in_bucket(folder: epath.PathLike) -> bool:
+    """Whether it is an address instead of a path."""
+    return "://" in str(folder)
+
+
+def check_room(folder: epath.Path, arrays: int) -> None:
+    """Room for arrays of so many bytes, a fifth more and a MiB for what lies beside them; of a bucket nothing is known.
+
+    Raises:
+      OSError: there is none.
+    """
+    if in_bucket(folder):
+        return
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    if free < 1.2 * arrays + 2**20:
+        room = f"No space left for a checkpoint of {arrays / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free"
+        raise OSError(errno.ENOSPC, room, str(folder))
+
+
+@contextmanager
+def one_line(folder: epath.Path) -> Iterator[None]:
+    """What orbax, tensorstore and buckets raise when they cannot read or write, as an OSError of one line.
+
+    Raises:
+      OSError: see above.
+    """
+    try:
+        yield
+    except (OSError, jax.errors.JaxRuntimeError):  # the latter of a process that has died
+        raise
+    except Exception as error:  # of many kinds, with words that fill screens
+        reason = str(error).strip().partition("\n")[0][:200]
+        words = f"checkpoints cannot be read or written there ({reason}); those that are whole stay so"
+        raise OSError(errno.EIO, words, str(folder)) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, orbax's log is silent: what it raises says the same, without the traces of its threads."""
+    log = logging.getLogger("absl")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+Description = dict[str, Any]
+Store: TypeAlias = ocp.CheckpointManager
+R = TypeVar("R")
+
+
+class Keep(NamedTuple):
+    """Which checkpoints stay.
+
+    Attributes:
+      newest: how many of the newest.
+      every: those of the multiples of so many steps; 0 for none.
+      best: how many with the least held-out loss.
+    """
+
+    newest: int = 2
+    every: int = 0
+    best: int = 0
+
+
+@contextmanager
+def _reading(folder: epath.Path) -> Iterator[Store]:
+    """Reads for this process alone: others may read something else, or nothing."""
+    me = jax.process_index()
+    alone = MultiprocessingOptions(me, {me}, f"process_{me}") if jax.process_count() > 1 else MultiprocessingOptions()
+    options = ocp.CheckpointManagerOptions(
+        create=False, enable_async_checkpointing=False, multiprocessing_options=alone
+    )
+    with quiet(), ocp.CheckpointManager(folder, options=options) as store:
+        yield store
+
+
+@contextmanager
+def writing(folder: epath.PathLike, keep: Keep = Keep()) -> Iterator[Store]:
+    """The store that `save` takes, in every process; leaving it waits until the last state is stored.
+
+    Args:
+      folder: of this run's checkpoints, local or in a bucket (gs://...).
+      keep: which remain.
+
+    Raises:
+      OSError: the folder cannot be made, or the last state could not be stored.
+    """
+
+    def loss(metrics: dict[str, float]) -> float:
+        return metrics["held_out_loss"]
+
+    best = BestN(get_metric_fn=loss, reverse=True, n=keep.best, keep_checkpoints_without_metrics=False)
+    policies = [LatestN(keep.newest), best, *([EveryNSteps(keep.every)] if keep.every else [])]
+    # best_fn decides nothing, but without it orbax does not store the losses, and a run that goes on would forget them.
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=AnyPreservationPolicy(policies), best_fn=loss, best_mode="min"
+    )
+    place = absolute(folder)
+    with quiet():
+        with one_line(place):
+            store = ocp.CheckpointManager(place, options=options)
+        try:
+            yield store
+        finally:
+            with one_line(place):
+                store.close()
+
+
+def save(store: Store, state: TrainState, description: Description, held_out_loss: float | None = None) -> None:
+    """Store the state under its step. Returns as soon as it lies in host memory; the disk is written meanwhile.
+
+    Args:
+      store: see `writing`.
+      state: one copy, without a device axis.
+      description: the whole config and whatever else a reader needs to rebuild the run; plain values.
+      held_out_loss: what the best are chosen by; None where it was not measured.
+
+    Raises:
+      OSError: the disk has no room for it; nothing is written. Or an earlier state could not be stored.
+    """
+    # On every device: orbax speaks to the other processes, and CPUs mix up what two programs say at once.
+    jax.block_until_ready(state)
+    # On the host: of arrays on several devices orbax would save slices, and compile one program for each.
+    named = jax.device_get(named_leaves(plain(state)))
+    check_room(store.directory, sum(leaf.nbytes for leaf in named.values()))
+    of_arrays = {"layout": layout(named), "checksums": checksums(named)}
+    said = json.dumps({**description, **of_arrays})
+    with one_line(store.directory):
+        store.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(named),
+                description=ocp.args.JsonSave({"said": said, "checksum": zlib.crc32(said.encode())}),
+            ),
+            metrics=None if held_out_loss is None else {"held_out_loss": held_out_loss},
+            force=True,
+        )
+
+
+def finish(store: Store) -> None:
+    """Wait until the last state is stored.
+
+    Raises:
+      OSError: it could not be.
+    """
+    with one_line(store.directory):
+        store.wait_until_finished()
+
+
+def steps(folder: epath.PathLike) -> list[int]:
+    """The stored steps, the newest first."""
+    place = absolute(folder)
+    with one_line(place):
+        if not place.is_dir():
+            return []
+    with _reading(place) as store:
+        return sorted(store.all_steps(), reverse=True)
+
+
+def describe(folder: epath.PathLike, step: int | None = None) -> Description:
+    """What `save` was given as description, with the layout and the checksums of the arrays.
+
+    Args:
+      folder: of the checkpoints.
+      step: which one; default the newest that can be read.
+
+    Raises:
+      ValueError: the folder holds no checkpoint that can be read.
+    """
+    return _newest(folder, step, _describe)
+
+
+def restore(folder: epath.PathLike, template: TrainState, step: int | None = None) -> TrainState:
+    """The stored state.
+
+    Args:
+      folder: of the checkpoints.
+      template: a state of the wanted layout, or its shapes (`jax.eval_shape`).
+      step: which one; default the newest that can be read: a damaged one is named on stderr and passed over.
+
+    Raises:
+      ValueError: there is none, or its arrays differ from the template's in name, shape or dtype.
+    """
+    wanted_state = jax.eval_shape(plain, template)
+    named = named_leaves(wanted_state)
+
+    def read(folder: epath.Path, step: int) -> dict[str, np.ndarray]:
+        stored = _describe(folder, step)
+        check_layout(f"{folder}/{step}", stored["layout"], layout(named))
+        return _arrays(folder, step, stored)
+
+    arrays = _newest(folder, step, read)
+    state = jax.tree.unflatten(jax.tree.structure(wanted_state), [jax.numpy.asarray(arrays[name]) for name in named])
+    return state._replace(key=jax.random.wrap_key_data(state.key))
+
+
+def read_arrays(folder: epath.PathLike, step: int) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint by name, compared with their checksums.
+
+    Raises:
+      manifest.Damaged: one has changed since it was stored. Others where files are missing.
+    """
+    place = absolute(folder)
+    return _arrays(place, step, _describe(place, step))
+
+
+def _arrays(place: epath.Path, step: int, stored: Description) -> dict[str, np.ndarray]:
+    targets = {name: np.empty(shape, dtype) for name, (shape, dtype) in stored["layout"].items()}
+    with _reading(place) as store:
+        found = store.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(targets)))["state"]
+    check_numbers(found, stored["checksums"])
+    return found
+
+
+def set_aside(folder: epath.PathLike, after: int) -> None:
+    """Rename the checkpoints of later steps to STEP.damaged-1 (or -2, ...): a run from `after` stores its own there.
+
+    Args:
+      folder: of the checkpoints.
+      after: the step that was restored.
+    """
+    place = absolute(folder)
+    for step in steps(place):
+        if step > after:
+            free = next(i for i in count(1) if not (place / f"{step}.damaged-{i}").exists())
+            (place / str(step)).rename(place / f"{step}.damaged-{free}")
+
+
+def _describe(folder: epath.Path, step: int) -> Description:
+    with _reading(folder) as store:
+        stored = store.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))["description"]
+    if zlib.crc32(stored["said"].encode()) != stored["checksum"]:
+        raise Damaged("its description has changed since it was stored")
+    return json.loads(stored["said"])
+
+
+def _newest(folder: epath.PathLike, step: int | None, read: Callable[[epath.Path, int], R]) -> R:
+    """What `read` finds at a step, or at the newest step that it can read."""
+    place = absolute(folder)
+    candidates = steps(place)
+    if not candidates or step not in (None, *candidates):
+        held = f", only of {', '.join(map(str, candidates))}" if candidates else ""
+        raise ValueError(f"no checkpoint {'' if step is None else f'of step {step} '}in {place}{held}: train first")
+    for candidate in candidates if step is None else [step]:
+        try:
+            return read(place, candidate)
+        except Misfit:
+            raise
+        except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
+            reason = str(error).strip().partition("\n")[0][:200]
+            print(f"warning: checkpoint {place}/{candidate} cannot be read: {reason}", file=sys.stderr)
+    raise ValueError(f"no checkpoint in {place} can be read: train again in another --workdir")

@@ -1,0 +1,170 @@
+"""What a run is made of: frozen dataclasses of plain values, JSON both ways.
+
+Choices are names that the registries resolve.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+C = TypeVar("C")
+
+
+class Stopped(Exception):
+    """SIGTERM or a notice of preemption came and everything is stored: the command line ends with exit code 143."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run.
+
+    Attributes:
+      data: a name of data.DATASETS, any image set of TFDS (lsun/bedroom), a folder of images, or an .npz; default the
+        preset's.
+      image_size: crop and shrink images to so many pixels; default as they are, 64 for celeb_a.
+      preset: a name of unet.PRESETS.
+      schedule: a name of schedule.SCHEDULES.
+      T: number of noise levels.
+      prediction: what the network predicts: eps, x_0, v or mu.
+      objective: simple, mu_mse, vlb or hybrid.
+      variance: the one in the loss of vlb and hybrid; learned and learned_range become outputs of the network.
+      weighting: of the error over times: uniform, min_snr or truncated_snr.
+      time_sampler: how training draws times: uniform, antithetic or loss_second_moment.
+      steps: training steps.
+      batch: images a step, over all devices of all processes.
+      microbatches: parts of a device's share of the batch that are worked through one after another, to save memory;
+        default as few as fit.
+      remat: keep of every block its input alone and make the rest again for the gradient: less memory, more work.
+      optimizer: adam, adamw, lookahead (slow steps over adam's) or sgd.
+      learning_rate: the largest, after warm-up.
+      rate_schedule: of the learning rate after warm-up: constant, or falling to 0 at the last step: cosine or linear.
+      warmup: steps over which the learning rate grows from 0.
+      clip_norm: largest norm of a gradient.
+      weight_decay: of adamw; default 0.01.
+      slow_period: of lookahead, fast steps to one slow step; default 5.
+      slow_step: of lookahead, share of the way from the slow parameters to the fast ones; default 0.5.
+      ema_decay: of the averages of the parameters, any number of rates; the first is used afterwards.
+      activations: precision in training: float32 or bfloat16; parameters and statistics stay float32.
+      seed: of everything random.
+      parallel: how a step is spread over devices: pmap or shard_map.
+      steps_per_call: training steps in one program call; default 1 on CPUs and 10 on accelerators.
+      log_every: steps between lines of metrics.jsonl.
+      save_every: steps between checkpoints, each with the loss of held-out images.
+      keep: how many of the newest checkpoints stay.
+      keep_every: checkpoints of the multiples of so many steps stay, too; 0 for none.
+      keep_best: how many of the checkpoints with the least held-out loss stay, too.
+      checkpoints: folder of the checkpoints, local or in a bucket (gs://bucket/run); default workdir/checkpoints.
+      sample_every: steps between sample grids; 0 for none.
+      wandb: project of Weights & Biases, which must be installed; default none.
+      profile: first and last step of which a trace is written, for TensorBoard or Perfetto; default none.
+    """
+
+    data: str | None = None
+    image_size: int | None = None
+    preset: str = "digits"
+    schedule: str = "linear"
+    T: int = 1000
+    prediction: str = "eps"
+    objective: str = "simple"
+    variance: str = "large"
+    weighting: str = "uniform"
+    time_sampler: str = "uniform"
+    steps: int = 2600
+    batch: int = 128
+    microbatches: int | None = None
+    remat: bool = False
+    optimizer: str = "adam"
+    learning_rate: float = 2e-3
+    rate_schedule: str = "constant"
+    warmup: int = 100
+    clip_norm: float = 1.0
+    weight_decay: float | None = None
+    slow_period: int | None = None
+    slow_step: float | None = None
+    ema_decay: tuple[float, ...] = (0.998,)
+    activations: str = "float32"
+    seed: int = 0
+    parallel: str = "pmap"
+    steps_per_call: int | None = None
+    log_every: int = 50
+    save_every: int = 500
+    keep: int = 2
+    keep_every: int = 0
+    keep_best: int = 1
+    checkpoints: str | None = None
+    sample_every: int = 1000
+    wandb: str | None = None
+    profile: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The training of heads on a frozen denoiser.
+
+    Attributes:
+      heads: which: npr, sn, ocm, learned, learned_range; default all.
+      size: of their network: narrow or wide.
+      chain: number of steps of the even chain whose times are drawn; default all of 1..T. `learned` is then defined on
+        that chain alone.
+      fit_clip_x_0: fit the error of predicted data clipped to [-1, 1], as sampling clips them.
+      head_steps: training steps.
+      head_batch: images a step, over all devices.
+      head_learning_rate: Adam's, after warm-up.
+      head_ema_decay: of the average of the parameters that is used afterwards.
+    """
+
+    heads: tuple[str, ...] = ()
+    size: str = "narrow"
+    chain: int | None = None
+    fit_clip_x_0: bool = True
+    head_steps: int = 1000
+    head_batch: int = 128
+    head_learning_rate: float = 2e-3
+    head_ema_decay: float = 0.998
+
+
+Flat = Annotated[Config, tyro.conf.OmitArgPrefixes]
+FlatHeads = Annotated[Heads, tyro.conf.OmitArgPrefixes]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain values only, as JSON keeps them."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type[C], values: dict[str, Any]) -> C:
+    """The dataclass of `kind` that `to_dict` came from.
+
+    Raises:
+      ValueError: a field is unknown or missing.
+    """
+    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if values.keys() != fields:
+        raise ValueError(f"{kind.__name__}: fields {sorted(values.keys() ^ fields)} are unknown or missing")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def check_config(config: Config) -> None:
+    """Refuse numbers that are out of range.
+
+    Raises:
+      ValueError: names one.
+    """
+    for name in ("steps", "batch", "log_every", "save_every", "keep"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} = {getattr(config, name)}: it is at least 1")
+    for name in ("seed", "keep_every", "keep_best", "sample_every"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} = {getattr(config, name)}: it is at least 0")
+    for name in ("microbatches", "steps_per_call"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
+            raise ValueError(f"{name} = {getattr(config, name)}: it is at least 1")
+    rates = config.ema_decay
+    if not rates or len(set(rates)) < len(rates) or not all(0 <= rate < 1 for rate in rates):
+        raise ValueError(f"ema_decay = {rates}: give one rate or more, each once, from 0 to below 1")
+    first, last = config.profile or (1, 1)
+    if not 1 <= first <= last:
+        raise ValueError(f"profile = {first} {last}: give the first and the last step, from 1")

@@ -1,0 +1,414 @@
+"""The training loop: steps, log, checkpoints, and what keeps a run from harm. The one imperative file.
+
+One trainer a workdir, no step after a number that is not finite, batches in as many parts as the memory asks for.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from ddpm_jax.data import datasets, loader, transforms
+from ddpm_jax.data.sources.records import ImageArray
+from ddpm_jax.diffusion import conventions, process, sampler, timesteps, variances
+from ddpm_jax.runtime import cache, distributed, sharding, xla
+from ddpm_jax.runtime.sharding import Layout, ParallelSteps
+from ddpm_jax.runtime.xla import DoesNotFit
+from ddpm_jax.training import checkpoints, metrics, setup, step
+from ddpm_jax.training.config import Config, Stopped
+from ddpm_jax.training.metrics import Journal
+from ddpm_jax.training.setup import Run, Trained
+from ddpm_jax.training.step import TENTHS, Metrics, Params, Recipe, TrainState
+
+# Compiles in 2.2 s instead of 6.5 s and runs once: the start of a training does little else than draw parameters.
+FAST_TO_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+HELD_OUT = 1000  # images that judge a state, at most
+SHOWN = ("loss", "held_out_loss", "images_per_second")  # beside the progress bar
+
+
+class Job(NamedTuple):
+    """What is trained, for a loop that does not know what it is.
+
+    Attributes:
+      recipe: of a training step.
+      frozen: tree of arrays that a step reads and does not change.
+      fresh: () -> the state before the first step.
+      data: whose training images it learns from; its calibration images judge it.
+      pace: steps, batch, seed, and how often to log, save and sample.
+      description: stored with every checkpoint.
+      check: refuses what another training's checkpoint says of itself.
+      preview: parameters -> samples as grey levels 0..255; None for none.
+    """
+
+    recipe: Recipe
+    frozen: Any
+    fresh: Callable[[], TrainState]
+    data: datasets.DataSet
+    pace: Config
+    description: dict[str, Any]
+    check: Callable[[dict[str, Any]], None]
+    preview: Callable[[Params], np.ndarray] | None
+
+
+def fit(config: Config, workdir: Path) -> Trained:
+    """Train to config.steps, from the newest checkpoint of workdir that can be read, if there is one.
+
+    Writes checkpoints, metrics.jsonl, TensorBoard event files, sample grids, and how it was started.
+
+    Raises:
+      ValueError: the config cannot work, or workdir is not writable, in use, or holds a run with another config.
+      FloatingPointError: the loss or its gradient is not finite; names the step and the times. The last checkpoint
+        stays.
+      Stopped: SIGTERM or a notice of preemption came; the state is stored.
+    """
+    wanted = setup.resolve(config)
+    metrics.check_wandb(config.wandb)
+    job = Job(
+        recipe=wanted.recipe,
+        frozen=None,
+        fresh=partial(setup.fresh, wanted),
+        data=wanted.data,
+        pace=wanted.config,
+        description=setup.describe(wanted),
+        check=partial(setup.check_same, wanted, workdir=workdir),
+        preview=partial(preview_grid, wanted),
+    )
+    return setup.trained(wanted, work(job, workdir))
+
+
+def work(job: Job, workdir: Path) -> TrainState:
+    """The state after the last step of a job, as far as it is not done yet; see `fit`.
+
+    Raises:
+      ValueError: workdir holds another training, or more steps. Others: see `fit`.
+    """
+    config = job.pace
+    layout = sharding.for_batch(config.batch, job.recipe.microbatches, Layout(config.parallel))
+    cache.check_writable(workdir)
+    checkpoints.check_folder(workdir, config)
+    with locked(*checkpoints.on_disk(workdir, config)):
+        state = _begin(job, workdir)
+        if int(state.step) > config.steps:
+            raise ValueError(
+                f"{workdir} holds a run of {int(state.step)} steps, more than steps = {config.steps}: ask for as many, "
+                "or choose another --workdir"
+            )
+        if int(state.step) < config.steps:
+            state = _advance(job, sharding.replicate(state, layout), layout, workdir)
+        elif distributed.first() and not (workdir / metrics.CONFIG).exists():  # all is in --checkpoints
+            metrics.introduce(workdir, job.description, int(state.step), sharding.words())
+    return sharding.own(state)
+
+
+def _begin(job: Job, workdir: Path) -> TrainState:
+    """The state to start from; what a damaged newer checkpoint left is set aside."""
+    folder = checkpoints.folder_of(workdir, job.pace)
+    if not distributed.of_the_first(len(checkpoints.steps(folder))):
+        return jax.jit(job.fresh, compiler_options=FAST_TO_COMPILE)()
+    job.check(checkpoints.describe(folder))
+    state = checkpoints.restore(folder, jax.eval_shape(job.fresh))
+    agreed = distributed.of_the_first(int(state.step))
+    if int(state.step) != agreed:
+        state = checkpoints.restore(folder, jax.eval_shape(job.fresh), agreed)
+    distributed.wait_for_all("restored")
+    if distributed.first():
+        checkpoints.set_aside(folder, int(state.step))
+    distributed.wait_for_all("set aside")
+    return state
+
+
+class Open(NamedTuple):
+    """What is open while a job is worked on.
+
+    Attributes:
+      sinks: of the numbers and pictures; none in any process but the first.
+      store: of the checkpoints.
+      judge: state -> loss of held-out images.
+    """
+
+    sinks: Journal
+    store: checkpoints.Store
+    judge: Callable[[TrainState], float | None]
+
+
+def _advance(job: Job, state: TrainState, layout: Layout, workdir: Path) -> TrainState:
+    """The steps from state.step to the last."""
+    config, first = job.pace, int(state.step)
+    recipe, steps = fitted(job.recipe, job.frozen, config, state, layout, job.data.train.images)
+    job = job._replace(recipe=recipe)
+    order = loader.batches(job.data.train.images, config.batch, config.seed, distributed.share())
+    keep = checkpoints.Keep(config.keep, config.keep_every, config.keep_best)
+    with (
+        closing(loader.stream(order, first)) as batches,
+        _journal(job, workdir, first) as sinks,
+        checkpoints.writing(checkpoints.folder_of(workdir, config), keep) as store,
+        distributed.stop_request() as stop_asked,
+        tracing(workdir, config.profile) as trace_at,
+        tqdm(desc="train", total=config.steps, initial=first, unit="step", mininterval=1, disable=not sinks) as bar,
+    ):
+        desk, before, logged = Open(sinks, store, _judge(job)), None, (first, time.perf_counter())
+        for start, end in calls(first, config, sharding.loops_are_slow()):
+            trace_at(start + 1)
+            state, metrics = steps.run(state, np.stack([next(batches) for _ in range(start, end)]))
+            check_finite(before, start, state, workdir)
+            before = metrics
+            bar.update(end - start)
+            what, stopping = due(config, end), stop_asked(start, end)
+            if stopping or what:
+                check_finite(metrics, end, state, workdir)
+                line = _measured(state, metrics, (end - logged[0]) * config.batch, logged[1]) if "log" in what else {}
+                logged = (end, time.perf_counter()) if "log" in what else logged
+                _record(job, desk, state, line, what | ({"save"} if stopping else set()))
+                bar.set_postfix_str(
+                    ", ".join(f"{name} {line[name]:.4g}" for name in SHOWN if line.get(name) is not None)
+                )
+            if stopping:
+                checkpoints.finish(store)
+                raise Stopped(f"stopped as asked: step {end} is stored, the same command goes on from there")
+        checkpoints.finish(store)
+    return state
+
+
+def _record(job: Job, desk: Open, state: TrainState, line: dict[str, Any], due: set[str]) -> None:
+    """Write down what is due, and store the state last: what a log says of a stored step is there."""
+    step, config = int(state.step), job.pace
+    if "save" in due and (step % config.save_every == 0 or step == config.steps):
+        line["held_out_loss"] = desk.judge(state)
+    if line:
+        metrics.scalars(desk.sinks, step, line)
+    if "sample" in due and job.preview:
+        own = sharding.own((state.params, *state.ema))
+        names = ("raw", *(f"ema_{rate:g}" for rate in job.recipe.ema_decay))
+        for name, params in zip(names, own, strict=True) if desk.sinks else ():
+            metrics.pictures(desk.sinks, step, f"samples/{name}", job.preview(params))
+    if "save" in due:
+        checkpoints.save(desk.store, state, job.description, line.get("held_out_loss"))
+
+
+def _measured(state: TrainState, metrics: Metrics, images: int, since: float) -> dict[str, Any]:
+    """The last step's numbers, and what was done since the last look."""
+    last = jax.tree.map(lambda values: float(values[-1]), metrics)
+    return {
+        "loss": last.loss,
+        "gradient_norm": last.gradient_norm,
+        "parameter_norm": last.parameter_norm,
+        "loss_by_noise_level": [None if np.isnan(mean) else mean for mean in np.asarray(state.recent.means).tolist()],
+        "images_per_second": round(images / (time.perf_counter() - since), 1),
+        "memory_gib": round(sharding.peak_memory() / 2**30, 2),
+    }
+
+
+def _judge(job: Job) -> Callable[[TrainState], float | None]:
+    """state -> the mean loss of the calibration images, of the first average; times spread evenly, noise fixed.
+
+    None where it is not finite.
+    """
+    images = np.asarray(job.data.calibration.images[:HELD_OUT])
+    index = np.arange(len(images))
+    examples = (index * job.recipe.chain.K // len(images), index, images)
+    of, layout = partial(step.held_out_loss, job.recipe), Layout(job.pace.parallel)
+
+    def judge(state: TrainState) -> float | None:
+        shared = (jax.random.key(0), sharding.own(state.ema[0]), job.frozen)
+        loss = float(np.mean(sharding.over_examples(of, shared, examples, layout)))
+        return loss if np.isfinite(loss) else None
+
+    return judge
+
+
+@contextmanager
+def _journal(job: Job, workdir: Path, first: int) -> Iterator[Journal]:
+    """The sinks of the first process, after it has introduced itself; none of any other."""
+    if not distributed.first():
+        yield ()
+        return
+    where = sharding.words()
+    metrics.introduce(workdir, job.description, first, where)
+    with metrics.writing(workdir, first, job.description, job.pace.wandb) as sinks:
+        parts = f", in {job.recipe.microbatches} microbatches" if job.recipe.microbatches > 1 else ""
+        metrics.note(workdir, f"training from step {first} to {job.pace.steps} on {where}{parts}")
+        try:
+            yield sinks
+        except BaseException as stop:
+            metrics.note(workdir, f"{type(stop).__name__}: {stop}")
+            raise
+        metrics.note(workdir, f"trained to step {job.pace.steps}")
+
+
+STEPS_PER_CALL = 10  # where loops are fast
+
+
+def calls(first: int, config: Config, loops_are_slow: bool) -> Iterator[tuple[int, int]]:
+    """(start, end) of the program calls from step `first` on.
+
+    They end where anything is due and at the multiples of steps_per_call: wherever a run goes on, the same steps are
+    in one call, and rounding is the same.
+
+    Args:
+      first: the step that training starts from.
+      config: steps, steps_per_call, and how often something is due.
+      loops_are_slow: then the default is a step a call.
+    """
+    most = config.steps_per_call or (1 if loops_are_slow else STEPS_PER_CALL)
+    strides = [every for every in (most, config.log_every, config.save_every, config.sample_every) if every]
+    begin, last = config.profile or (1, 0)
+    while first < config.steps:
+        edges = [edge for edge in (begin - 1, last) if edge > first]  # of the steps that are traced
+        end = min(config.steps, *edges, *((first // every + 1) * every for every in strides))
+        yield first, end
+        first = end
+
+
+def due(config: Config, step: int) -> set[str]:
+    """What is to be done after a step: log, save, sample."""
+    last = step == config.steps
+    found = {name for name in ("log", "save") if last or step % getattr(config, f"{name}_every") == 0}
+    return found | ({"sample"} if config.sample_every and step % config.sample_every == 0 else set())
+
+
+def preview_grid(wanted: Run, params: Params, count: int = 16, K: int = 50) -> np.ndarray:
+    """A few samples of some parameters, a short chain with `large` variance; the same noise every time."""
+    steps = process.steps(wanted.schedule, timesteps.even(wanted.schedule.T, min(K, wanted.schedule.T)))
+    shape = (count, *wanted.data.shape)
+    choice = variances.large(wanted.schedule)
+    rules = conventions.Rules(levels=wanted.data.levels)
+    x_0 = sampler.sample(jax.random.key(0), steps, setup.denoiser_of(wanted, params), choice, shape, rules)
+    return transforms.to_levels(x_0, 256)
+
+
+SPARE = 1 / 16  # of a device's memory, for batches on their way and what its allocator cannot hand out
+
+
+def fitted(
+    recipe: Recipe, frozen: Any, config: Config, state: TrainState, layout: Layout, images: ImageArray
+) -> tuple[Recipe, ParallelSteps]:
+    """The recipe with as many microbatches as were asked for, else as few as fit the devices, and its steps.
+
+    To know what a step needs it is compiled, which is not done again when it is run.
+
+    Args:
+      recipe: of a training step.
+      frozen: tree of arrays that a step reads and does not change.
+      config: whose `microbatches` None is to be found.
+      state: on the devices.
+      layout: with the devices that the batch is split over.
+      images: any number of them, of which shape and type are looked at.
+
+    Raises:
+      ValueError: not even one image at a time fits.
+    """
+
+    def of(count: int) -> tuple[Recipe, ParallelSteps]:
+        parts = recipe._replace(microbatches=count)
+        return parts, sharding.parallelise(partial(step.train_steps, parts), layout, frozen)
+
+    there = sharding.memory(layout)
+    if config.microbatches or there is None:
+        return of(config.microbatches or 1)
+    first, last = next(calls(int(state.step), config, sharding.loops_are_slow()))
+    rows = config.batch // jax.process_count()
+    batches = jax.ShapeDtypeStruct((last - first, rows, *images.shape[1:]), images.dtype)
+    share = config.batch // len(sharding.every(layout))
+    for count in (n for n in range(1, share + 1) if share % n == 0):
+        found = of(count)
+        needed = _needed(found[1].lower(state, batches))
+        if distributed.of_the_first(int(needed <= (1 - SPARE) * there)):
+            return found
+    raise ValueError(
+        f"a training step needs {needed / 2**30:.2f} GiB with one image at a time, and a device has "
+        f"{there / 2**30:.2f} GiB: use --remat, a smaller preset, or devices with more memory"
+    )
+
+
+def _needed(lowered: jax.stages.Lowered) -> int:
+    """Bytes on a device, as its compiler says it."""
+    try:
+        return xla.memory(xla.executable(lowered))
+    except DoesNotFit as error:
+        return error.used
+
+
+LOCK = ".lock"
+
+
+@contextmanager
+def locked(*folders: Path) -> Iterator[None]:
+    """Within, no other run trains in any of the folders. The system lets go of them when the process ends, however.
+
+    Raises:
+      ValueError: another one does; in every process.
+    """
+    with ExitStack() as held:
+        taken = distributed.of_the_first(_lock(folders, held) if distributed.first() else 0)
+        if taken:
+            raise ValueError(
+                f"another process works in {folders[taken - 1]}: wait for it, stop it, or choose another folder"
+            )
+        yield
+
+
+def _lock(folders: tuple[Path, ...], held: ExitStack) -> int:
+    """Which of the folders, from 1, another process holds; 0 if all are ours now."""
+    for number, folder in enumerate(folders, 1):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            held.enter_context(FileLock(folder / LOCK).acquire(timeout=0))
+        except Timeout:
+            return number
+    return 0
+
+
+def check_finite(metrics: Metrics | None, end: int, state: TrainState, workdir: Path) -> None:
+    """Stop at a loss or gradient that is not finite.
+
+    Args:
+      metrics: of the steps of one call, the last of which made the state of step `end`; None for no call yet.
+      end: see metrics.
+      state: whose losses by noise level are told.
+      workdir: where the last good checkpoint lies.
+
+    Raises:
+      FloatingPointError: names the step, a time, and the losses by noise level.
+    """
+    if metrics is None:
+        return
+    numbers = np.stack([np.asarray(metrics.loss), np.asarray(metrics.gradient_norm)])
+    bad = ~np.isfinite(numbers).all(axis=0)
+    if not bad.any():
+        return
+    i = int(bad.argmax())
+    step, t = end - len(bad) + i + 1, int(metrics.bad_t[i])
+    what = f"loss {numbers[0, i]:g} at step {step}" + (f", t = {t}" if t else f", gradient norm {numbers[1, i]:g}")
+    means = (f"{(i + 1) / TENTHS:.1f}: {mean:.3g}" for i, mean in enumerate(np.asarray(state.recent.means)))
+    raise FloatingPointError(
+        f"{what}; loss by t/T up to {', '.join(means)}. Lower the learning rate; the last checkpoint in {workdir} is "
+        "as it was"
+    )
+
+
+@contextmanager
+def tracing(workdir: Path, window: tuple[int, int] | None) -> Iterator[Callable[[int], None]]:
+    """Yields what is told the next step before every call, and writes a trace of the window's to workdir/profile."""
+    running: list[bool] = []
+
+    def at(step: int) -> None:
+        wanted = window is not None and distributed.first() and window[0] <= step <= window[1]
+        if wanted and not running:
+            jax.profiler.start_trace(str(workdir / "profile"))
+            running.append(True)
+        elif running and not wanted:
+            jax.profiler.stop_trace()
+            running.clear()
+
+    try:
+        yield at
+    finally:
+        if running:
+            jax.profiler.stop_trace()

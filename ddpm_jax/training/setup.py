@@ -1,0 +1,291 @@
+"""A config's names become things, and checkpoints become denoisers; refuses what cannot work before work is done.
+
+What is asked must agree with what is stored: every difference is named, none is overridden.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from ddpm_jax.data import datasets
+from ddpm_jax.data.datasets import DataSet
+from ddpm_jax.diffusion import denoiser, losses, process, schedules, variances
+from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.diffusion.variances import Calibration, ReverseVariance
+from ddpm_jax.models import unet
+from ddpm_jax.models.unet import UNetConfig
+from ddpm_jax.runtime import cache, registry, sharding
+from ddpm_jax.training import checkpoints, metrics, optimizers, step, timestep_sampling
+from ddpm_jax.training.config import Config, check_config, from_dict, to_dict
+from ddpm_jax.training.step import Params, Recipe, TrainState
+
+
+def check_agreement(
+    workdir: Path, what: str, wanted: Mapping[str, Any], stored: Mapping[str, Any], free: set[str]
+) -> None:
+    """Refuse to go on with another run's state.
+
+    Args:
+      workdir: of both.
+      what: it holds, in words.
+      wanted: plain values by name.
+      stored: the same of what is there.
+      free: names that may differ.
+
+    Raises:
+      ValueError: lists what differs.
+    """
+    names = [name for name in sorted(wanted.keys() - free) if wanted[name] != stored.get(name)]
+    if names:
+        listed = ", ".join(f"{name} = {stored.get(name)}, not {wanted[name]}" for name in names)
+        raise ValueError(f"{workdir} holds {what} with {listed}: choose another --workdir")
+
+
+def check_given(given: Config, actual: Config, free: set[str], why: str) -> None:
+    """Refuse training options that would have no effect, because the network is already there.
+
+    Args:
+      given: from the command line.
+      actual: what holds; options that agree with it are harmless.
+      free: names that may differ.
+      why: what makes them idle, for the message.
+
+    Raises:
+      ValueError: names the option.
+    """
+    for name, default in vars(Config()).items():
+        value = getattr(given, name)
+        if name not in free and value not in (default, getattr(actual, name)):
+            raise ValueError(f"{name} = {value} has no effect, {why}: leave it out")
+
+
+def check_unused(**options: Any) -> None:
+    """Refuse options of a checkpoint where none is read.
+
+    Raises:
+      ValueError: names one that is given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"{name} = {value} has no effect without a checkpoint to choose from: leave it out")
+
+
+CODE = cache.code_version(unet.__name__)
+# What may differ when a run goes on.
+PROLONGING = {"steps", "log_every", "save_every", "sample_every", "keep", "keep_every", "keep_best", "parallel"}
+PROLONGING |= {"steps_per_call", "microbatches", "remat", "wandb", "profile", "checkpoints"}
+OTHER_DATA = {
+    "cifar10_small": "cifar10",
+    "celebahq256": "celeb_a_hq/256",
+}  # of presets without a data set of their name
+
+
+class Run(NamedTuple):
+    """A config with its names resolved.
+
+    Attributes:
+      config: as given.
+      data: the images.
+      network: the shape of the U-Net.
+      schedule: the forward process.
+      recipe: what the training step needs.
+    """
+
+    config: Config
+    data: DataSet
+    network: UNetConfig
+    schedule: Schedule
+    recipe: Recipe
+
+
+class Trained(NamedTuple):
+    """A network read from a checkpoint.
+
+    Attributes:
+      run: what it was trained with.
+      state: at a step.
+      averaged: the average of its parameters that is used.
+      denoiser: of these.
+    """
+
+    run: Run
+    state: TrainState
+    averaged: Params
+    denoiser: Denoiser
+
+
+def data_of(config: Config) -> str:
+    """The name of the data set: by default the preset's, of another network the digits."""
+    own = config.preset if config.preset in datasets.DATASETS else "digits"
+    return config.data or OTHER_DATA.get(config.preset, own)
+
+
+def resolve(config: Config, network: UNetConfig | None = None, images: DataSet | None = None) -> Run:
+    """Turn names into things, and refuse what cannot work, before anything is compiled or written.
+
+    Args:
+      config: of the run.
+      network: default the preset's.
+      images: default what the config names.
+
+    Raises:
+      ValueError: an unknown name, or parts that do not fit each other.
+    """
+    check_config(config)
+    elsewhere = config.checkpoints and str(checkpoints.absolute(config.checkpoints))
+    config = replace(config, data=data_of(config), checkpoints=elsewhere)
+    images = images or datasets.load(data_of(config), config.image_size)
+    network = shape(config) if network is None else network
+    forward = registry.named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
+    denoiser.check_prediction(config.prediction, forward)
+    sharding.check(config.parallel)
+    unet.check(network, images.shape[0])
+    if network.image_channels != images.shape[2]:
+        raise ValueError(
+            f"preset {config.preset!r} is for {network.image_channels}-channel images and {config.data} has "
+            f"{images.shape[2]}: choose another preset"
+        )
+    chain = process.every_step(forward)
+    choice = in_loss(config, forward)
+    if not choice.heads and config.objective not in ("vlb", "hybrid") and config.variance != Config.variance:
+        raise ValueError(f"variance {config.variance!r} has no effect on objective {config.objective!r}: leave it out")
+    parts = losses.Parts(config.prediction, config.weighting, choice, chain)
+    recipe = Recipe(
+        schedule=forward,
+        chain=chain,
+        denoiser=step.in_training(unet.network(network, config.remat), forward, config.prediction, choice.heads),
+        objective=losses.build(config.objective, parts),
+        time_sampler=timestep_sampling.build(config.time_sampler),
+        optimizer=optimizers.build(
+            optimizers.Settings(*(getattr(config, name) for name in optimizers.Settings._fields))
+        ),
+        ema_decay=config.ema_decay,
+        levels=images.levels,
+        flip=images.flip,
+        microbatches=config.microbatches or 1,
+        unroll=sharding.loops_are_slow(),
+    )
+    return Run(config, images, network, forward, recipe)
+
+
+def in_loss(config: Config, schedule: Schedule) -> ReverseVariance:
+    """The variance that the loss names; its heads are outputs of the network.
+
+    Raises:
+      ValueError: it needs the moments of a trained network.
+    """
+    try:
+        everywhere = tuple(range(1, schedule.T + 1))
+        return variances.build(config.variance, Calibration(schedule, learned_times=everywhere))
+    except variances.Unmeasured as error:
+        raise ValueError(f"variance {config.variance!r} is fixed after training: leave it out of the loss") from error
+
+
+def shape(config: Config) -> UNetConfig:
+    """The network that a config's preset names, with the outputs that the variance in the loss reads.
+
+    Raises:
+      ValueError: no preset has this name.
+    """
+    heads = in_loss(config, registry.named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)).heads
+    return replace(
+        registry.named(unet.PRESETS, config.preset, "preset"), heads=len(heads), activations=config.activations
+    )
+
+
+def fresh(run: Run) -> TrainState:
+    """The state before the first step."""
+    params_key, key = jax.random.split(jax.random.key(run.config.seed))
+    params = unet.init(params_key, run.network, run.data.shape[0])
+    return step.initial_state(key, params, run.recipe)
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """What a checkpoint says of its run; plain values."""
+    parts = {"config": to_dict(run.config), "network": to_dict(run.network), "data": datasets.describe(run.data)}
+    return {**parts, "made_with": metrics.made_with()}
+
+
+def load(workdir: Path, step: int | None = None, ema_decay: float | None = None) -> Trained:
+    """The network of a checkpoint in workdir.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint; default the newest that can be read.
+      ema_decay: which average of the parameters; default the run's first.
+
+    Raises:
+      ValueError: there is none, or it does not fit this version or its data set.
+    """
+    folder = checkpoints.folder_of(workdir)
+    stored = checkpoints.describe(folder, step)
+    if "config" not in stored:
+        raise ValueError(f"{workdir} holds heads, not a training run: give the workdir of ddpm_jax.cli.train")
+    config = from_dict(Config, stored["config"])
+    run = resolve(config, from_dict(UNetConfig, stored["network"]))
+    _check_data(run, stored, workdir)
+    return trained(run, checkpoints.restore(folder, jax.eval_shape(partial(fresh, run)), step), ema_decay)
+
+
+def trained(run: Run, state: TrainState, ema_decay: float | None = None) -> Trained:
+    """The denoiser of a state's averaged parameters, beside them; by default of the first average.
+
+    Raises:
+      ValueError: the run has no average of this rate.
+    """
+    rates = run.config.ema_decay
+    if ema_decay not in (None, *rates):
+        raise ValueError(
+            f"ema_decay = {ema_decay:g}: the run has averages of {', '.join(f'{rate:g}' for rate in rates)}"
+        )
+    averaged = state.ema[0 if ema_decay is None else rates.index(ema_decay)]
+    return Trained(run, state, averaged, denoiser_of(run, averaged))
+
+
+def denoiser_of(run: Run, params: Params) -> Denoiser:
+    """What some parameters make of a run's network, in float32 whatever it is trained in."""
+    network = unet.network(replace(run.network, activations="float32"))
+    heads = in_loss(run.config, run.schedule).heads
+    return denoiser.make_denoiser(network, params, run.schedule, run.config.prediction, heads)
+
+
+def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
+    """Refuse to go on with another run's state: a run may be prolonged or logged differently, nothing else.
+
+    Args:
+      run: what is wanted.
+      stored: what a checkpoint of workdir says of itself.
+      workdir: of both.
+
+    Raises:
+      ValueError: lists what differs.
+    """
+    wanted = {**to_dict(run.config), "network": to_dict(run.network)}
+    there = {**stored["config"], "network": stored["network"]}
+    free = PROLONGING if run.config.rate_schedule == "constant" else PROLONGING - {"steps"}
+    check_agreement(workdir, "a run", wanted, there, free)
+    _check_data(run, stored, workdir)
+
+
+def _check_data(run: Run, stored: dict[str, Any], workdir: Path) -> None:
+    """Refuse data of another kind or number; say when only their bits differ, as they do with another JPEG decoder."""
+    there, here = stored.get("data", {}), datasets.describe(run.data)
+    if there.keys() != here.keys():
+        raise ValueError(f"{workdir} holds checkpoints of an earlier version: train again in another --workdir")
+    for name in here:
+        if name != "checksum" and there[name] != here[name]:
+            raise ValueError(
+                f"{workdir} was trained on {run.config.data} with {name} {there[name]} and it now has {here[name]}: "
+                "use the data it was trained on, or train again"
+            )
+    if there["checksum"] != here["checksum"]:
+        print(
+            f"warning: {workdir} was trained on other images than {run.config.data} has now, as many of the same shape",
+            file=sys.stderr,
+        )

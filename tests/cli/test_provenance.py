@@ -1,0 +1,40 @@
+"""What a report says of its training run and machine."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ddpm_jax.cli import provenance
+from ddpm_jax.training.step import Recent, TrainState
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Three records of a training run."""
+    path = tmp_path / "metrics.jsonl"
+    records = [dict(step=step, loss=1 / step, images_per_second=100.0 * step) for step in (1, 2, 3)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_the_rate_is_the_last_one(log: Path) -> None:
+    assert provenance.training_rate(log) == 300.0
+
+
+def test_training_is_the_same_in_every_run(log: Path) -> None:
+    params = dict(a=jnp.zeros((2, 3)), b=jnp.zeros(4))
+    recent = Recent(jnp.zeros(10), jnp.zeros(10))
+    state = TrainState(jnp.int32(3), params, (params,), (), jax.random.key(0), (), recent)
+    expected = dict(steps=3, parameters=10, loss=[[1, 1.0], [2, 0.5], [3, 1 / 3]])
+    assert provenance.training(log, state) == expected
+
+
+@pytest.mark.parametrize("rate", [12.5, None])
+def test_seconds_add_up(rate: float | None) -> None:
+    about = provenance.about(dict(train=1.5, sample=2.0), rate)
+    assert about["seconds"] == dict(train=1.5, sample=2.0, total=3.5)
+    assert about["images_per_second"] == rate
+    assert {"project", "version", "command", "date", "python", "jax", "device"} <= about.keys()

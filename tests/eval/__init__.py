@@ -1,1 +1,0 @@
-"""Tests of ddpm_jax.eval."""

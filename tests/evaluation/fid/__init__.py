@@ -1,0 +1,1 @@
+"""Tests of ddpm_jax.evaluation.fid."""

@@ -1,1 +1,0 @@
-"""Seeded mistakes that the tests must catch: `python -m tests.mutants`."""

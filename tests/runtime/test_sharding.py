@@ -1,0 +1,380 @@
+"""Devices: pmap and shard_map on many devices make the steps, samples and moments of one device."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddpm_jax.diffusion import losses, process, sampler, schedules, timesteps, variances
+from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.diffusion.denoiser import Denoiser, make_denoiser
+from ddpm_jax.evaluation import moments
+from ddpm_jax.models import unet
+from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime.sharding import MOST_CORES, PARALLEL, Layout, replicate
+from ddpm_jax.training import checkpoints, step, timestep_sampling
+from ddpm_jax.training.step import Recipe, TrainState
+from tests.models.test_unet import LEAST, fresh
+from tests.storing import store
+
+SMALL = replace(LEAST, dropout=0.3)
+SPREAD = [(1, "pmap"), (8, "pmap"), (8, "shard_map")]
+SPREAD += [pytest.param(*other, marks=pytest.mark.slow) for other in ((4, "pmap"), (1, "shard_map"), (4, "shard_map"))]
+IMAGES = np.random.default_rng(0).integers(0, 17, (3, 16, 8, 8, 1)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    linear = schedules.linear()
+    return Recipe(
+        schedule=linear,
+        chain=process.every_step(linear),
+        denoiser=step.in_training(unet.network(SMALL), linear, "eps"),
+        objective=losses.simple("eps"),
+        time_sampler=timestep_sampling.build("uniform"),
+        optimizer=optax.sgd(0.5),
+        ema_decay=(0.9,),
+        levels=17,
+        flip=True,
+    )
+
+
+def on(how: str, devices: int) -> Layout:
+    return Layout(how, tuple(jax.local_devices()[:devices]))
+
+
+def begin(recipe: Recipe) -> TrainState:
+    return step.initial_state(jax.random.key(1), fresh(SMALL), recipe)
+
+
+def after_steps(recipe: Recipe, state: TrainState, batches: Iterable, layout: Layout | None) -> TrainState:
+    if layout is None:
+        run = jax.jit(partial(step.train_steps, recipe))
+    else:
+        run = sharding.parallelise(partial(step.train_steps, recipe), layout).run
+        state = replicate(state, layout)
+    for images in batches:
+        state, metrics = run(state, images[None])
+        assert np.isfinite(metrics.loss).all()
+    return state
+
+
+def assert_same_parameters(got: TrainState, wanted: TrainState) -> None:
+    # float32 sums differ in order
+    for a, b in zip(jax.tree.leaves(got.params), jax.tree.leaves(wanted.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6 * max(1, float(np.abs(b).max())))
+
+
+@pytest.fixture(scope="module")
+def alone(recipe: Recipe) -> TrainState:
+    return after_steps(recipe, begin(recipe), IMAGES, None)
+
+
+@pytest.mark.parametrize(("devices", "how"), SPREAD)
+def test_many_devices_make_the_step_of_one(recipe: Recipe, alone: TrainState, devices: int, how: str) -> None:
+    # plain SGD: a gradient summed over devices, or shared noise, would show at once
+    assert_same_parameters(after_steps(recipe, begin(recipe), IMAGES, on(how, devices)), alone)
+
+
+@pytest.mark.parametrize(
+    ("devices", "microbatches", "how"),
+    [
+        (1, 4, "pmap"),
+        (4, 2, "shard_map"),
+        pytest.param(4, 2, "pmap", marks=pytest.mark.slow),
+        pytest.param(1, 4, "shard_map", marks=pytest.mark.slow),
+    ],
+)
+def test_microbatches_make_the_step_of_the_whole_batch(
+    recipe: Recipe, alone: TrainState, devices: int, microbatches: int, how: str
+) -> None:
+    parts = recipe._replace(microbatches=microbatches)
+    assert_same_parameters(after_steps(parts, begin(parts), IMAGES, on(how, devices)), alone)
+
+
+@pytest.mark.parametrize("unroll", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_steps_of_one_call_are_the_steps_of_many(recipe: Recipe, alone: TrainState, unroll: bool) -> None:
+    """The second microbatch's loop is in them, too, written out as on CPUs and as a loop as elsewhere."""
+    recipe = recipe._replace(unroll=unroll, microbatches=2)
+    layout = on("pmap", 4)
+    run = sharding.parallelise(partial(step.train_steps, recipe), layout).run
+    state, metrics = run(replicate(begin(recipe), layout), IMAGES)
+    assert_same_parameters(state, alone)
+    assert metrics.loss.shape == (len(IMAGES),) and int(state.step) == len(IMAGES)
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (8, 4), (1, 8), (4, 8)])
+def test_a_run_stored_on_some_devices_goes_on_on_others(
+    recipe: Recipe, alone: TrainState, tmp_path: Path, before: int, after: int
+) -> None:
+    stored = after_steps(recipe, begin(recipe), IMAGES[:2], on("pmap", before))
+    store(tmp_path, stored, {})
+    restored = checkpoints.restore(tmp_path, begin(recipe))
+    assert_same_parameters(after_steps(recipe, restored, IMAGES[2:], on("pmap", after)), alone)
+
+
+# ---------------------------------------------------------------- time samplers
+
+
+def linear_network(params: jax.Array, x_t: jax.Array, t: jax.Array, keys: jax.Array) -> jax.Array:
+    return params * x_t
+
+
+SEVEN_TIMES = process.steps(schedules.linear(), timesteps.even(1000, 7))
+
+
+def on_seven_times(sampler_name: str) -> Recipe:
+    """A cheap recipe whose chain has so few times that every one has its ten losses after some steps."""
+    linear = schedules.linear()
+    return Recipe(
+        schedule=linear,
+        chain=SEVEN_TIMES,
+        denoiser=step.in_training(linear_network, linear, "eps"),
+        objective=losses.simple("eps"),
+        time_sampler=timestep_sampling.build(sampler_name),
+        optimizer=optax.sgd(0.01),
+        ema_decay=(0.9,),
+        levels=17,
+        flip=False,
+    )
+
+
+def many_steps(name: str, layout: Layout | None, steps: int = 20) -> TrainState:
+    recipe = on_seven_times(name)
+    state = step.initial_state(jax.random.key(1), jnp.float32(0.3), recipe)
+    return after_steps(recipe, state, [IMAGES[i % 3] for i in range(steps)], layout)
+
+
+@pytest.fixture(scope="module")
+def histories() -> dict[str, TrainState]:
+    return {name: many_steps(name, None) for name in timestep_sampling.TIME_SAMPLERS}
+
+
+@pytest.mark.parametrize("how", PARALLEL)
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "loss_second_moment",
+        pytest.param("antithetic", marks=pytest.mark.slow),
+        pytest.param("uniform", marks=pytest.mark.slow),
+    ],
+)
+def test_every_time_sampler_draws_and_remembers_the_same_on_any_devices(
+    histories: dict[str, TrainState], name: str, devices: int, how: str
+) -> None:
+    """20 steps of 16: past the first 10 losses of every time, so that the draws depend on the history."""
+    got, wanted = many_steps(name, on(how, devices)), histories[name]
+    np.testing.assert_array_equal(got.history.counts, wanted.history.counts)
+    np.testing.assert_allclose(got.history.losses, wanted.history.losses, rtol=1e-5)
+    np.testing.assert_allclose(got.params, wanted.params, rtol=1e-5)
+    if name == "loss_second_moment":
+        counts = np.asarray(got.history.counts)
+        assert (counts >= timestep_sampling.KEPT).all()
+        p = np.asarray(timestep_sampling.shares(got.history), float)
+        assert p.max() > 1.5 * p.min()
+    else:
+        assert not np.asarray(got.history.losses).any()
+
+
+@pytest.mark.parametrize("how", PARALLEL)
+@pytest.mark.parametrize("devices", [1, 8])
+def test_antithetic_times_are_spread_over_the_whole_batch(how: str, devices: int) -> None:
+    """Each device holds two examples; all sixteen together hold every one of eight times twice."""
+    tables = schedules.from_betas(np.full(8, 0.1))
+    recipe = on_seven_times("antithetic")._replace(
+        schedule=tables,
+        chain=process.every_step(tables),
+        objective=lambda drawn, denoiser: 10.0**drawn.k + 0 * denoiser(drawn.x_t, drawn.step.t).eps.mean((1, 2, 3)),
+        denoiser=step.in_training(linear_network, tables, "eps"),
+    )
+    layout = on(how, devices)
+    state = replicate(step.initial_state(jax.random.key(1), jnp.float32(0.3), recipe), layout)
+    run = sharding.parallelise(partial(step.train_steps, recipe), layout).run
+    for images in IMAGES:
+        state, metrics = run(state, images[None])
+        np.testing.assert_allclose(metrics.loss, 11111111 / 8, rtol=1e-6)
+
+
+def test_the_history_goes_on_after_a_restore(histories: dict[str, TrainState], tmp_path: Path) -> None:
+    """Twelve steps on eight devices, stored, and eight on one: bit for bit what was stored, then the same draws."""
+    name = "loss_second_moment"
+    stored = many_steps(name, on("pmap", 8), steps=12)
+    store(tmp_path, stored, {})
+    recipe = on_seven_times(name)
+    restored = checkpoints.restore(tmp_path, step.initial_state(jax.random.key(1), jnp.float32(0.3), recipe))
+    for got, wanted in zip(restored.history, stored.history, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        assert got.dtype == wanted.dtype
+    last = after_steps(recipe, restored, [IMAGES[i % 3] for i in range(12, 20)], on("shard_map", 1))
+    np.testing.assert_array_equal(last.history.counts, histories[name].history.counts)
+    np.testing.assert_allclose(last.history.losses, histories[name].history.losses, rtol=1e-5)
+
+
+# ---------------------------------------------------------------- what is frozen
+
+
+@pytest.mark.parametrize("how", PARALLEL)
+@pytest.mark.parametrize("devices", [1, 8])
+def test_what_is_frozen_is_whole_on_every_device_and_no_parameter(how: str, devices: int) -> None:
+    def step(
+        state: jax.Array, batch: jax.Array, axis: str | None = None, frozen: dict | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        assert frozen is not None and frozen["weights"].shape == (5,)
+        total = jax.lax.pmean(batch.mean() * frozen["weights"].sum(), axis)
+        return state + total, total
+
+    layout = on(how, devices)
+    frozen = {"weights": jnp.arange(5.0)}
+    run = sharding.parallelise(step, layout, frozen).run
+    state, _ = run(replicate(jnp.float32(0), layout), jnp.full((1, 8, 1), 2.0))
+    assert float(state) == 20.0
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Denoiser:
+    """A network whose output is not nearly zero, as that of a fresh one would be."""
+    params = jax.tree.map(lambda leaf: leaf + 0.05 * np.sin(np.arange(leaf.size)).reshape(leaf.shape), fresh(SMALL))
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    return make_denoiser(unet.network(SMALL), params, schedules.linear(), "eps")
+
+
+def samples(denoiser: Denoiser, layout: Layout, n: int = 7) -> np.ndarray:
+    linear = schedules.linear()
+    steps = process.steps(linear, [1, 300, 600, 1000])
+    chain = sampler.sample_path(
+        jax.random.key(3), steps, denoiser, variances.large(linear), (n, 8, 8, 1), Rules("noise"), layout=layout
+    )
+    assert chain.x_0_hat is not None
+    return np.concatenate([chain.x_0_hat, chain.x_0[None]])
+
+
+def measured(denoiser: Denoiser, layout: Layout) -> moments.Moments:
+    times = np.array([1, 30, 500, 1000])
+    return moments.measure(
+        jax.random.key(4), schedules.linear(), denoiser, IMAGES[0, :7], Rules(levels=17), times, layout
+    )
+
+
+@pytest.fixture(scope="module")
+def one_device(denoiser: Denoiser) -> tuple[np.ndarray, moments.Moments]:
+    layout = on("pmap", 1)
+    return samples(denoiser, layout), measured(denoiser, layout)
+
+
+@pytest.mark.parametrize(("devices", "how"), SPREAD)
+def test_seven_images_on_any_devices_are_the_same_seven(
+    denoiser: Denoiser, one_device: tuple[np.ndarray, moments.Moments], devices: int, how: str
+) -> None:
+    drawn, found = samples(denoiser, on(how, devices)), measured(denoiser, on(how, devices))
+    assert drawn.shape == (5, 7, 8, 8, 1)
+    assert len(np.unique(drawn[-1].reshape(7, -1), axis=0)) == 7
+    assert np.abs(drawn - one_device[0]).max() < 1e-4 * np.abs(one_device[0]).max()
+    for name in ("error", "excess", "decoder"):
+        got, wanted = getattr(found, name), getattr(one_device[1], name)
+        assert got.shape == (7, 1001)
+        np.testing.assert_allclose(got, wanted, atol=1e-6 * np.nanmax(np.abs(wanted)))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 1024])
+def test_blocks_lose_no_example_and_are_compiled_once(batch: int) -> None:
+    shapes = []
+
+    def double(shared: jax.Array, x: jax.Array, *, plus: int) -> jax.Array:
+        shapes.append(x.shape)
+        return shared * x + plus
+
+    layout = on("pmap", 4)._replace(batch=batch)
+    got = sharding.over_examples(double, jnp.float32(2), jnp.arange(7.0), layout, plus=1)
+    np.testing.assert_array_equal(got, 2 * np.arange(7.0) + 1)
+    assert len(set(shapes)) == 1
+
+
+def test_the_step_is_compiled_once() -> None:
+    traces = 0
+
+    def step(state: jax.Array, batch: jax.Array, axis: str, frozen: None) -> tuple[jax.Array, jax.Array]:
+        nonlocal traces
+        traces += 1
+        total = jax.lax.pmean(batch.sum(), axis)
+        return state + total, total
+
+    run = sharding.parallelise(step).run
+    state = replicate(jnp.float32(0))
+    for _ in range(3):
+        state, _ = run(state, jnp.ones((1, 8, 1)))
+    assert traces == 1
+    assert float(state) == 3.0
+
+
+@pytest.mark.parametrize(("devices", "gone"), [(1, True), (8, False)])
+@pytest.mark.parametrize("how", PARALLEL)
+def test_one_device_of_a_cpu_takes_the_memory_of_the_old_state(how: str, devices: int, gone: bool) -> None:
+    layout = on(how, devices)
+    run = sharding.parallelise(lambda state, batch, axis, frozen: (state + 1, state.sum()), layout).run
+    old = replicate(jnp.zeros(5), layout)
+    run(old, jnp.ones((1, 8, 1)))
+    assert old.is_deleted() is gone
+
+
+def test_wrong_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown parallel 'pjit': choose one of pmap, shard_map"):
+        sharding.parallelise(lambda *_: None, Layout("pjit"))
+    with pytest.raises(ValueError, match="unknown parallel 'pjit'"):
+        sharding.over_examples(lambda shared, x: x, None, jnp.ones(2), Layout("pjit"))
+    eight = on("pmap", 8)
+    with pytest.raises(ValueError, match="batch 9 does not split over 8 devices"):
+        sharding.for_batch(9, 1, eight)
+    with pytest.raises(ValueError, match=r"batch 24 .* 8 devices and 2 microbatches: choose a multiple of 16"):
+        sharding.for_batch(24, 2, eight)
+    assert sharding.for_batch(24, 3, eight) == eight
+    with pytest.raises(ValueError, match=r"batch 9 .* 1 device and 2 microbatches: choose a multiple of 2"):
+        sharding.for_batch(9, 2, Layout())
+
+
+@pytest.mark.parametrize(
+    ("batch", "microbatches", "count"), [(24, 1, 8), (9, 1, 3), (7, 1, 7), (11, 1, 1), (24, 2, 6), (24, 5, None)]
+)
+def test_of_the_cores_as_many_work_as_divide_the_batch(batch: int, microbatches: int, count: int | None) -> None:
+    if count is None:
+        with pytest.raises(ValueError, match="1 device and 5 microbatches"):
+            sharding.for_batch(batch, microbatches, Layout())
+        return
+    assert sharding.for_batch(batch, microbatches, Layout("shard_map")) == on("shard_map", count)
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({}, "cores"),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, "3"),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, "5"),
+    ],
+)
+def test_every_core_stands_as_a_device_unless_the_user_says_how_many(environment: dict[str, str], count: str) -> None:
+    program = "from ddpm_jax import devices as d; d.use_cores(); import jax; print(jax.device_count()); d.use_cores()"
+    clean = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**clean, **environment}, capture_output=True, text=True, check=True
+    )
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    assert done.stdout.strip() == (str(min(here, MOST_CORES)) if count == "cores" else count)
+
+
+@pytest.mark.parametrize(("capability", "generation"), [("9.0", 9), ("10.3", 10), ("gfx942", 0), (None, 0)])
+def test_only_gpus_of_nvidia_have_a_generation(
+    monkeypatch: pytest.MonkeyPatch, capability: str | None, generation: int
+) -> None:
+    found = SimpleNamespace(**({} if capability is None else {"compute_capability": capability}))
+    monkeypatch.setattr(jax, "local_devices", lambda: [found])
+    assert sharding.cuda_generation() == generation

@@ -1,0 +1,402 @@
+"""The loop: a run that is stopped and resumed is the run that was not, and mistakes are refused before work is done."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ddpm_jax.data import datasets
+from ddpm_jax.diffusion import losses
+from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.losses import Noised
+from ddpm_jax.models import unet
+from ddpm_jax.runtime import distributed
+from ddpm_jax.training import checkpoints, loop, metrics, setup, step
+from ddpm_jax.training.config import Config, Stopped
+from tests.models.test_unet import LEAST
+
+CONFIG = Config(preset="tiny", T=50, steps=6, batch=8, log_every=2, save_every=3, sample_every=0)
+
+
+@pytest.fixture(autouse=True)
+def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(unet.PRESETS, "tiny", replace(LEAST, dropout=0.1))
+
+
+def test_k_and_k_steps_with_a_restore_between_equal_2k_steps_bit_for_bit(tmp_path: Path) -> None:
+    whole = loop.fit(CONFIG, tmp_path / "whole").state
+    loop.fit(replace(CONFIG, steps=3), tmp_path / "halves")
+    halves = loop.fit(CONFIG, tmp_path / "halves").state
+    assert int(whole.step) == int(halves.step) == 6
+    for part in ("params", "ema", "opt_state"):
+        for a, b in zip(*(jax.tree.leaves(getattr(state, part)) for state in (whole, halves)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_log_has_every_step_once_even_after_an_interruption(tmp_path: Path) -> None:
+    loop.fit(replace(CONFIG, steps=3), tmp_path)
+    with (tmp_path / metrics.METRICS).open("a", encoding="utf-8") as log:  # written after the checkpoint, then killed
+        log.write(json.dumps({"step": 4, "loss": 9.0}) + "\n")
+    loop.fit(CONFIG, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / metrics.METRICS).read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines] == [2, 3, 4, 6]
+    assert all(line["loss"] < 5 and line["images_per_second"] > 0 for line in lines)
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_finished_run_is_read_and_not_trained_again(tmp_path: Path) -> None:
+    trained = loop.fit(CONFIG, tmp_path)
+    again = setup.load(tmp_path)
+    assert again.run.config == replace(CONFIG, data="digits")
+    x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
+    before, after = (jax.jit(lambda x_t, t, of=one.denoiser: of(x_t, t).eps)(x_t, t) for one in (trained, again))
+    np.testing.assert_array_equal(before, after)
+    assert int(loop.fit(CONFIG, tmp_path).state.step) == 6
+
+
+def test_samples_are_made_from_the_averaged_parameters(tmp_path: Path) -> None:
+    trained = loop.fit(CONFIG, tmp_path)
+    x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
+    expected = unet.network(trained.run.network)(trained.state.ema[0], x_t, t)
+    np.testing.assert_array_equal(trained.denoiser(x_t, t).eps, expected)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = losses.simple("eps")
+
+    def breaks_at_17(drawn: Noised, denoiser: Denoiser) -> jax.Array:
+        return jnp.where(drawn.step.t == 17, jnp.nan, real(drawn, denoiser))
+
+    monkeypatch.setitem(losses.OBJECTIVES, "simple", lambda parts: breaks_at_17)
+    with pytest.raises(FloatingPointError, match=r"loss nan at step \d+, t = 17; loss by t/T .*0\.4: nan, ") as stop:
+        loop.fit(replace(CONFIG, steps=200, log_every=200, save_every=1), tmp_path)
+    broken = int(re.findall(r"step (\d+)", str(stop.value))[0])
+    kept = setup.load(tmp_path).state
+    assert int(kept.step) == broken - 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.params))
+
+
+def test_a_loss_that_is_not_finite_is_seen_between_two_lines_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan = lambda drawn, denoiser: jnp.full(len(drawn.x_0), jnp.nan)  # noqa: E731
+    monkeypatch.setitem(losses.OBJECTIVES, "simple", lambda parts: nan)
+    with pytest.raises(FloatingPointError, match="loss nan at step 1, t = "):
+        loop.fit(replace(CONFIG, log_every=6, save_every=6), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(
+            {"objective": "hybrid", "variance": "learned_range", "time_sampler": "loss_second_moment"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"objective": "vlb", "variance": "learned", "time_sampler": "antithetic", "prediction": "mu"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"objective": "vlb", "variance": "small"}, marks=pytest.mark.slow),
+        pytest.param({"objective": "mu_mse", "prediction": "x_0"}, marks=pytest.mark.slow),
+        pytest.param({"weighting": "min_snr", "prediction": "v", "schedule": "jsd"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"objective": "vlb", "variance": "large", "prediction": "x_0", "schedule": "cosine_zero_terminal"},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=lambda change: "-".join(change.values()),
+)
+def test_every_kind_of_run_trains_stops_and_goes_on(tmp_path: Path, change: dict) -> None:
+    """Six steps at once and three and three: the same parameters and the same history, with finite losses."""
+    config = replace(CONFIG, log_every=1, **change)
+    whole = loop.fit(config, tmp_path / "whole")
+    loop.fit(replace(config, steps=3), tmp_path / "halves")
+    halves = loop.fit(config, tmp_path / "halves")
+    for part in ("params", "opt_state", "history"):
+        for a, b in zip(*(jax.tree.leaves(getattr(one.state, part)) for one in (whole, halves)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    lines = (tmp_path / "whole" / metrics.METRICS).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 6 and all(np.isfinite(json.loads(line)["loss"]) for line in lines)
+    drawn = int(whole.state.history.counts.sum())
+    assert drawn == (48 if config.time_sampler == "loss_second_moment" else 0)
+    said = setup.load(tmp_path / "halves").denoiser(
+        jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
+    )
+    wanted = setup.in_loss(config, whole.run.schedule).heads
+    assert tuple(said.heads or ()) == wanted
+    assert np.isfinite(said.x_0).all()
+
+
+def test_a_run_goes_on_with_blocks_made_again_for_the_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, network = [], unet.network
+    monkeypatch.setattr(unet, "network", lambda *of: made.append(of[1:]) or network(*of))
+    whole = loop.fit(CONFIG, tmp_path / "whole").state
+    loop.fit(replace(CONFIG, steps=3), tmp_path / "halves")
+    made.clear()
+    halves = loop.fit(replace(CONFIG, remat=True), tmp_path / "halves").state
+    assert made == [(True,), ()]  # in training, and not where it is measured and sampled
+    for a, b in zip(*(jax.tree.leaves(state.params) for state in (whole, halves)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    loop.fit(replace(CONFIG, steps=3), tmp_path)
+    with pytest.raises(ValueError, match="holds a run with seed = 0, not 1: choose another --workdir"):
+        loop.fit(replace(CONFIG, seed=1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": "digit"}, "unknown data set 'digit': choose one of digits"),
+        ({"preset": "huge"}, "unknown preset 'huge': choose one of cifar10"),
+        ({"preset": "cifar10", "data": "digits"}, "preset 'cifar10' is for 3-channel images and digits has 1"),
+        ({"schedule": "lin"}, "unknown schedule 'lin': choose one of linear"),
+        ({"schedule": "jsd"}, "prediction 'eps' needs alpha_bar_T > 0"),
+        ({"variance": "learn"}, "unknown variance 'learn': choose one of small"),
+        ({"variance": "analytic"}, "variance 'analytic' is fixed after training: leave it out of the loss"),
+        ({"variance": "spectral", "objective": "vlb"}, "variance 'spectral' is fixed after training"),
+        ({"variance": "learned_range"}, "objective 'simple' does not train the head of the variance"),
+        ({"objective": "hybrid"}, "objective 'hybrid' trains the head of a variance and this one has none"),
+        ({"objective": "vlb", "variance": "zero"}, "no likelihood bound"),
+        ({"objective": "vlb", "weighting": "min_snr"}, "weighting 'min_snr' has no effect"),
+        ({"weighting": "p2"}, "unknown weighting 'p2': choose one of uniform"),
+        ({"time_sampler": "importance"}, "unknown time sampler 'importance': choose one of uniform"),
+        ({"prediction": "score"}, "unknown prediction 'score': choose one of eps"),
+        ({"objective": "elbo"}, "unknown objective 'elbo': choose one of simple"),
+        ({"parallel": "pjit"}, "unknown parallel 'pjit': choose one of pmap"),
+        ({"T": 0}, "T = 0"),
+        ({"steps": 0}, "steps = 0: it is at least 1"),
+        ({"batch": 0}, "batch = 0: it is at least 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        loop.fit(replace(CONFIG, **change), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+# ---------------------------------------------------------------- which checkpoint, which average
+
+
+def test_any_stored_step_and_average_can_be_read(tmp_path: Path) -> None:
+    loop.fit(replace(CONFIG, ema_decay=(0.5, 0.0), keep=3, save_every=2), tmp_path)
+    newest, fourth = setup.load(tmp_path), setup.load(tmp_path, step=4)
+    assert int(newest.state.step) == 6 and int(fourth.state.step) == 4
+    raw = setup.load(tmp_path, ema_decay=0.0)  # an average that forgets at once is the parameters themselves
+    for a, b in zip(jax.tree.leaves(raw.averaged), jax.tree.leaves(raw.state.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    with pytest.raises(ValueError, match=r"ema_decay = 0\.9: the run has averages of 0\.5, 0"):
+        setup.load(tmp_path, ema_decay=0.9)
+    with pytest.raises(ValueError, match="no checkpoint of step 5"):
+        setup.load(tmp_path, step=5)
+
+
+def test_checkpoints_may_lie_elsewhere(tmp_path: Path) -> None:
+    """Another workdir goes on from them; the workdir remembers where they are."""
+    config = replace(CONFIG, checkpoints=str(tmp_path / "elsewhere"))
+    loop.fit(replace(config, steps=3), tmp_path / "first")
+    assert not (tmp_path / "first" / checkpoints.CHECKPOINTS).exists()
+    assert int(setup.load(tmp_path / "first").state.step) == 3
+    assert int(loop.fit(config, tmp_path / "second").state.step) == 6
+    assert metrics.read(tmp_path / "second" / metrics.STARTS)[0]["step"] == 3
+
+
+def test_a_finished_run_is_opened_from_a_new_workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which then knows where the checkpoints are, from any folder."""
+    monkeypatch.chdir(tmp_path)
+    config = replace(CONFIG, checkpoints="elsewhere")
+    trained = loop.fit(config, Path("first"))
+    loop.fit(config, Path("second"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    again = setup.load(tmp_path / "second")
+    for a, b in zip(jax.tree.leaves(trained.averaged), jax.tree.leaves(again.averaged), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_two_workdirs_do_not_write_to_one_folder_of_checkpoints(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    with loop.locked(shared), pytest.raises(ValueError, match=r"another process works in .*shared"):
+        loop.fit(replace(CONFIG, checkpoints=str(shared)), tmp_path / "run")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Forty grey images."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(40):
+        Image.fromarray(np.full((8, 8), 6 * i, np.uint8)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def forget_images() -> None:
+    """As a new process would."""
+    datasets._of_path.cache_clear()
+
+
+def test_images_that_were_added_since_are_noticed(tmp_path: Path, folder: Path) -> None:
+    """They would move others from test to training."""
+    config = replace(CONFIG, data=str(folder), steps=3)
+    loop.fit(config, tmp_path / "run")
+    forget_images()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "40.png")
+    for read in (lambda: loop.fit(replace(config, steps=6), tmp_path / "run"), lambda: setup.load(tmp_path / "run")):
+        with pytest.raises(ValueError, match=r"with images \[32, 4, 4\] and it now has \[33, 4, 4\]: use the data"):
+            read()
+
+
+def test_images_that_were_changed_since_are_told(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """But not refused: another machine's JPEG decoder may differ in a bit."""
+    config = replace(CONFIG, data=str(folder), steps=3)
+    loop.fit(config, tmp_path / "run")
+    setup.load(tmp_path / "run")
+    assert "warning" not in capsys.readouterr().err
+    forget_images()
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(folder / "00.png")
+    setup.load(tmp_path / "run")
+    assert "run was trained on other images than" in capsys.readouterr().err
+
+
+def test_a_run_whose_checkpoints_lie_elsewhere_does_not_begin_anew(tmp_path: Path) -> None:
+    loop.fit(replace(CONFIG, steps=3, checkpoints=str(tmp_path / "elsewhere")), tmp_path / "run")
+    before = (tmp_path / "run" / metrics.METRICS).read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match=r"whose checkpoints are in .*elsewhere, not .*: give --checkpoints"):
+        loop.fit(CONFIG, tmp_path / "run")
+    assert (tmp_path / "run" / metrics.METRICS).read_text(encoding="utf-8") == before
+
+
+def test_bfloat16_activations_train_and_are_judged_in_float32(tmp_path: Path) -> None:
+    """Close to float32 in the loss; parameters and averages stay float32, and so does the denoiser."""
+    losses = {}
+    for activations in ("float32", "bfloat16"):
+        trained = loop.fit(replace(CONFIG, activations=activations), tmp_path / activations)
+        assert {leaf.dtype for leaf in jax.tree.leaves(trained.state.params)} == {jnp.dtype("float32")}
+        lines = metrics.read(tmp_path / activations / metrics.METRICS)
+        losses[activations] = np.array([line["loss"] for line in lines if "loss" in line])
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.03)
+    assert (losses["bfloat16"] != losses["float32"]).any()
+    x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
+    exact = unet.network(replace(trained.run.network, activations="float32"))(trained.averaged, x_t, t)
+    np.testing.assert_array_equal(trained.denoiser(x_t, t).eps, exact)
+
+
+def test_sigterm_stores_the_state_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """Stopped at step 4, between two checkpoints, and finished: bit for bit the run that was not."""
+    whole = loop.fit(CONFIG, tmp_path / "whole").state
+    asked = iter([False, False, False, True])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "stop_request", lambda: nullcontext(lambda start, end: next(asked)))
+        with pytest.raises(Stopped, match="step 4 is stored, the same command goes on from there"):
+            loop.fit(CONFIG, tmp_path / "stopped")
+    assert checkpoints.steps(tmp_path / "stopped" / checkpoints.CHECKPOINTS)[0] == 4
+    halves = loop.fit(CONFIG, tmp_path / "stopped").state
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(halves.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    lines = {name: metrics.read(tmp_path / name / metrics.METRICS) for name in ("whole", "stopped")}
+    without_rates = {
+        name: [{key: line[key] for key in line if key not in ("images_per_second", "memory_gib")} for line in found]
+        for name, found in lines.items()
+    }
+    assert without_rates["whole"] == without_rates["stopped"]
+
+
+@pytest.mark.slow
+def test_a_trace_of_steps_within_calls_of_several(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps_per_call=3, profile=(2, 4))
+    loop.fit(config, tmp_path)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.slow
+def test_bfloat16_activations_lose_nothing_on_digits(tmp_path: Path) -> None:
+    """The same trainings in both precisions, of two seeds: the held-out loss is the same to 1 %.
+
+    Every calibration image with eight noises: with one each, which is what a training logs, two networks of the same
+    quality differed by 1 %. In processes of their own, as a user trains: with what the tests ask of XLA they would take
+    twice as long.
+    """
+    plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    steps = ["--steps", "600", "--save-every", "600", "--sample-every", "0"]
+
+    def held_out_loss(activations: str, seed: int) -> float:
+        workdir = tmp_path / f"{activations}-{seed}"
+        own = ["--activations", activations, "--seed", str(seed), "--workdir", str(workdir)]
+        subprocess.run([sys.executable, "-m", "ddpm_jax.cli.train", *steps, *own], env=plain, check=True)
+        trained = setup.load(workdir)
+        recipe = trained.run.recipe
+        images = np.tile(trained.run.data.calibration.images, (8, 1, 1, 1))
+        index = np.arange(len(images))
+        shared, examples = (jax.random.key(0), trained.averaged, None), (index * recipe.chain.K // len(index), index)
+        return float(jax.jit(partial(step.held_out_loss, recipe))(shared, (*examples, images)).mean())
+
+    exact, rounded = ([held_out_loss(kind, seed) for seed in range(2)] for kind in ("float32", "bfloat16"))
+    assert max(exact) < 0.09  # they have learnt
+    np.testing.assert_allclose(np.mean(rounded), np.mean(exact), rtol=0.01)
+
+
+def test_the_best_checkpoint_outlives_a_restart(tmp_path: Path) -> None:
+    """The least of six losses is the second, before the restart."""
+    config = replace(CONFIG, steps=12, save_every=2, keep=1, keep_best=1)
+    loss = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_judge", lambda job: lambda state: next(loss))
+        for steps in (6, 12):
+            loop.fit(replace(config, steps=steps), tmp_path)
+    assert checkpoints.steps(tmp_path / checkpoints.CHECKPOINTS) == [12, 4]
+
+
+def test_a_disk_that_is_full_under_the_log_is_one_line_and_the_run_goes_on_when_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux's /dev/full in the place of the log: the first line of the log finds no room."""
+    whole = loop.fit(CONFIG, tmp_path / "whole").state
+    loop.fit(replace(CONFIG, steps=3), tmp_path / "full")
+    log = tmp_path / "full" / metrics.METRICS
+    kept = log.read_bytes()
+    with monkeypatch.context() as patch, Path("/dev/full").open("a", encoding="utf-8") as full:
+        patch.setattr(metrics, "_log", lambda path, first: full)
+        with pytest.raises(OSError, match="No space left on device"):
+            loop.fit(CONFIG, tmp_path / "full")
+    assert log.read_bytes() == kept
+    state = loop.fit(CONFIG, tmp_path / "full").state
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [line["step"] for line in metrics.read(log)] == [2, 3, 4, 6]
+
+
+def test_the_held_out_loss_and_the_sample_grids_are_written_when_due(tmp_path: Path) -> None:
+    loop.fit(replace(CONFIG, sample_every=3, ema_decay=(0.9, 0.99)), tmp_path)
+    lines = metrics.read(tmp_path / metrics.METRICS)
+    assert [line["step"] for line in lines if line.get("held_out_loss")] == [3, 6]
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {
+        f"{name}-{step:08d}.png" for name in ("raw", "ema_0.9", "ema_0.99") for step in (3, 6)
+    }
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    tags = board.Tags()
+    assert {"samples/raw", "samples/ema_0.9", "samples/ema_0.99"} <= set(tags["images"])
+    assert {"loss", "held_out_loss", "gradient_norm", "parameter_norm", "images_per_second"} <= set(tags["scalars"])
+    assert "memory_gib" in tags["scalars"]
+    assert all(event.value > 0 for event in board.Scalars("images_per_second"))
+    levels = {f"loss_by_noise_level/{i / 10:.1f}" for i in range(1, 11)}
+    assert levels & set(tags["scalars"]) and len(levels - set(tags["scalars"])) < 3  # 48 draws reach nearly all
+    last = next(line for line in lines if line["step"] == 6)
+    shown = [board.Scalars(f"loss_by_noise_level/{i / 10:.1f}") for i in (1, 10)]
+    for curve, value in zip(shown, (last["loss_by_noise_level"][i] for i in (0, 9)), strict=True):
+        np.testing.assert_allclose(curve[-1].value, value, rtol=1e-6)

@@ -18,7 +18,7 @@ EXTRAS := dev$(addprefix $(comma),$(JAX_EXTRA))
 STAMP := $(VENV)/.installed$(addprefix -,$(JAX_EXTRA))$(addprefix -jax-,$(JAX_VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation test test-all test-browser test-oracles mutants tpu-check check clean
+.PHONY: help ablation test test-all test-browser test-oracles mistakes tpu-check check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,8 +36,8 @@ test-all: $(STAMP)  ## all the tests; those of the page need Chromium and its dr
 test-browser: $(STAMP)  ## the tests of the page in headless Chromium
 	$(BIN)/python -m pytest -m browser
 
-mutants: $(STAMP)  ## seed mistakes one at a time and see that the tests catch each; minutes
-	$(BIN)/python -m tests.mutants
+mistakes: $(STAMP)  ## seed mistakes one at a time and see that the tests catch each; minutes
+	$(BIN)/python -m tests.mistakes
 
 # An environment of its own: PyTorch is half a GiB, and only these tests need it.
 test-oracles:  ## compare with PyTorch and diffusers themselves; installs them into .venv-oracles

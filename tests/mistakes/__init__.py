@@ -1,0 +1,1 @@
+"""Seeded mistakes that the tests must catch: `python -m tests.mistakes`."""

@@ -188,7 +188,7 @@ def sampling(bench: Bench, draw: Callable[[], Any]) -> Callable[[], Any]:
     wanted = bench.wanted
     steps = process.steps(wanted.schedule, timesteps.even(wanted.schedule.T, bench.K))
     small = variances.build("small", Calibration(wanted.schedule))
-    denoiser, shape = setup.denoiser_of(wanted, draw()), bench.images.shape
+    denoiser, shape = setup.denoiser_of(wanted.config, wanted.network, wanted.schedule, draw()), bench.images.shape
     key = jax.random.key(2)
     return lambda: jax.block_until_ready(sampler.sample(key, steps, denoiser, small, shape, layout=bench.layout))
 
@@ -197,7 +197,13 @@ def measuring(bench: Bench, draw: Callable[[], Any]) -> Callable[[], Any]:
     """The pass over a batch of images at K times."""
     wanted = bench.wanted
     times = timesteps.even(wanted.schedule.T, bench.K)
-    what = (jax.random.key(3), wanted.schedule, setup.denoiser_of(wanted, draw()), bench.images, Rules())
+    what = (
+        jax.random.key(3),
+        wanted.schedule,
+        setup.denoiser_of(wanted.config, wanted.network, wanted.schedule, draw()),
+        bench.images,
+        Rules(),
+    )
     return lambda: moments.measure(*what, times=times, layout=bench.layout).error
 
 

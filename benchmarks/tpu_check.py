@@ -119,7 +119,13 @@ def lower_sampler(wanted: Run, spread: Layout, batch: int, K: int) -> jax.stages
     params = jax.eval_shape(partial(setup.fresh, wanted)).ema[0]
     steps = process.steps(wanted.schedule, timesteps.even(wanted.schedule.T, K))
     small = variances.build("small", Calibration(wanted.schedule))
-    return sampler.lower(steps, setup.denoiser_of(wanted, params), small, (batch, *wanted.data.shape), spread)
+    return sampler.lower(
+        steps,
+        setup.denoiser_of(wanted.config, wanted.network, wanted.schedule, params),
+        small,
+        (batch, *wanted.data.shape),
+        spread,
+    )
 
 
 def checked(

@@ -34,7 +34,7 @@ from ddpm_jax.report import published
 from ddpm_jax.runtime import cache
 from ddpm_jax.runtime.cache import Keep, Store
 from ddpm_jax.runtime.sharding import Layout
-from ddpm_jax.training import checkpoints, loop, model, setup
+from ddpm_jax.training import checkpoints, loop, setup
 from ddpm_jax.training.config import Config, to_dict
 from ddpm_jax.training.setup import Run
 from experiments import ddpm_table2_report
@@ -132,7 +132,7 @@ def resolve(options: DdpmTable2) -> list[Run]:
         config = replace(common, prediction=prediction, objective=objective, variance=choice)
         first = setup.resolve(config)
         in_loss = setup.in_loss(config, first.schedule)
-        ablation.check(design_of(options, first), first.schedule, first.data, in_loss.heads, in_loss.times)
+        ablation.check(design_of(options, first), first.schedule, in_loss.heads, in_loss.times)
         classifier.check(first.data.name, first.data.test.labels)
         plan.append(first)
     for wanted in (one for first in plan for one in trainings(options, first)):
@@ -176,12 +176,11 @@ def network(options: DdpmTable2, wanted: Run) -> tuple[Row, Row | None]:
     diverged = train(wanted, folder_of(options, config), common)
     if diverged:
         return {"seed": config.seed, "diverged": diverged}, None
-    trained = loop.fit(config, folder_of(options, config))
-    subject = model.of_training(trained, "trained", config.preset)
-    own = partial(cache.fetch, store._replace(common={"denoiser": subject.fingerprint}))
+    model = loop.fit(config, folder_of(options, config)).model
+    own = partial(cache.fetch, store._replace(common={"denoiser": model.fingerprint}))
     keep: Keep = lambda kind, *rest: (common if kind == "classifiers" else own)(kind, *rest)  # noqa: E731
     means, key = Means(Layout(options.parallel), keep), jax.random.key(options.seed)
-    measured, judge = ablation.judge_whole_chain(subject, design_of(options, wanted), key, means)
+    measured, judge = ablation.judge_whole_chain(model, wanted.data, design_of(options, wanted), key, means)
     return {"seed": config.seed, "diverged": None, **measured}, judge
 
 

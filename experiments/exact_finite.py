@@ -37,7 +37,7 @@ from ddpm_jax.evaluation.ablation import Design, Means
 from ddpm_jax.evaluation.fid import classifier
 from ddpm_jax.evaluation.likelihood import Choices
 from ddpm_jax.runtime import cache
-from ddpm_jax.training.model import Subject
+from ddpm_jax.training.model import Model
 from experiments import exact_distances_report
 
 Row = dict[str, Any]
@@ -59,11 +59,10 @@ class ExactFinite:
       examples: images of the set, the first of the training images; default all.
       schedule: a name of schedule.SCHEDULES.
       T: number of noise levels.
-      variances: names; default all.
+      variances: choices, numbers after colons (interpolated:0.7); default all.
       K: chain lengths.
       images: samples of each cell and seed.
       seeds: sampling seeds.
-      frac: of `interpolated`.
       last_step: noise of the last step: mean (none) or noise.
       pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none.
       seed: of the calibration.
@@ -80,7 +79,6 @@ class ExactFinite:
     K: tuple[int, ...] = (2, 3, 5, 10, 25)
     images: int = 500
     seeds: int = 3
-    frac: float = 0.5
     last_step: str = "mean"
     pixel_clip: float = 0.0
     seed: int = 0
@@ -95,15 +93,15 @@ def main(options: ExactFinite) -> None:
     if options.dry_run:
         print(json.dumps(config, indent=2))
         return
-    subject, world = subject_of(images, tables)
-    store = cache.Store(options.workdir / "cells", {"denoiser": subject.fingerprint}, options.force, Counter())
+    model, world = model_of(images, tables)
+    store = cache.Store(options.workdir / "cells", {"denoiser": model.fingerprint}, options.force, Counter())
     means = Means(keep=partial(cache.fetch, store))
-    fixed = calibrate(subject, design, jax.random.key(options.seed))
+    fixed = calibrate(images, tables, design, jax.random.key(options.seed))
     rows: list[Row] = []
     for K in options.K:
         steps = process.steps(tables, timesteps.even(tables.T, K))
-        chain = subject._replace(denoiser=toy.exact_heads(world, steps))
-        found, drawn = ablation.sample(chain, design._replace(sample_K=(K,)), choose(fixed, design, K), means)
+        chain = model._replace(denoiser=toy.exact_heads(world, steps))
+        found, drawn = ablation.sample(chain, images, design._replace(sample_K=(K,)), choose(fixed, design, K), means)
         rows += [row(one, drawn, images) for one in found["sample_cells"]]
     parts = dict(variances=list(options.variances), K=list(options.K), measures=MEASURES, rows=rows)
     write(options.workdir, {"config": config, "classifier": found["classifier"], **parts})
@@ -127,30 +125,30 @@ def resolve(options: ExactFinite) -> tuple[DataSet, Schedule, Design]:
     images = images._replace(train=Split(train.images[: options.examples], train.labels[: options.examples]))
     rules = Rules(options.last_step, options.pixel_clip or None, images.levels)
     K, n, seeds = options.K, options.images, options.seeds
-    design = Design(rules, options.variances, ("even",), K, K, images=n, seeds=seeds, frac=options.frac)
-    ablation.check(design, tables, images, ablation.needed(options.variances, tables))
+    design = Design(rules, options.variances, ("even",), K, K, images=n, seeds=seeds)
+    ablation.check(design, tables, reverse_variances.heads_of(options.variances))
     cache.check_writable(options.workdir)
     return images, tables, design
 
 
-def subject_of(images: DataSet, tables: Schedule) -> tuple[Subject, World]:
+def model_of(images: DataSet, tables: Schedule) -> tuple[Model, World]:
     """The perfect denoiser of the training images, and its world."""
     world = toy.finite(tables, to_unit(jnp.asarray(images.train.images), images.levels))
     known = dict(images=np.asarray(images.train.images), levels=images.levels, schedule=tables)
     known["code"] = cache.code_version(toy.__name__)
     name, mark = f"finite set of {images.name}", cache.fingerprint(known)
-    return Subject("exact", name, images, tables, world.denoiser, mark), world
+    return Model("exact", name, world.denoiser, tables, "x_0", images.shape, images.levels, mark), world
 
 
-def calibrate(subject: Subject, design: Design, key: Array) -> Calibration:
+def calibrate(data: DataSet, tables: Schedule, design: Design, key: Array) -> Calibration:
     """The exact moments at every time that a chain visits: M_(t,j) = alpha_bar/(1 - alpha_bar) E Cov_jj in the DCT.
 
     An orthonormal basis leaves the mean over j as it is in pixels, which is M_t, and 1 - Gamma_t for an exact network.
     """
-    tables, images = subject.schedule, np.asarray(subject.data.train.images)
+    images = np.asarray(data.train.images)
     colours = bases.colour_axes(images)
     dct = bases.dct(colours)
-    x_0 = to_unit(jnp.asarray(images), subject.data.levels)
+    x_0 = to_unit(jnp.asarray(images), data.levels)
     world, coefficients = toy.in_basis(tables, x_0, dct), dct.forward(x_0)
     cov = jax.jit(lambda of, x_t, t: of(x_t, t).mean(axis=0))
     spectrum = np.full((tables.T + 1, *images.shape[1:]), np.nan)
@@ -162,7 +160,7 @@ def calibrate(subject: Subject, design: Design, key: Array) -> Calibration:
         spectrum[t] = excess * np.asarray(cov(world.cov, x_t, jnp.full(DRAWS, t)), np.float64)
     moment = spectrum.mean(axis=(1, 2, 3))
     c = float(x_0.var(axis=0).mean())
-    return Calibration(tables, design.frac, c, moment, moment, spectrum, colours, design.rules.clamp_cov)
+    return Calibration(tables, c, moment, moment, spectrum, colours, design.rules.clamp_cov)
 
 
 def choose(known: Calibration, design: Design, K: int) -> Choices:

@@ -165,7 +165,7 @@ def samples(options: ExactGaussian, tables: Schedule, times: np.ndarray) -> list
 def isotropic_choices(tables: Schedule, c: np.ndarray, K: int) -> tuple[Steps, Fixed]:
     """A chain, and the isotropic choices there; the Frechet-optimal ones with their gap."""
     steps = process.steps(tables, timesteps.even(tables.T, K))
-    known = likelihood.calibrate(Calibration(tables), gaussian_chain.moments(tables, c), None)
+    known = likelihood.calibrate(Calibration(tables), gaussian_chain.moments(tables, c))
     found: Fixed = {name: (variances.table(variances.build(name, known), steps), None) for name in FIXED}
     if K <= MOST_OPTIMISED:
         for name, floor in ((FREE, np.zeros(K)), (FLOORED, steps.tb)):

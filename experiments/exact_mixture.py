@@ -42,9 +42,8 @@ class ExactMixture:
       deviations: standard deviations of the modes.
       schedule: a name of schedule.SCHEDULES.
       T: number of noise levels.
-      variances: names; default all.
+      variances: choices, numbers after colons (interpolated:0.7); default all.
       K: chain lengths.
-      frac: of `interpolated`.
       last_step: noise of the last step: mean (none) or noise.
       points: of the grid.
       reach: of the grid, on both sides of 0.
@@ -59,7 +58,6 @@ class ExactMixture:
     T: int = 1000
     variances: tuple[str, ...] = tuple(VARIANCES)
     K: tuple[int, ...] = (2, 5, 10, 25, 50, 100)
-    frac: float = 0.5
     last_step: str = "mean"
     points: int = 4001
     reach: float = 7.0
@@ -85,7 +83,7 @@ def main(options: ExactMixture) -> None:
         return
     rows = []
     for K in tqdm(options.K, desc="chains", unit="K"):
-        rows += compare(setting, options.variances, K, options.frac)
+        rows += compare(setting, options.variances, K)
     if all(row["kl"] is None for row in rows):
         raise ValueError(f"points = {options.points}: too few for any of these chains; give more")
     parts = dict(variances=list(options.variances), K=list(options.K), measures=MEASURES, rows=rows)
@@ -121,7 +119,7 @@ def resolve(options: ExactMixture) -> Setting:
     data, x = mixtures.of(*parts), density.grid(options.reach, options.points)
     rules = Rules(options.last_step, clip_x_0=False, clamp_cov=False)
     setting = Setting(x, data, toy.mixture(tables, *parts), tables, rules)
-    known = calibrate(setting, np.asarray([], int), options.frac)
+    known = calibrate(setting, np.asarray([], int))
     for name in options.variances:
         variances.build(name, known)
     for K in options.K:
@@ -130,7 +128,7 @@ def resolve(options: ExactMixture) -> Setting:
     return setting
 
 
-def calibrate(setting: Setting, times: np.ndarray, frac: float) -> Calibration:
+def calibrate(setting: Setting, times: np.ndarray) -> Calibration:
     """The exact moments at these times; in one dimension M_t, 1 - Gamma_t and the spectrum are one number."""
     moment = np.full(setting.schedule.T + 1, np.nan)
     moment[times] = [
@@ -140,13 +138,13 @@ def calibrate(setting: Setting, times: np.ndarray, frac: float) -> Calibration:
     mean = weights @ setting.data.mean.ravel()
     c = float(weights @ (setting.data.variance.ravel() + (setting.data.mean.ravel() - mean) ** 2))
     spectrum = moment.reshape(-1, 1, 1, 1)
-    return Calibration(setting.schedule, frac, c, moment, moment, spectrum, ((1.0,),), clamp_cov=False)
+    return Calibration(setting.schedule, c, moment, moment, spectrum, ((1.0,),), clamp_cov=False)
 
 
-def compare(setting: Setting, names: tuple[str, ...], K: int, frac: float) -> list[Row]:
+def compare(setting: Setting, names: tuple[str, ...], K: int) -> list[Row]:
     """The distances of every variance on the even chain of K steps."""
     times = timesteps.even(setting.schedule.T, K)
-    steps, known = process.steps(setting.schedule, times), calibrate(setting, times, frac)
+    steps, known = process.steps(setting.schedule, times), calibrate(setting, times)
     denoiser = toy.exact_heads(setting.world, steps)
     wanted = density.log_mixture(setting.x, setting.data)
     rows: list[Row] = []

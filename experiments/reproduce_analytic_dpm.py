@@ -27,6 +27,7 @@ from ddpm_jax.cli.command import command_line
 from ddpm_jax.diffusion import process, sampler, timesteps, variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.process import Kernel
+from ddpm_jax.diffusion.variances import Calibration
 from ddpm_jax.evaluation import ablation, likelihood, samples
 from ddpm_jax.evaluation.ablation import Design, Means
 from ddpm_jax.evaluation.fid import extractors, frechet, protocols
@@ -66,15 +67,15 @@ def reproduce(options: Reproduce) -> None:
     work, said = afford(plan)
     print("\n".join(said), flush=True)
     design = plan.design._replace(images=work.n)
-    calibration = ablation.measure(plan.subject, design, jax.random.key(0), "calibration", means=means)
-    choices = ablation.choose(plan.subject, design, calibration, means.keep)
-    test = ablation.measure(plan.subject, design, jax.random.key(0), "test", choices, means)
+    calibration = ablation.measure(plan.model, plan.data, design, jax.random.key(0), "calibration", means=means)
+    choices = ablation.choose(plan.model, plan.data, design, calibration, means.keep)
+    test = ablation.measure(plan.model, plan.data, design, jax.random.key(0), "test", choices, means)
     bounds = likelihood.rows(likelihood.likelihoods(choices, test, means.keep), "test")
     results: dict[str, Any] = {
         "config": {**plain(plan.options), "schedule": plan.schedule},
         "network": plan.made,
         "rules": design.rules._asdict(),
-        "data": provenance.images(plan.subject.data, calibration.variance),
+        "data": provenance.images(plan.data, calibration.variance),
         "nll": [likelihood_row(row) for row in bounds if row["bits_per_dim"] is not None],
         "fid": [],
         "notes": {"nll": likelihood_notes(plan, len(test.prior)), "fid": said},
@@ -93,7 +94,7 @@ def reproduce(options: Reproduce) -> None:
 
 def keep_of(plan: Plan) -> Keep:
     """Where results are kept, under the network."""
-    common = {"denoiser": plan.subject.fingerprint}
+    common = {"denoiser": plan.model.fingerprint}
     return partial(cache.fetch, Store(plan.options.workdir / "cells", common, plan.options.force, Counter()))
 
 
@@ -117,8 +118,8 @@ def afford(plan: Plan) -> tuple[reproduce_plan.Work, list[str]]:
     Raises:
       ValueError: nothing fits.
     """
-    options, design, data = plan.options, plan.design, plan.subject.data
-    passes = (len(data.calibration.images) + len(data.test.images)) * plan.subject.schedule.T
+    options, design, data = plan.options, plan.design, plan.data
+    passes = (len(data.calibration.images) + len(data.test.images)) * plan.model.schedule.T
     count = len(kernels(design)) * design.seeds
     chains = dict.fromkeys(design.sample_K, count) if plan.judge else {}
     wanted = reproduce_plan.Work(passes, chains, design.images)
@@ -144,15 +145,15 @@ def afford(plan: Plan) -> tuple[reproduce_plan.Work, list[str]]:
 
 def speed(plan: Plan) -> float:
     """Network evaluations a second in sampling, of a few steps after as many that compile."""
-    subject, design = plan.subject, plan.design
-    steps = process.steps(subject.schedule, timesteps.even(subject.schedule.T, PROBE))
+    model, design = plan.model, plan.design
+    steps = process.steps(model.schedule, timesteps.even(model.schedule.T, PROBE))
     most = PROBED_BY_CORES if sharding.are_cores(sharding.local(Layout())) else samples.SHARD
-    shape = (min(design.images, most), *subject.data.shape)
-    choice = variances.build("large", ablation.nothing_measured(subject.schedule, subject.data.shape))
+    shape = (min(design.images, most), *model.shape)
+    choice = variances.build("large", Calibration(model.schedule))
     seconds = []
     for seed in range(2):
         started = time.perf_counter()
-        x_0 = sampler.sample(jax.random.key(seed), steps, subject.denoiser, choice, shape, design.rules)
+        x_0 = sampler.sample(jax.random.key(seed), steps, model.denoiser, choice, shape, design.rules)
         jax.block_until_ready(x_0)
         seconds.append(time.perf_counter() - started)
     return shape[0] * PROBE / seconds[-1]
@@ -164,7 +165,7 @@ def compared(plan: Plan, n: int) -> tuple[str, list[str]]:
     judge, reference = plan.judge
     ours = extractors.measure(judge, reference, plan.design.rules.rounding, n)
     theirs = protocols.named(PUBLISHED_WITH)
-    usual = plan.subject.data.name == "cifar10" and plan.options.reference is None
+    usual = plan.data.name == "cifar10" and plan.options.reference is None
     published = Measure(
         judge.name if judge.usual else inception.FILE,
         theirs.preparation,
@@ -183,7 +184,7 @@ def compared(plan: Plan, n: int) -> tuple[str, list[str]]:
 
 def of_others(plan: Plan) -> list[str]:
     """That the published figures are of other images or another chain, where they are."""
-    name, T = Path(plan.subject.data.name).name, plan.subject.schedule.T
+    name, T = Path(plan.data.name).name, plan.model.schedule.T
     ours = [f"of {name}"] * (name != "cifar10") + [f"of T = {T}"] * (T != PUBLISHED_T)
     published = f"the published figures are of CIFAR-10 and T = {PUBLISHED_T}"
     return [f"{published}, ours {' and '.join(ours)}: they do not compare"] if ours else []
@@ -203,7 +204,7 @@ def likelihood_row(row: likelihood.Row) -> Row:
 
 def likelihood_notes(plan: Plan, images: int) -> list[str]:
     """What the likelihoods are of."""
-    data = plan.subject.data
+    data = plan.data
     fixed = f"of {images:,} test images, variances fixed on {len(data.calibration.images):,} others"
     return [*of_others(plan), fixed]
 
@@ -212,11 +213,11 @@ def fid_row(plan: Plan, choices: Choices, cell: Cell, n: int, keep: Keep) -> Row
     """The FID of a cell with its stamp: over seeds the mean and its standard error."""
     assert plan.judge
     (judge, reference), design = plan.judge, plan.design
-    rules, shape, seeds = rules_of(plan, cell, choices.kernel), plan.subject.data.shape, list(range(design.seeds))
+    rules, shape, seeds = rules_of(plan, cell, choices.kernel), plan.data.shape, list(range(design.seeds))
 
     def compute(seed: int) -> cache.Arrays:
         draws = samples.Draws([seed], n, shape)
-        (images,) = samples.draw(choices, plan.subject.denoiser, [cell], rules, draws, keep=keep)[cell]
+        (images,) = samples.draw(choices, plan.model.denoiser, [cell], rules, draws, keep=keep)[cell]
         return dict(fid=np.asarray(frechet.distance(reference.target, frechet.fit(extractors.summed(judge, images)))))
 
     asked = {**samples.inputs(choices, cell, rules), "n": n, "judge": judge[:3], "to": reference.name}

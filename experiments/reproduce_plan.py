@@ -22,8 +22,8 @@ from ddpm_jax.evaluation.fid.extractors import FeatureExtractor, Reference
 from ddpm_jax.models.convert import diffusers, files, improved_diffusion
 from ddpm_jax.runtime import cache
 from ddpm_jax.runtime.cache import Store
-from ddpm_jax.training import checkpoints, heads, model, setup
-from ddpm_jax.training.model import Subject
+from ddpm_jax.training import checkpoints, setup
+from ddpm_jax.training.model import Model, load_data, load_heads, read
 from experiments import reproduce_smoke
 
 ENOUGH = 2_048  # samples of a cell under which a chain length is given up instead: as many as Inception has features
@@ -135,7 +135,8 @@ class Plan(NamedTuple):
 
     Attributes:
       options: with what --smoke makes of them.
-      subject: the network and its images.
+      model: the network.
+      data: its images.
       design: what is compared.
       judge: of samples, with what they are compared with; None without --inception.
       schedule: the name of the network's noise schedule.
@@ -143,7 +144,8 @@ class Plan(NamedTuple):
     """
 
     options: Reproduce
-    subject: Subject
+    model: Model
+    data: DataSet
     design: Design
     judge: tuple[FeatureExtractor, Reference] | None
     schedule: str
@@ -170,26 +172,22 @@ def resolve(options: Reproduce) -> Plan:
     if options.budget is not None and options.inception is None:
         raise ValueError(f"budget = {options.budget:g} has no effect without --inception: only samples are cut")
     protocol = protocols.named(options.fid_protocol)
-    trained = setup.load(network(options))
-    config = trained.run.config
-    subject = model.of_training(trained, "checkpoint", str(options.weights or options.checkpoint))
+    stored = read(network(options))
+    config, every = stored.config, load_data(stored.model)
+    model = stored.model._replace(name=str(options.weights or options.checkpoint))
     if options.head_checkpoint:
-        subject = heads.load(options.head_checkpoint, subject)
-    if options.test_images is not None:
-        subject = subject._replace(data=fewer(subject, options.test_images))
+        model = load_heads(options.head_checkpoint, model)
+    data = every if options.test_images is None else fewer(every, options.test_images)
     clip = 2.0 if (setup.data_of(config), config.schedule) == ("cifar10", "linear") else 1.0
     clip = clip if options.pixel_clip is None else options.pixel_clip
-    rules = conventions.protocol("analytic-dpm", subject.data.levels, pixel_clip=clip, rounding=protocol.rounding)
+    rules = conventions.protocol("analytic-dpm", data.levels, pixel_clip=clip, rounding=protocol.rounding)
     design = ablation.resolved(
         Design(rules, options.variances, options.trajectories, options.K, options.sample_K, options.n, options.seeds),
-        subject.schedule,
-        subject.heads,
+        model.heads,
     )
-    ablation.check(design, subject.schedule, subject.data, subject.heads, subject.learned_times)
-    made = dict(
-        network=subject.fingerprint, name=subject.name, step=int(trained.state.step), average=config.ema_decay[0]
-    )
-    return Plan(options, subject, design, judge_of(options, trained.run.data), config.schedule, made)
+    ablation.check(design, model.schedule, model.heads, model.learned_times)
+    made = dict(network=model.fingerprint, name=model.name, step=stored.step, average=config.ema_decay[0])
+    return Plan(options, model, data, design, judge_of(options, every), config.schedule, made)
 
 
 def smoke(options: Reproduce) -> Reproduce:
@@ -235,16 +233,16 @@ def contents(options: Reproduce) -> dict[str, Any]:
     return {"files": hashes, "data": options.data, "image_size": options.image_size, "code": IMPORTER}
 
 
-def fewer(subject: Subject, count: int) -> DataSet:
+def fewer(data: DataSet, count: int) -> DataSet:
     """The data set with the first of its test images.
 
     Raises:
       ValueError: there are not as many.
     """
-    test = subject.data.test
+    test = data.test
     if not 2 <= count <= len(test.images):
-        raise ValueError(f"test_images = {count}: from 2 to {len(test.images)}, all of {subject.data.name}")
-    return subject.data._replace(test=test._replace(images=test.images[:count], labels=None))
+        raise ValueError(f"test_images = {count}: from 2 to {len(test.images)}, all of {data.name}")
+    return data._replace(test=test._replace(images=test.images[:count], labels=None))
 
 
 def judge_of(options: Reproduce, images: DataSet) -> tuple[FeatureExtractor, Reference] | None:

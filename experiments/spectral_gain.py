@@ -21,11 +21,11 @@ import numpy as np
 
 from ddpm_jax.cli import provenance
 from ddpm_jax.cli.command import command_line
-from ddpm_jax.data.datasets import seen
+from ddpm_jax.data.datasets import DataSet, seen
 from ddpm_jax.diffusion import bases, timesteps
 from ddpm_jax.diffusion import variances as reverse_variances
 from ddpm_jax.diffusion.conventions import Rules
-from ddpm_jax.diffusion.variances import Calibration, Fixed
+from ddpm_jax.diffusion.variances import Calibration
 from ddpm_jax.evaluation import diagnostics, likelihood, moments
 from ddpm_jax.evaluation.likelihood import OPTIMAL, REFERENCE, Choices
 from ddpm_jax.evaluation.moments import Moments
@@ -34,8 +34,7 @@ from ddpm_jax.runtime import cache
 from ddpm_jax.runtime.cache import Keep
 from ddpm_jax.runtime.sharding import Layout
 from ddpm_jax.training import model, setup
-from ddpm_jax.training.model import Subject
-from ddpm_jax.training.setup import Trained
+from ddpm_jax.training.model import Model, Stored
 from experiments import spectral_gain_report
 
 Row = dict[str, Any]
@@ -82,7 +81,7 @@ def main(options: SpectralGain) -> None:
     if options.dry_run:
         print(json.dumps(config, indent=2))
         return
-    results = {"config": config, "K": list(options.K), "networks": [judge(options, one) for one in networks]}
+    results = {"config": config, "K": list(options.K), "networks": [judge(options, *one) for one in networks]}
     text = spectral_gain_report.text(results)
     cache.write_json(options.workdir / "results.json", results)
     cache.write_whole(options.workdir / "tables.md", lambda file: file.write(text.encode()))
@@ -91,8 +90,8 @@ def main(options: SpectralGain) -> None:
     print(text)
 
 
-def resolve(options: SpectralGain) -> list[Trained]:
-    """The networks.
+def resolve(options: SpectralGain) -> list[tuple[Stored, DataSet]]:
+    """The networks and their images.
 
     Raises:
       ValueError: one is not there or there twice, K is out of range, or there are too few images.
@@ -101,12 +100,12 @@ def resolve(options: SpectralGain) -> list[Trained]:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name} = {' '.join(map(str, values))}: give at least one, and each once")
-    networks = [setup.load(folder) for folder in options.checkpoints]
-    names = [setup.data_of(one.run.config) for one in networks]
+    stored = [model.read(folder) for folder in options.checkpoints]
+    names = [setup.data_of(one.config) for one in stored]
     if len(set(names)) < len(names):
         raise ValueError(f"the checkpoints are of {', '.join(names)}: give one network a data set")
-    for one in networks:
-        data = one.run.data
+    networks = [(one, model.load_data(one.model)) for one in stored]
+    for one, data in networks:
         most = min(len(data.calibration.images), len(data.test.images))
         if not max(FEWER) < options.images <= most:
             raise ValueError(f"images = {options.images}: of {data.name} {max(FEWER) + 1} to {most} can be taken")
@@ -115,24 +114,22 @@ def resolve(options: SpectralGain) -> list[Trained]:
                 raise ValueError(
                     f"K = {K}: a chain of one step has no variance but that of its decoder; give 2 or more"
                 )
-            timesteps.even(one.run.schedule.T, K)
+            timesteps.even(one.model.schedule.T, K)
     cache.check_writable(options.workdir)
     return networks
 
 
-def judge(options: SpectralGain, trained: Trained) -> Row:
+def judge(options: SpectralGain, stored: Stored, images: DataSet) -> Row:
     """Everything about one network; plain values."""
-    config = trained.run.config
-    subject = model.of_training(trained, "checkpoint", setup.data_of(config))
-    store = cache.Store(options.workdir / "cells", {"denoiser": subject.fingerprint}, options.force, Counter())
-    found = measure(options, subject, partial(cache.fetch, store))
+    store = cache.Store(options.workdir / "cells", {"denoiser": stored.model.fingerprint}, options.force, Counter())
+    found = measure(options, stored.model, images, partial(cache.fetch, store))
     likelihoods = likelihood.likelihoods(found.choices, found.test)
     return {
-        "data": provenance.images(subject.data, found.calibration.variance),
+        "data": provenance.images(images, found.calibration.variance),
         "training": {
-            "steps": int(trained.state.step),
-            "batch": config.batch,
-            "parameters": unet.parameter_count(trained.state.params),
+            "steps": stored.step,
+            "batch": stored.config.batch,
+            "parameters": unet.parameter_count(stored.params),
         },
         "images": options.images,
         "variances": list(found.choices.variances),
@@ -141,23 +138,23 @@ def judge(options: SpectralGain, trained: Trained) -> Row:
     }
 
 
-def measure(options: SpectralGain, subject: Subject, keep: Keep) -> Measured:
+def measure(options: SpectralGain, network: Model, images: DataSet, keep: Keep) -> Measured:
     """Calibration images fix the variances, test images tabulate them: one pass over either, and one over fewer."""
-    schedule, images, n = subject.schedule, subject.data, options.images
+    schedule, n = network.schedule, options.images
     times, colours = visited(schedule.T, options.K), bases.colour_axes(seen(images.train).images)
     keys = dict(zip(("calibration", "test"), jax.random.split(jax.random.key(options.seed)), strict=True))
 
-    def look(split: str, count: int, tabulated: dict[str, Fixed]) -> Moments:
+    def look(split: str, count: int, tabulated: dict[str, tuple[str, Calibration]]) -> Moments:
         some, rules = getattr(images, split).images[:count], Rules(levels=images.levels)
-        here = (keys[split], schedule, subject.denoiser, some, rules, times, Layout(), keep)
+        here = (keys[split], schedule, network.denoiser, some, rules, times, Layout(), keep)
         return moments.measure(*here, colours=colours, tabulated=tabulated)
 
     def fixed_by(count: int) -> tuple[Calibration, Moments]:
         found = look("calibration", count, {})
-        return likelihood.calibrate(Calibration(schedule, colours=colours), found, None), found
+        return likelihood.calibrate(Calibration(schedule, colours=colours), found), found
 
     known, calibration = fixed_by(n)
-    named = {REFERENCE: Fixed(REFERENCE, known), **spectra(known)}
+    named = {REFERENCE: (REFERENCE, known), **spectra(known)}
     few = {
         f"{name}, {n // share} images": fixed
         for share in FEWER
@@ -185,13 +182,13 @@ def visited(T: int, Ks: tuple[int, ...]) -> np.ndarray:
     ).astype(int)
 
 
-def spectra(known: Calibration) -> dict[str, Fixed]:
+def spectra(known: Calibration) -> dict[str, tuple[str, Calibration]]:
     """One number a colour axis (of images in colour), a radius, a frequency."""
     assert known.spectrum is not None
     shape = known.spectrum.shape[1:]
     of_axes = bases.averaged(known.spectrum, np.broadcast_to(np.arange(shape[-1]), shape))
-    axes = {COLOURS: Fixed("spectral", known._replace(spectrum=of_axes))} if shape[-1] > 1 else {}
-    return {**axes, RADIAL: Fixed("spectral_radial", known), FULL: Fixed("spectral", known)}
+    axes = {COLOURS: ("spectral", known._replace(spectrum=of_axes))} if shape[-1] > 1 else {}
+    return {**axes, RADIAL: ("spectral_radial", known), FULL: ("spectral", known)}
 
 
 if __name__ == "__main__":

@@ -24,15 +24,14 @@ from ddpm_jax.cli import provenance
 from ddpm_jax.cli.command import command_line
 from ddpm_jax.cli.options import RESULTS, Ablation, Plan, plain, resolve
 from ddpm_jax.evaluation import ablation, moments
-from ddpm_jax.evaluation.ablation import Design, Means
+from ddpm_jax.evaluation.ablation import Means
 from ddpm_jax.report import claims, page
 from ddpm_jax.runtime import cache
 from ddpm_jax.runtime.cache import Store
 from ddpm_jax.runtime.sharding import Layout
-from ddpm_jax.training import heads, loop, metrics, model, setup
+from ddpm_jax.training import heads, loop, metrics, setup
 from ddpm_jax.training.config import to_dict
-from ddpm_jax.training.model import Subject
-from ddpm_jax.training.setup import Trained
+from ddpm_jax.training.model import HEADS, Model, Stored
 
 R = TypeVar("R")
 Seconds = dict[str, float]
@@ -41,7 +40,7 @@ Seconds = dict[str, float]
 class Network(NamedTuple):
     """A denoiser, its shape and how it came about; None where it was not trained here."""
 
-    subject: Subject
+    model: Model
     shape: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
     images_per_second: float | None = None
@@ -72,14 +71,14 @@ def main(options: Ablation) -> None:
     networks, judged = [], []
     for seed in seeds:
         networks.append(there or train(plan, seed, seconds))
-        store = Store(options.workdir / "cells", {"denoiser": networks[-1].subject.fingerprint}, options.force, used)
-        judged.append(judge(options, networks[-1], design, store, seconds))
+        store = Store(options.workdir / "cells", {"denoiser": networks[-1].model.fingerprint}, options.force, used)
+        judged.append(judge(plan, networks[-1], store, seconds))
     results = {**judged[0].results, "config": config, "rules": design.rules._asdict(), "training_seeds": seeds}
     tables, samples = ([one.results[name] for one in judged] for name in ("likelihood", "sample_cells"))
     results["spread"] = ablation.over_networks(tables, samples) if len(judged) > 1 else []
     results["claims"] = claims.judge(results)
     about = {"about": provenance.about(seconds, networks[0].images_per_second), "forced": options.force}
-    moments.save(options.workdir / "moments.npz", judged[0].calibration, networks[0].subject.fingerprint, design.rules)
+    moments.save(options.workdir / "moments.npz", judged[0].calibration, networks[0].model.fingerprint, design.rules)
     write(options.workdir, results, {**about, "cells": cache.tally(used)}, judged[0].shown)
     print("\n".join(claims.lines(results["claims"])))
     print(f"report: {options.workdir / 'report.html'}")
@@ -89,10 +88,10 @@ def taken(plan: Plan) -> Network | None:
     """The network that is there already."""
     if plan.there is None:
         return None
-    if plan.there.trained is None:
-        return Network(plan.there.subject)
+    if plan.there.stored is None:
+        return Network(plan.there.model)
     assert plan.options.checkpoint
-    return of_training(plan.there.trained, plan.there.subject, plan.options.checkpoint)
+    return of_training(plan.there.stored, plan.there.model, plan.options.checkpoint)
 
 
 def train(plan: Plan, seed: int, seconds: Seconds) -> Network:
@@ -102,43 +101,44 @@ def train(plan: Plan, seed: int, seconds: Seconds) -> Network:
     if seed != options.training.seed:
         folder, elsewhere = folder / f"seed-{seed}", config.checkpoints
         config = replace(config, checkpoints=elsewhere and f"{elsewhere}-seed-{seed}")
-    trained = timed(seconds, "train", partial(loop.fit, config, folder))
-    subject = model.of_training(trained, "trained", config.preset)
+    stored = timed(seconds, "train", partial(loop.fit, config, folder))
+    model = stored.model
     if plan.heads:
-        fit_heads = partial(heads.fit, plan.heads, config, subject, folder / heads.HEADS)
-        subject = timed(seconds, "heads", fit_heads)
-    return of_training(trained, subject, folder)
+        fit_heads = partial(heads.fit, plan.heads, config, model, plan.data, folder / HEADS)
+        model = timed(seconds, "heads", fit_heads)
+    return of_training(stored, model, folder)
 
 
-def of_training(trained: Trained, subject: Subject, folder: Path) -> Network:
+def of_training(stored: Stored, model: Model, folder: Path) -> Network:
     """The network of a run, with what its log says; an imported one has none."""
     log = folder / metrics.METRICS
     if not log.exists():
-        return Network(subject, to_dict(trained.run.network))
-    training = provenance.training(log, trained.state)
-    return Network(subject, to_dict(trained.run.network), training, provenance.training_rate(log))
+        return Network(model, to_dict(stored.network))
+    training = provenance.training(log, stored)
+    return Network(model, to_dict(stored.network), training, provenance.training_rate(log))
 
 
-def judge(options: Ablation, network: Network, design: Design, store: Store, seconds: Seconds) -> Judged:
+def judge(plan: Plan, network: Network, store: Store, seconds: Seconds) -> Judged:
     """Everything about one network, as far as it is not in the store yet."""
-    subject, keep = network.subject, partial(cache.fetch, store)
-    means, key = Means(Layout(options.training.parallel), keep), jax.random.key(options.training.seed)
-    look = partial(ablation.measure, subject, design, key, means=means)
+    model, data, design, training = network.model, plan.data, plan.design, plan.options.training
+    keep, key = partial(cache.fetch, store), jax.random.key(training.seed)
+    means = Means(Layout(training.parallel), keep)
+    look = partial(ablation.measure, model, data, design, key, means=means)
     calibration = timed(seconds, "moments", lambda: look("calibration"))
-    choices = timed(seconds, "likelihood", lambda: ablation.choose(subject, design, calibration, keep))
+    choices = timed(seconds, "likelihood", lambda: ablation.choose(model, data, design, calibration, keep))
     measured = timed(
         seconds,
         "moments",
         lambda: {"calibration": calibration, "test": look("test", choices), "train": look("train")},
     )
-    results = timed(seconds, "likelihood", lambda: ablation.tabulate(subject, design, choices, measured, keep))
-    quality, drawn = timed(seconds, "sample", lambda: ablation.sample(subject, design, choices, means))
+    results = timed(seconds, "likelihood", lambda: ablation.tabulate(model, data, design, choices, measured, keep))
+    quality, drawn = timed(seconds, "sample", lambda: ablation.sample(model, data, design, choices, means))
     results |= {**quality, "training": network.training}
     results["network"] = dict(
-        source=subject.source, name=subject.name, fingerprint=subject.fingerprint, heads=list(subject.heads)
+        source=model.source, name=model.name, fingerprint=model.fingerprint, heads=list(model.heads)
     )
-    results["data"] = provenance.images(subject.data, calibration.variance)
-    return Judged(results, ablation.pictures(subject, design, choices, drawn, keep), calibration)
+    results["data"] = provenance.images(data, calibration.variance)
+    return Judged(results, ablation.pictures(model, data, design, choices, drawn, keep), calibration)
 
 
 def timed(seconds: Seconds, part: str, work: Callable[[], R]) -> R:

@@ -12,7 +12,7 @@ from ddpm_jax.cli.command import command_line
 from ddpm_jax.models.convert import diffusers
 from ddpm_jax.models.convert.diffusers import Scheduler
 from ddpm_jax.runtime import cache
-from ddpm_jax.training import setup
+from ddpm_jax.training import model
 from ddpm_jax.training.config import Config
 
 
@@ -37,14 +37,14 @@ class ExportWeights:
 
 def main(options: ExportWeights) -> None:
     """Read the checkpoint and write the folder."""
-    trained = setup.load(options.workdir, options.checkpoint_step, options.checkpoint_ema)
-    network, scheduler = trained.run.network, diffusers.write_scheduler(chain(trained.run.config))
+    stored = model.read(options.workdir, options.checkpoint_step, options.checkpoint_ema)
+    network, scheduler = stored.network, diffusers.write_scheduler(chain(stored.config))
     if options.dry_run:
         print(json.dumps({"unet": diffusers.write_config(network), "scheduler": scheduler}, indent=2))
         return
     out = options.out or options.workdir / "diffusers"
     cache.check_writable(out)
-    diffusers.save(out / "unet", trained.averaged, network, trained.run.data.shape[0])
+    diffusers.save(out / "unet", stored.params, network, stored.model.shape[0])
     diffusers.save_scheduler(out, scheduler)
     print(out)
 

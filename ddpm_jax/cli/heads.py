@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ddpm_jax.cli.command import command_line
+from ddpm_jax.data import datasets
 from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.training import heads, model, setup
 from ddpm_jax.training.config import Config, FlatHeads, Heads, to_dict
@@ -64,25 +65,26 @@ def main(options: TrainHeads) -> None:
     given = Config(**{name: getattr(options, name) for name in OF_A_DENOISER})
     if options.denoiser:
         setup.check_unused(checkpoint_step=options.checkpoint_step, checkpoint_ema=options.checkpoint_ema)
-        subject = model.from_module(options.denoiser, given)
+        data = datasets.load(setup.data_of(given), given.image_size)
+        network = model.of_module(options.denoiser, given, data)
     else:
         assert options.checkpoint
-        trained = setup.load(options.checkpoint, options.checkpoint_step, options.checkpoint_ema)
+        stored = model.read(options.checkpoint, options.checkpoint_step, options.checkpoint_ema)
         why = f"the network of {options.checkpoint} is taken as it is"
-        setup.check_given(given, trained.run.config, set(vars(given)) - set(OF_A_DENOISER), why)
-        subject = model.of_training(trained, "checkpoint", str(options.checkpoint))
+        setup.check_given(given, stored.config, set(vars(given)) - set(OF_A_DENOISER), why)
+        network, data = stored.model, model.load_data(stored.model)
     if options.save_every < 1:
         raise ValueError(f"save_every = {options.save_every}: it is at least 1")
     if options.workdir == options.checkpoint:
         raise ValueError(f"--workdir {options.workdir} holds the network: choose another folder for its heads")
     sharding.check(options.parallel)
     cache.check_writable(options.workdir)
-    wanted = heads.resolve(options.training, subject)
+    wanted = heads.resolve(options.training, network, data)
     if options.dry_run:
         print(json.dumps({**to_dict(wanted.config), "network": to_dict(wanted.network)}, indent=2))
         return
     pace = Config(seed=options.seed, parallel=options.parallel, save_every=options.save_every)
-    heads.fit(options.training, pace, subject, options.workdir)
+    heads.fit(options.training, pace, network, data, options.workdir)
     print(f"{options.workdir}: {', '.join(wanted.config.heads)} trained to step {options.training.head_steps}")
 
 

@@ -5,16 +5,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_jax.diffusion import conventions, timesteps
+from ddpm_jax.data import datasets
+from ddpm_jax.data.datasets import DataSet
+from ddpm_jax.diffusion import conventions, timesteps, variances
 from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.evaluation import ablation
 from ddpm_jax.evaluation.ablation import Design
 from ddpm_jax.evaluation.fid import classifier
 from ddpm_jax.runtime import cache, sharding
-from ddpm_jax.training import checkpoints, heads, model, setup
+from ddpm_jax.training import checkpoints, heads, setup
 from ddpm_jax.training.config import Config, Flat, FlatHeads, Heads, to_dict
-from ddpm_jax.training.model import Subject
-from ddpm_jax.training.setup import Run, Trained
+from ddpm_jax.training.model import Model, Stored, check_clip, load_data, load_heads, of_module, read
 
 RESULTS = "results.json"
 DEFAULT = Design(Rules())
@@ -45,15 +47,13 @@ class Ablation:
       denoiser: module:function of your own network (x_t, t) -> what --prediction says, trained for --schedule and --T.
       head_checkpoint: workdir of ddpm_jax.cli.heads, for the network of --checkpoint or --denoiser.
       training_seeds: networks to train, from seed upwards; the report shows their spread.
-      variances: names, in the order of the tables; default all that the network has heads for.
+      variances: choices in the order of the tables, their numbers and switches after colons (interpolated:0.7); default
+        all that the network has heads for.
       trajectories: quadratic, optimal or optimal_free, beside even.
       K: chain lengths of the likelihood table.
       sample_K: chain lengths that are sampled, on the even trajectory.
       images: samples of each cell and seed.
       seeds: sampling seeds.
-      frac: of `interpolated`.
-      c: of `family`; default the mean variance of the calibration images.
-      clamp_head: hold the head of `learned_range` within [-1, 1].
       protocol: the conventions of a paper: ddpm, analytic-dpm or iddpm; each can be set alone.
       last_step: noise of the last step: mean (none) or noise; default the protocol's.
       pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
@@ -79,9 +79,6 @@ class Ablation:
     sample_K: tuple[int, ...] = DEFAULT.sample_K
     images: int = DEFAULT.images
     seeds: int = DEFAULT.seeds
-    frac: float = DEFAULT.frac
-    c: float | None = DEFAULT.c
-    clamp_head: bool = DEFAULT.clamp_head
     protocol: str = "analytic-dpm"
     last_step: str | None = None
     pixel_clip: float | None = None
@@ -93,10 +90,10 @@ class Ablation:
 
 
 class Existing(NamedTuple):
-    """A network that is there already, with the run it comes from if there is one."""
+    """A network that is there already, with what is stored of it if it comes from a run."""
 
-    subject: Subject
-    trained: Trained | None = None
+    model: Model
+    stored: Stored | None = None
 
 
 class Plan(NamedTuple):
@@ -105,12 +102,14 @@ class Plan(NamedTuple):
     Attributes:
       options: with the training config that holds.
       there: the network, if it is there already.
+      data: the images.
       heads: to be trained on a network that is trained here; None for none.
       design: what is compared.
     """
 
     options: Ablation
     there: Existing | None
+    data: DataSet
     heads: Heads | None
     design: Design
 
@@ -122,46 +121,52 @@ def resolve(options: Ablation) -> Plan:
       ValueError: an unknown name, a number out of range, options that exclude each other, or a workdir that is taken.
     """
     there, training = existing(options), options.training
-    if there and there.trained:
-        training = replace(there.trained.run.config, parallel=training.parallel)
+    if there and there.stored:
+        training = replace(there.stored.config, parallel=training.parallel)
         setup.check_given(
             options.training, training, {"parallel"}, f"the network of {options.checkpoint} is taken as it is"
         )
     options = replace(options, training=training)
-    found = there.subject if there else setup.resolve(training)
     if options.training_seeds < 1 or (there and options.training_seeds > 1):
         raise ValueError(f"training_seeds = {options.training_seeds}: at least 1, more only of networks trained here")
     if there:
-        own, times = there.subject.heads, there.subject.learned_times
+        data, schedule = load_data(there.model), there.model.schedule
+        own, times = there.model.heads, there.model.learned_times
     else:
-        in_loss = setup.in_loss(training, found.schedule)
+        run = setup.resolve(training)
+        data, schedule = run.data, run.schedule
+        in_loss = setup.in_loss(training, schedule)
         own, times = in_loss.heads, in_loss.times
-    design, heads = _compared(options, found, own, times, trained_here=not there)
-    if there and ablation.needed(design.variances, found.schedule):
-        model.check_clip(there.subject, design.rules.clip_x_0)
+    design, to_train = _compared(options, schedule, data, own, times, trained_here=not there)
+    if there and variances.heads_of(design.variances):
+        check_clip(there.model, design.rules.clip_x_0)
     sharding.check(training.parallel)
     check_workdir(options, there)
-    return Plan(options, there, heads, design)
+    return Plan(options, there, data, to_train, design)
 
 
 def _compared(
-    options: Ablation, found: Subject | Run, own: tuple[str, ...], times: tuple[int, ...] | None, trained_here: bool
+    options: Ablation,
+    schedule: Schedule,
+    images: DataSet,
+    own: tuple[str, ...],
+    times: tuple[int, ...] | None,
+    trained_here: bool,
 ) -> tuple[Design, Heads | None]:
     """What is compared, and the heads that have to be trained for it."""
-    schedule, images = found.schedule, found.data
     alone = {name: getattr(options, name) for name in ("last_step", "pixel_clip", "clip_x_0", "clamp_cov", "decoder")}
     rules = conventions.protocol(options.protocol, images.levels, **alone)
     design = Design(rules, **{name: getattr(options, name) for name in Design._fields if name != "rules"})
     every = heads.named(options.heads)
     if trained_here:
-        heads.check(every, schedule, images)
+        heads.check(every, schedule, images.shape)
     possible = tuple(dict.fromkeys((*own, *every.heads))) if trained_here else own
-    design = ablation.resolved(design, schedule, possible)
+    design = ablation.resolved(design, possible)
     if "learned" not in own:
         times = tuple(timesteps.even(schedule.T, every.chain or schedule.T).tolist())
-    ablation.check(design, schedule, images, possible, times)
+    ablation.check(design, schedule, possible, times)
     classifier.check(images.name, images.test.labels)
-    if {*ablation.needed(design.variances, schedule)} <= {*own}:
+    if {*variances.heads_of(design.variances)} <= {*own}:
         if options.heads != Heads():
             raise ValueError("options of heads have no effect: no variance that is compared reads one; leave them out")
         return design, None
@@ -191,12 +196,13 @@ def existing(options: Ablation) -> Existing | None:
         raise ValueError("options of heads have no effect: a network that is there gets none, see ddpm_jax.cli.heads")
     if options.denoiser:
         setup.check_given(options.training, Config(), FREE_OF_A_DENOISER, "a --denoiser is not trained")
-        trained, subject = None, model.from_module(options.denoiser, options.training)
+        images = datasets.load(setup.data_of(options.training), options.training.image_size)
+        stored, found = None, of_module(options.denoiser, options.training, images)
     else:
         assert options.checkpoint
-        trained = setup.load(options.checkpoint, options.checkpoint_step, options.checkpoint_ema)
-        subject = model.of_training(trained, "checkpoint", str(options.checkpoint))
-    return Existing(heads.load(options.head_checkpoint, subject) if options.head_checkpoint else subject, trained)
+        stored = read(options.checkpoint, options.checkpoint_step, options.checkpoint_ema)
+        found = stored.model
+    return Existing(load_heads(options.head_checkpoint, found) if options.head_checkpoint else found, stored)
 
 
 def check_workdir(options: Ablation, there: Existing | None) -> None:
@@ -214,7 +220,7 @@ def check_workdir(options: Ablation, there: Existing | None) -> None:
             network = json.loads(path.read_text(encoding="utf-8"))["network"]
         except (ValueError, KeyError, TypeError):
             network, taken = {}, "a results.json that is not of this experiment"
-        if there and network and network["fingerprint"] != there.subject.fingerprint:
+        if there and network and network["fingerprint"] != there.model.fingerprint:
             taken = f"results of another network, {network['name']}"
         elif not there and network and network["source"] != "trained":
             taken = f"results of the network {network['name']}"

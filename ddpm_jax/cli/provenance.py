@@ -12,7 +12,7 @@ import ddpm_jax
 from ddpm_jax.data.datasets import DataSet
 from ddpm_jax.models import unet
 from ddpm_jax.training import metrics
-from ddpm_jax.training.step import TrainState
+from ddpm_jax.training.model import Stored
 
 
 def images(data: DataSet, variance: float) -> dict[str, Any]:
@@ -28,15 +28,13 @@ def training_rate(log: Path) -> float | None:
     return rates[-1] if rates else None
 
 
-def training(log: Path, state: TrainState) -> dict[str, Any]:
+def training(log: Path, stored: Stored) -> dict[str, Any]:
     """The training run in numbers, from its metrics.jsonl."""
     return {
-        "steps": int(state.step),
-        "parameters": unet.parameter_count(state.params),
+        "steps": stored.step,
+        "parameters": unet.parameter_count(stored.params),
         "loss": [
-            [line["step"], line["loss"]]
-            for line in metrics.read(log)
-            if "loss" in line and line["step"] <= int(state.step)
+            [line["step"], line["loss"]] for line in metrics.read(log) if "loss" in line and line["step"] <= stored.step
         ],
     }
 

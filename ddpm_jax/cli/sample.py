@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from ddpm_jax.cli.command import command_line
-from ddpm_jax.data import transforms
+from ddpm_jax.data import datasets, transforms
 from ddpm_jax.data.datasets import seen
 from ddpm_jax.diffusion import bases, conventions, process, timesteps, variances
 from ddpm_jax.diffusion.conventions import Rules
@@ -27,11 +27,11 @@ from ddpm_jax.evaluation import likelihood, moments, samples
 from ddpm_jax.evaluation.likelihood import Choices
 from ddpm_jax.runtime import cache
 from ddpm_jax.runtime.cache import Keep, Store
-from ddpm_jax.training import heads, model, setup
+from ddpm_jax.training import model, setup
 from ddpm_jax.training.config import Config
-from ddpm_jax.training.model import Subject
+from ddpm_jax.training.model import Model
 
-OF_THE_NETWORK = ("data", "image_size", "schedule", "T", "prediction")
+OF_THE_NETWORK = ("image_size", "schedule", "T", "prediction")
 SHOWN = 400  # images of the grid, at most
 TRAINED = {field.name for field in fields(Config)} - {*OF_THE_NETWORK}
 
@@ -45,14 +45,14 @@ class Sample:
       checkpoint_step: which of its checkpoints; default the newest.
       checkpoint_ema: which of its averages of the parameters, by rate; default the first.
       denoiser: module:function of your own network (x_t, t) -> what --prediction says, instead of a trained run.
-      data: its data set; default digits.
+      data: the images that a variance is measured on; default those the network was trained on, of a --denoiser digits.
       image_size: crop and shrink images to so many pixels; default as they are.
       schedule: the noise schedule it was trained for.
       T: number of noise levels.
       prediction: what it predicts: eps, x_0, v or mu.
       head_checkpoint: workdir of ddpm_jax.cli.heads for this network; default those of an ablation in workdir.
-      moments: moments.npz of an ablation of the same network; default: measured for this chain.
-      variance: a name of variance.VARIANCES.
+      moments: moments.npz of an ablation of the same network; default: measured for this chain on --data.
+      variance: a choice of the reverse variance, its number and switches after colons (interpolated:0.7).
       sampler: ddpm or ddim.
       eta: noise of ddim: 0 for none, 1 for DDPM's.
       trajectory: even or quadratic.
@@ -60,9 +60,6 @@ class Sample:
       K: chain length.
       n: number of images.
       seed: of the noise.
-      frac: of `interpolated`.
-      c: of `family`.
-      clamp_head: hold the head of `learned_range` within [-1, 1].
       protocol: the conventions of a paper: ddpm, analytic-dpm or iddpm; each can be set alone.
       last_step: noise of the last step: mean (none) or noise; default the protocol's.
       pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
@@ -93,9 +90,6 @@ class Sample:
     K: int = 50
     n: int = 64
     seed: int = 0
-    frac: float = 0.5
-    c: float = 1.0
-    clamp_head: bool = False
     protocol: str = "ddpm"
     last_step: str | None = None
     pixel_clip: float | None = None
@@ -113,11 +107,11 @@ def main(options: Sample) -> None:
         raise ValueError(f"unknown sampler {options.sampler!r}: choose one of {', '.join(SAMPLERS)}")
     if options.n < 1:
         raise ValueError(f"n = {options.n}: it is at least 1")
-    variances.check_name(options.variance)
+    variances.find(options.variance)
     out = options.out or options.workdir / "samples"
     cache.check_writable(out)
-    subject, config = network(options)
-    schedule, images = subject.schedule, subject.data
+    network, config = network_of(options)
+    schedule = network.schedule
     times = (
         timesteps.explicit(schedule.T, options.times)
         if options.times
@@ -126,7 +120,7 @@ def main(options: Sample) -> None:
     kernel = SAMPLERS[options.sampler](options.eta)
     steps = process.steps(schedule, times, kernel)
     alone = {name: getattr(options, name) for name in ("last_step", "pixel_clip", "clip_x_0", "clamp_cov", "rounding")}
-    rules = conventions.protocol(options.protocol, images.levels, **alone)
+    rules = conventions.protocol(options.protocol, network.levels, **alone)
     conventions.log_var_cap(rules, steps)
     transforms.check_rounding(rules.rounding)
     resolved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
@@ -134,71 +128,73 @@ def main(options: Sample) -> None:
     if options.dry_run:
         print(json.dumps({**resolved, "times": times.tolist()}, indent=2))
         return
-    keep = partial(cache.fetch, Store(out / "cells", {"denoiser": subject.fingerprint}, options.force, Counter()))
-    known = calibration(options, subject, rules, times, keep)
+    keep = partial(cache.fetch, Store(out / "cells", {"denoiser": network.fingerprint}, options.force, Counter()))
+    known = calibration(options, network, rules, times, keep)
     choice, cell = variances.build(options.variance, known), (options.variance, "given", len(times))
     if choice.heads:
-        model.check_clip(subject, rules.clip_x_0)
+        model.check_clip(network, rules.clip_x_0)
     choices = Choices(known, {options.variance: choice}, {cell: times}, kernel=kernel)
-    draws = samples.Draws((options.seed,), options.n, images.shape)
-    levels = samples.draw(choices, subject.denoiser, [cell], rules, draws, keep=keep)[cell][0]
-    shades = transforms.shades(levels, images.levels)
-    made = {**resolved, "times": times.tolist(), "rules": rules._asdict(), "network": subject.fingerprint}
+    draws = samples.Draws((options.seed,), options.n, network.shape)
+    levels = samples.draw(choices, network.denoiser, [cell], rules, draws, keep=keep)[cell][0]
+    shades = transforms.shades(levels, network.levels)
+    made = {**resolved, "times": times.tolist(), "rules": rules._asdict(), "network": network.fingerprint}
     kept = dict(arr_0=shades, options=np.asarray(json.dumps(made)))
     cache.write_whole(out / "samples.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **kept))
     draw_grid(shades[:SHOWN], out / "samples.png")
     print(out / "samples.png")
 
 
-def network(options: Sample) -> tuple[Subject, Config]:
+def network_of(options: Sample) -> tuple[Model, Config]:
     """The denoiser of --denoiser, or that of the run in workdir, and the config that holds for it.
 
     Raises:
       ValueError: it does not fit, or an option disagrees with the run.
     """
-    given = Config(**{name: getattr(options, name) for name in OF_THE_NETWORK})
-    which = (options.checkpoint_step, options.checkpoint_ema)
+    given = Config(data=options.data, **{name: getattr(options, name) for name in OF_THE_NETWORK})
+    step, ema_decay, heads = options.checkpoint_step, options.checkpoint_ema, options.head_checkpoint
     if options.denoiser:
-        setup.check_unused(checkpoint_step=which[0], checkpoint_ema=which[1])
-        return _headed(options, model.from_module(options.denoiser, given)), given
-    trained = setup.load(options.workdir, *which)
-    setup.check_given(given, trained.run.config, TRAINED, f"the network of {options.workdir} is taken as it is")
-    return _headed(options, model.of_training(trained, "checkpoint", str(options.workdir))), trained.run.config
+        setup.check_unused(checkpoint_step=step, checkpoint_ema=ema_decay)
+        found = model.of_module(options.denoiser, given, datasets.load(setup.data_of(given), given.image_size))
+        return model.load_heads(heads, found) if heads else found, given
+    config = model.read(options.workdir, step, ema_decay).config
+    setup.check_given(given, config, TRAINED, f"the network of {options.workdir} is taken as it is")
+    return model.load(options.workdir, step, ema_decay, heads), config
 
 
-def _headed(options: Sample, subject: Subject) -> Subject:
-    """With the heads of --head-checkpoint, or those that an ablation left beside its network, the default one."""
-    beside = options.workdir / heads.HEADS
-    another = options.denoiser or options.checkpoint_step is not None or options.checkpoint_ema is not None
-    if options.head_checkpoint is None and (another or not beside.exists()):
-        return subject
-    return heads.load(options.head_checkpoint or beside, subject)
+def calibration(options: Sample, network: Model, rules: Rules, times: np.ndarray, keep: Keep) -> Calibration:
+    """What fixes the variance; moments, if it needs any, from --moments, or calibration images at the chain's times.
 
-
-def calibration(options: Sample, subject: Subject, rules: Rules, times: np.ndarray, keep: Keep) -> Calibration:
-    """What fixes the variance; moments, if it needs any, from --moments, or calibration images at the chain's times."""
-    known = Calibration(
-        subject.schedule,
-        options.frac,
-        options.c,
-        colours=bases.colour_axes(seen(subject.data.train).images),
-        clamp_cov=rules.clamp_cov,
-        clamp_head=options.clamp_head,
-        learned_times=subject.learned_times,
-    )
+    Raises:
+      ValueError: the images are not there or do not fit, or --moments or --data would have no effect.
+    """
+    known = Calibration(network.schedule, clamp_cov=rules.clamp_cov, learned_times=network.learned_times)
     if options.moments:
-        measured = moments.load(options.moments, subject.fingerprint, rules)
-    else:
-        try:
-            variances.build(options.variance, known)
-            return known
-        except variances.Unmeasured:
-            images = subject.data.calibration.images
-            key = jax.random.fold_in(jax.random.key(options.seed), 1)
-            measured = moments.measure(
-                key, subject.schedule, subject.denoiser, images, rules, times, keep=keep, colours=known.colours
-            )
-    return likelihood.calibrate(known, measured, options.c)
+        if options.data and not options.denoiser:
+            raise ValueError(f"data = {options.data} has no effect beside --moments: leave one of them out")
+        return likelihood.calibrate(known, moments.load(options.moments, network.fingerprint, rules))
+    if not variances.needs(options.variance):
+        if options.data and not options.denoiser:
+            raise ValueError(f"data = {options.data} has no effect: {options.variance} measures nothing, leave it out")
+        return known
+    try:
+        images = model.load_data(network, options.data)
+    except ValueError as error:
+        raise ValueError(
+            f"variance {options.variance!r} is measured on images, and {error}; or give --moments of an ablation"
+        ) from error
+    known = known._replace(colours=bases.colour_axes(seen(images.train).images))
+    key = jax.random.fold_in(jax.random.key(options.seed), 1)
+    measured = moments.measure(
+        key,
+        network.schedule,
+        network.denoiser,
+        images.calibration.images,
+        rules,
+        times,
+        keep=keep,
+        colours=known.colours,
+    )
+    return likelihood.calibrate(known, measured)
 
 
 def draw_grid(shades: np.ndarray, path: Path) -> None:

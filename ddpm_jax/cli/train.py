@@ -43,9 +43,9 @@ def main(options: Train) -> None:
     if options.dry_run:
         print(json.dumps({**to_dict(found.config), "network": to_dict(found.network)}, indent=2))
         return
-    trained = loop.fit(options.training, options.workdir)
+    stored = loop.fit(options.training, options.workdir)
     if distributed.first():
-        print(f"{options.workdir}: trained to step {int(trained.state.step)}")
+        print(f"{options.workdir}: trained to step {stored.step}")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ units, from a network of their own on a frozen denoiser (`models.heads`), from e
 from the closed form of a toy distribution. Equal arguments give the same object, so that jitted users do not compile
 again.
 
-To add a choice: write a function that returns a ReverseVariance, and name it in VARIANCES.
+To add a choice: write a function that returns a ReverseVariance, and give it an entry in VARIANCES.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from ddpm_jax.diffusion import bases
+from ddpm_jax.diffusion import bases, registry
 from ddpm_jax.diffusion.bases import PIXEL, Axes, Basis
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.diffusion.process import Steps
@@ -345,103 +345,208 @@ def zero() -> ReverseVariance:
 
 
 class Calibration(NamedTuple):
-    """What the choices of VARIANCES are fixed by.
+    """What the choices of VARIANCES are fixed by; None for what was not measured.
 
     Attributes:
       schedule: the forward process.
-      frac: of `interpolated`.
-      c: of `family`, the variance of the data.
+      variance: of the data, averaged over dimensions; of `family` without a number.
       excess: 1 - Gamma_t (T + 1,), of `analytic`.
       error: M_t (T + 1,), of `isotropic`.
       spectrum: M_{t,j} (T + 1, H, W, C), of `spectral`.
       colours: axes of that basis.
-      clamp_cov: see `variances.from_bounded_excess`.
-      clamp_head: see `variances.learned_range`.
-      learned_times: see `variances.learned`.
+      clamp_cov: see `from_bounded_excess`.
+      learned_times: see `learned`.
     """
 
     schedule: Schedule
-    frac: float = 0.5
-    c: float = 1.0
+    variance: float | None = None
     excess: np.ndarray | None = None
     error: np.ndarray | None = None
     spectrum: np.ndarray | None = None
     colours: Axes = ()
     clamp_cov: bool = True
-    clamp_head: bool = False
     learned_times: tuple[int, ...] | None = None
 
 
-class Fixed(NamedTuple):
-    """A choice by its name, and what fixes it.
+MOMENTS = {"variance": "the variance of the data", "excess": "1 - Gamma_t", "error": "M_t", "spectrum": "M_{t,j}"}
+"""The measured fields of Calibration, in words."""
+
+
+class Number(NamedTuple):
+    """A number that belongs to a choice and is given in its name, as in `interpolated:0.7`.
 
     Attributes:
-      name: of VARIANCES.
-      by: what it is built from.
+      name: of the builder's argument.
+      default: where the name has none; or the field of Calibration that stands for it.
     """
 
     name: str
-    by: Calibration
+    default: float | str
 
 
-class Unmeasured(ValueError):
-    """A variance needs moments of the network that its calibration lacks."""
+class Variance(NamedTuple):
+    """An entry of VARIANCES: how a choice is built, and what is known of it before that.
 
-
-def measured(table: np.ndarray | None, name: str, schedule: Schedule) -> np.ndarray:
-    """A table of moments, one row a time.
-
-    Raises:
-      Unmeasured: there is none.
-      ValueError: it belongs to another schedule.
+    Attributes:
+      build: (calibration, its number and switches by name) -> the choice.
+      summary: one line for tables and --help.
+      kind: what fixes it: "fixed" (nothing measured of the network), "measured" (one moment for all coefficients),
+        "frequencies" (one for every frequency) or "trained" (it reads a head).
+      heads: names of the heads it reads.
+      moments: fields of Calibration that it needs.
+      number: its own number, if it has one.
+      switches: words that may follow its name, as in `learned_range:clamped`; the builder takes each as a bool.
     """
-    if table is None:
-        raise Unmeasured(f"this variance needs {name}: measure the moments of the network first")
-    if len(table) != schedule.T + 1:
-        raise ValueError(f"{name} has {len(table)} rows and the schedule {schedule.T + 1}: measure with this schedule")
-    return table
+
+    build: Callable[..., ReverseVariance]
+    summary: str = ""
+    kind: str = "fixed"
+    heads: tuple[str, ...] = ()
+    moments: tuple[str, ...] = ()
+    number: Number | None = None
+    switches: tuple[str, ...] = ()
 
 
-def _spectral(known: Calibration, binned: bool) -> ReverseVariance:
-    table = measured(known.spectrum, "M_{t,j}", known.schedule)
-    values = bases.averaged(table, bases.radial_bins(table.shape[1:])) if binned else table
-    return spectral(values, known.colours)
+def _spectral_radial(known: Calibration) -> ReverseVariance:
+    table = np.asarray(known.spectrum)
+    return spectral(bases.averaged(table, bases.radial_bins(table.shape[1:])), known.colours)
 
 
-VARIANCES: dict[str, Callable[[Calibration], ReverseVariance]] = {
-    "small": lambda known: small(),
-    "large": lambda known: large(known.schedule),
-    "interpolated": lambda known: interpolated(known.frac),
-    "family": lambda known: family(known.c, known.schedule),
-    "analytic": lambda known: analytic(measured(known.excess, "1 - Gamma_t", known.schedule), known.clamp_cov),
-    "isotropic": lambda known: isotropic(measured(known.error, "M_t", known.schedule)),
-    "spectral": lambda known: _spectral(known, binned=False),
-    "spectral_radial": lambda known: _spectral(known, binned=True),
-    "npr": lambda known: npr(known.clamp_cov),
-    "sn": lambda known: sn(known.clamp_cov),
-    "ocm": lambda known: ocm(known.clamp_cov),
-    "learned": lambda known: learned(known.learned_times),
-    "learned_range": lambda known: learned_range(known.clamp_head),
-    "zero": lambda known: zero(),
+VARIANCES: dict[str, Variance] = {
+    "small": Variance(lambda known: small(), "h = 0: exact for one point"),
+    "large": Variance(lambda known: large(known.schedule), "h = alpha_bar_t: exact for standard normal data"),
+    "interpolated": Variance(
+        lambda known, frac: interpolated(frac),
+        "log sigma^2 at a fixed fraction between the two; the fraction follows a colon",
+        number=Number("frac", 0.5),
+    ),
+    "family": Variance(
+        lambda known, c: family(c, known.schedule),
+        "exact for data N(m, c); c follows a colon, without it the variance of the data",
+        number=Number("c", "variance"),
+    ),
+    "analytic": Variance(
+        lambda known: analytic(known.excess, known.clamp_cov),
+        "h = 1 - E|eps_hat|^2/D, the optimum for an exact mean (Bao et al. 2022)",
+        "measured",
+        moments=("excess",),
+    ),
+    "isotropic": Variance(
+        lambda known: isotropic(known.error),
+        "h = E|eps - eps_hat|^2/D, the least KL of one number a step",
+        "measured",
+        moments=("error",),
+    ),
+    "spectral": Variance(
+        lambda known: spectral(known.spectrum, known.colours),
+        "isotropic for every frequency and colour axis",
+        "frequencies",
+        moments=("spectrum",),
+    ),
+    "spectral_radial": Variance(
+        _spectral_radial, "spectral averaged over frequencies of one radius", "frequencies", moments=("spectrum",)
+    ),
+    "npr": Variance(
+        lambda known: npr(known.clamp_cov), "a head fitted to (eps - eps_hat)^2 (Bao et al. 2022b)", "trained", ("npr",)
+    ),
+    "sn": Variance(lambda known: sn(known.clamp_cov), "a head fitted to eps^2 (Bao et al. 2022b)", "trained", ("sn",)),
+    "ocm": Variance(
+        lambda known: ocm(known.clamp_cov),
+        "a head fitted to the diagonal of the score's Jacobian (Ou et al. 2025)",
+        "trained",
+        ("ocm",),
+    ),
+    "learned": Variance(
+        lambda known: learned(known.learned_times),
+        "log sigma^2 is a head, on the chain it was trained on (Ho et al. 2020)",
+        "trained",
+        ("learned",),
+    ),
+    "learned_range": Variance(
+        lambda known, clamped: learned_range(clamped),
+        "a head between log tb and log b, `clamped` within them (Nichol & Dhariwal 2021)",
+        "trained",
+        ("learned_range",),
+        switches=("clamped",),
+    ),
+    "zero": Variance(lambda known: zero(), "no noise: the mean alone, without a likelihood bound"),
 }
+"""By name; a choice is such a name with its number and switches after colons, as `interpolated:0.7`."""
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that is not of VARIANCES.
+def find(choice: str) -> tuple[Variance, dict[str, Any]]:
+    """The entry that a choice names, with the arguments that its name gives.
 
-    Raises:
-      ValueError: no choice has this name.
-    """
-    if name not in VARIANCES:
-        raise ValueError(f"unknown variance {name!r}: choose one of {', '.join(VARIANCES)}")
-
-
-def build(name: str, calibration: Calibration) -> ReverseVariance:
-    """The choice called `name`.
+    Args:
+      choice: a name of VARIANCES, its number and switches after colons: `family:0.25`, `learned_range:clamped`.
 
     Raises:
-      ValueError: no choice has this name.
-      Unmeasured: it needs moments that `calibration` lacks.
+      ValueError: no choice has this name, or it has no such number or switch.
     """
-    check_name(name)
-    return VARIANCES[name](calibration)
+    name, *words = choice.split(":")
+    entry = registry.named(VARIANCES, name, "variance")
+    arguments: dict[str, Any] = dict.fromkeys(entry.switches, False)
+    if entry.number:
+        arguments[entry.number.name] = entry.number.default
+    for word in words:
+        if word in entry.switches:
+            arguments[word] = True
+        elif entry.number:
+            arguments[entry.number.name] = _number(choice, entry.number.name, word)
+        else:
+            known = f"knows {' and '.join(entry.switches)}" if entry.switches else "takes nothing after its name"
+            raise ValueError(f"variance {choice!r}: {name} {known}, not {word!r}")
+    return entry, arguments
+
+
+def _number(choice: str, name: str, word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"variance {choice!r}: {name} is a number, not {word!r}") from None
+
+
+def needs(choice: str) -> tuple[str, ...]:
+    """The fields of Calibration that a choice is fixed by.
+
+    Raises:
+      ValueError: see `find`.
+    """
+    entry, arguments = find(choice)
+    return (*entry.moments, *(value for value in arguments.values() if isinstance(value, str)))
+
+
+def heads_of(choices: Iterable[str]) -> tuple[str, ...]:
+    """The heads that these choices read, each once.
+
+    Raises:
+      ValueError: see `find`.
+    """
+    return tuple(dict.fromkeys(head for choice in choices for head in find(choice)[0].heads))
+
+
+def build(choice: str, known: Calibration) -> ReverseVariance:
+    """The reverse variance that a choice names.
+
+    Example:
+      build("interpolated:0.7", Calibration(schedules.linear(1000)))
+
+    Args:
+      choice: see `find`.
+      known: the schedule, and what was measured.
+
+    Raises:
+      ValueError: see `find`; or the choice needs what was not measured, or tables of another schedule.
+    """
+    entry, arguments = find(choice)
+    rows = known.schedule.T + 1
+    for name in needs(choice):
+        value = getattr(known, name)
+        if value is None:
+            raise ValueError(f"variance {choice!r} needs {MOMENTS[name]}: measure the moments of the network first")
+        if np.ndim(value) and len(value) != rows:
+            raise ValueError(
+                f"{MOMENTS[name]} has {len(value)} rows and the schedule {rows}: measure with this schedule"
+            )
+    given = {name: getattr(known, value) if isinstance(value, str) else value for name, value in arguments.items()}
+    return entry.build(known, **given)

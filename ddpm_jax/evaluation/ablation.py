@@ -7,7 +7,6 @@ through a `Keep` and is found again when nothing it depends on has changed.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from ddpm_jax.diffusion import bases, conventions, process, timesteps
 from ddpm_jax.diffusion import variances as reverse_variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.diffusion.variances import VARIANCES, Calibration, Fixed, Unmeasured
+from ddpm_jax.diffusion.variances import VARIANCES, Calibration, heads_of, needs
 from ddpm_jax.evaluation import diagnostics, likelihood, moments, samples, step_kl
 from ddpm_jax.evaluation.fid import classifier, extractors, frechet
 from ddpm_jax.evaluation.fid.extractors import FeatureExtractor
@@ -32,8 +31,7 @@ from ddpm_jax.evaluation.step_kl import Table
 from ddpm_jax.runtime import cache
 from ddpm_jax.runtime.cache import Keep
 from ddpm_jax.runtime.sharding import Layout
-from ddpm_jax.training import model
-from ddpm_jax.training.model import Subject
+from ddpm_jax.training.model import Model, check_clip
 
 SPLITS = ("calibration", "test", "train")
 GAP_K = 50  # steps of the chain on which training and test images are compared
@@ -44,15 +42,12 @@ class Design(NamedTuple):
 
     Attributes:
       rules: the conventions; its levels are the data's.
-      variances: names, in the order of the tables; none for all that the denoiser has heads for.
+      variances: choices (`variances.find`), in the order of the tables; none for all that the denoiser has heads for.
       trajectories: quadratic, optimal or optimal_free, beside even.
       K: chain lengths of the likelihood table.
       sample_K: chain lengths that are sampled, on the even trajectory.
       images: samples of each cell and seed.
       seeds: sampling seeds.
-      frac: of `interpolated`.
-      c: of `family`; default the mean variance of the calibration images.
-      clamp_head: hold the head of `learned_range` within [-1, 1].
     """
 
     rules: Rules
@@ -62,9 +57,6 @@ class Design(NamedTuple):
     sample_K: tuple[int, ...] = (10, 25, 50)
     images: int = 300
     seeds: int = 3
-    frac: float = 0.5
-    c: float | None = None
-    clamp_head: bool = False
 
 
 class Means(NamedTuple):
@@ -82,7 +74,6 @@ class Means(NamedTuple):
 def check(
     design: Design,
     schedule: Schedule,
-    images: DataSet,
     heads: tuple[str, ...] = (),
     learned_times: tuple[int, ...] | None = None,
 ) -> None:
@@ -91,9 +82,8 @@ def check(
     Args:
       design: what is compared.
       schedule: the forward process.
-      images: what is measured on.
       heads: of the denoiser.
-      learned_times: see Subject; None where nothing will be sampled.
+      learned_times: see Model; None where nothing will be sampled.
 
     Raises:
       ValueError: an unknown name, nothing to sample at all of sample_K, a variance whose head the denoiser lacks, K
@@ -111,17 +101,18 @@ def check(
     for path in paths(design):
         for K in every_K(design):
             timesteps.named("even" if path in (OPTIMAL, FREE) else path, schedule.T, K)
-    c = 0.0 if design.c is None else design.c
-    known = nothing_measured(schedule, images.shape)._replace(frac=design.frac, c=c, clamp_cov=design.rules.clamp_cov)
-    known = known._replace(learned_times=learned_times)
-    built = {name: reverse_variances.build(name, known) for name in design.variances}
+    known = Calibration(schedule, clamp_cov=design.rules.clamp_cov, learned_times=learned_times)
+    built = [reverse_variances.build(name, known) for name in design.variances if not needs(name)]
     chains = [timesteps.even(schedule.T, K) for K in (min(design.sample_K), max(design.sample_K))]
-    if built and not any(all(reverse_variances.fits(one, chain) for chain in chains) for one in built.values()):
+    if len(built) == len(design.variances) and not any(
+        all(reverse_variances.fits(one, chain) for chain in chains) for one in built
+    ):
         raise ValueError(
-            f"sample_K = {' '.join(map(str, design.sample_K))}: none of {', '.join(built)} is defined on such chains"
+            f"sample_K = {' '.join(map(str, design.sample_K))}: none of {', '.join(design.variances)} is defined on "
+            "such chains"
         )
-    for name, one in built.items():
-        for head in one.heads:
+    for name in design.variances:
+        for head in heads_of([name]):
             if head not in heads:
                 raise ValueError(
                     f"the variance {name!r} reads the head {head!r} and the denoiser has {', '.join(heads) or 'none'}: "
@@ -130,30 +121,20 @@ def check(
     conventions.log_var_cap(design.rules, process.steps(schedule, [schedule.T]))
 
 
-def nothing_measured(schedule: Schedule, shape: tuple[int, ...]) -> Calibration:
-    """What builds every variance, with made-up moments."""
-    nothing, axes = np.zeros(schedule.T + 1), tuple(map(tuple, np.eye(shape[-1]).tolist()))
-    spectrum = np.zeros((schedule.T + 1, *shape))
-    return Calibration(schedule, excess=nothing, error=nothing, spectrum=spectrum, colours=axes)
-
-
-def needed(variances: tuple[str, ...], schedule: Schedule) -> tuple[str, ...]:
-    """The heads that these variances read."""
-    known = nothing_measured(schedule, (1, 1, 1))
-    return tuple(dict.fromkeys(head for name in variances for head in reverse_variances.build(name, known).heads))
-
-
-def resolved(design: Design, schedule: Schedule, heads: tuple[str, ...]) -> Design:
-    """The design with its variances named."""
-    every = tuple(name for name in VARIANCES if set(needed((name,), schedule)) <= set(heads))
+def resolved(design: Design, heads: tuple[str, ...]) -> Design:
+    """The design with its variances named: without any, all whose heads the denoiser has."""
+    every = tuple(name for name in VARIANCES if {*heads_of([name])} <= {*heads})
     return design._replace(variances=design.variances or every)
 
 
-def compare(subject: Subject, design: Design, key: Key[Array, ""] | None = None, means: Means = Means()) -> list[Row]:
+def compare(
+    model: Model, data: DataSet, design: Design, key: Key[Array, ""] | None = None, means: Means = Means()
+) -> list[Row]:
     """The likelihood table of one denoiser: fixed by calibration images, judged on test images.
 
     Args:
-      subject: the denoiser, its schedule and its images.
+      model: the denoiser.
+      data: its images.
       design: what is compared; of it, what concerns the likelihood.
       key: of the noise; default key 0.
       means: how the work is done.
@@ -164,17 +145,18 @@ def compare(subject: Subject, design: Design, key: Key[Array, ""] | None = None,
     Raises:
       ValueError: see `check` and `measure`.
     """
-    design = resolved(design._replace(sample_K=design.K), subject.schedule, subject.heads)
-    check(design, subject.schedule, subject.data, subject.heads)
+    design = resolved(design._replace(sample_K=design.K), model.heads)
+    check(design, model.schedule, model.heads)
     key = jax.random.key(0) if key is None else key
-    calibration = measure(subject, design, key, "calibration", means=means)
-    choices = choose(subject, design, calibration, means.keep)
-    test = measure(subject, design, key, "test", choices, means)
+    calibration = measure(model, data, design, key, "calibration", means=means)
+    choices = choose(model, data, design, calibration, means.keep)
+    test = measure(model, data, design, key, "test", choices, means)
     return likelihood.rows(likelihood.likelihoods(choices, test, means.keep), "test")
 
 
 def measure(
-    subject: Subject,
+    model: Model,
+    data: DataSet,
     design: Design,
     key: Key[Array, ""],
     split: str,
@@ -184,7 +166,8 @@ def measure(
     """The one pass over a split of SPLITS: at every time, over training images on a short chain only.
 
     Args:
-      subject: the denoiser and its images.
+      model: the denoiser.
+      data: its images.
       design: what is compared.
       key: of the noise.
       split: calibration images need nothing else; they tabulate the variances that look at x_t.
@@ -195,53 +178,48 @@ def measure(
       ValueError: the rules are for another number of grey levels than the data have, or another clip than heads were
         fitted with.
     """
-    if design.rules.levels != subject.data.levels:
-        raise ValueError(f"levels = {design.rules.levels} in the rules: {subject.data.name} has {subject.data.levels}")
-    if needed(design.variances, subject.schedule):
-        model.check_clip(subject, design.rules.clip_x_0)
-    chain = timesteps.even(subject.schedule.T, min(GAP_K, subject.schedule.T))
-    known = _unmeasured(subject, design) if choices is None else choices.calibration
+    if design.rules.levels != data.levels:
+        raise ValueError(f"levels = {design.rules.levels} in the rules: {data.name} has {data.levels}")
+    if heads_of(design.variances):
+        check_clip(model, design.rules.clip_x_0)
+    chain = timesteps.even(model.schedule.T, min(GAP_K, model.schedule.T))
+    known = _unmeasured(model, data, design) if choices is None else choices.calibration
     return moments.measure(
         jax.random.fold_in(key, SPLITS.index(split)),
-        subject.schedule,
-        subject.denoiser,
-        (seen(subject.data.train) if split == "train" else getattr(subject.data, split)).images,
+        model.schedule,
+        model.denoiser,
+        (seen(data.train) if split == "train" else getattr(data, split)).images,
         design.rules,
         chain if split == "train" else None,
         means.layout,
         means.keep,
         known.colours,
-        {name: Fixed(name, known) for name in _tabulated(subject, design, choices) if split != "train"},
+        {name: (name, known) for name in _tabulated(design, known, choices) if split != "train"},
     )
 
 
-def _unmeasured(subject: Subject, design: Design) -> Calibration:
+def _unmeasured(model: Model, data: DataSet, design: Design) -> Calibration:
     """What is known before any image is looked at; the colour axes are those of the training images."""
     return Calibration(
-        subject.schedule,
-        frac=design.frac,
-        colours=bases.colour_axes(seen(subject.data.train).images),
+        model.schedule,
+        colours=bases.colour_axes(seen(data.train).images),
         clamp_cov=design.rules.clamp_cov,
-        clamp_head=design.clamp_head,
-        learned_times=subject.learned_times,
+        learned_times=model.learned_times,
     )
 
 
-def _tabulated(subject: Subject, design: Design, choices: Choices | None) -> tuple[str, ...]:
+def _tabulated(design: Design, known: Calibration, choices: Choices | None) -> tuple[str, ...]:
     """The variances that are not one number a step; before calibration those that no moments fix."""
-    if choices is not None:
-        variances = choices.variances
-    else:
-        known, variances = _unmeasured(subject, design), {}
-        for name in design.variances:
-            with suppress(Unmeasured):
-                variances[name] = reverse_variances.build(name, known)
-    return tuple(name for name, one in variances.items() if step_kl.needs_table(one, subject.schedule))
+    names = [name for name in design.variances if choices is not None or not needs(name)]
+    built = {name: reverse_variances.build(name, known) for name in names}
+    return tuple(name for name, one in built.items() if step_kl.needs_table(one, known.schedule))
 
 
-def choose(subject: Subject, design: Design, calibration: Moments, keep: Keep = cache.compute_always) -> Choices:
+def choose(
+    model: Model, data: DataSet, design: Design, calibration: Moments, keep: Keep = cache.compute_always
+) -> Choices:
     """The variances and trajectories that calibration images fix."""
-    known = likelihood.calibrate(_unmeasured(subject, design), calibration, design.c)
+    known = likelihood.calibrate(_unmeasured(model, data, design), calibration)
     wanted = Wanted(design.variances, paths(design), every_K(design), design.rules.decoder)
     return likelihood.choose(known, wanted, calibration, keep)
 
@@ -261,10 +239,15 @@ FEW_STEPS = 10  # steps of the short chain whose terms are shown
 
 
 def tabulate(
-    subject: Subject, design: Design, choices: Choices, measured: dict[str, Moments], keep: Keep = cache.compute_always
+    model: Model,
+    data: DataSet,
+    design: Design,
+    choices: Choices,
+    measured: dict[str, Moments],
+    keep: Keep = cache.compute_always,
 ) -> dict[str, Any]:
     """Everything that follows from the moments alone; plain values."""
-    schedule, Ks, clamp_cov = subject.schedule, every_K(design), design.rules.clamp_cov
+    schedule, Ks, clamp_cov = model.schedule, every_K(design), design.rules.clamp_cov
     shown = list(dict.fromkeys([FEW_STEPS if FEW_STEPS in Ks else min(Ks), max(Ks)]))
     return {
         "K": Ks,
@@ -313,25 +296,24 @@ def _without_errors(row: likelihood.Row) -> likelihood.Row:
 
 
 def sample(
-    subject: Subject, design: Design, choices: Choices, means: Means = Means()
+    model: Model, data: DataSet, design: Design, choices: Choices, means: Means = Means()
 ) -> tuple[dict[str, Any], dict[likelihood.Cell, np.ndarray]]:
     """Samples of every variance x K on even chains with their Frechet distances, and the images.
 
     Raises:
       ValueError: the images have no labels.
     """
-    images, test = subject.data, subject.data.test
-    classifier.check(images.name, test.labels)
-    train = seen(images.train)
+    test, train = data.test, seen(data.train)
+    classifier.check(data.name, test.labels)
     assert train.labels is not None and test.labels is not None
     even = [(name, "even", K) for K in design.sample_K for name in design.variances]
     wanted = [cell for cell in even if cell in choices.times]
-    draws = samples.Draws(range(design.seeds), design.images, images.shape)
-    drawn = samples.draw(choices, subject.denoiser, wanted, design.rules, draws, means.layout, means.keep)
-    network = classifier.fit(train.images, train.labels, images.levels, keep=means.keep)
+    draws = samples.Draws(range(design.seeds), design.images, data.shape)
+    drawn = samples.draw(choices, model.denoiser, wanted, design.rules, draws, means.layout, means.keep)
+    network = classifier.fit(train.images, train.labels, data.levels, keep=means.keep)
     judge = judge_of(network)
-    held_out = np.concatenate([images.calibration.images, test.images])
-    reference = extractors.of_images(f"{images.name}, images that the network learned", train.images, judge)
+    held_out = np.concatenate([data.calibration.images, test.images])
+    reference = extractors.of_images(f"{data.name}, images that the network learned", train.images, judge)
     single, over_seeds = samples.distances(drawn, judge, reference)
     results = {
         "samples": single,
@@ -358,24 +340,24 @@ def judge_of(network: classifier.Classifier) -> FeatureExtractor:
 
 
 def pictures(
-    subject: Subject, design: Design, choices: Choices, drawn: dict[likelihood.Cell, np.ndarray], keep: Keep
+    model: Model, data: DataSet, design: Design, choices: Choices, drawn: dict[likelihood.Cell, np.ndarray], keep: Keep
 ) -> dict[str, np.ndarray]:
     """The small images of the report, as grey levels 0..255, with the times and distances that stand beside them."""
-    images, train = subject.data, seen(subject.data.train).images
+    train = seen(data.train).images
     K, short, shown = max(design.sample_K), min(design.sample_K), min(SHOWN, design.images)
     both = [name for name in design.variances if (name, "even", K) in drawn and (name, "even", short) in drawn]
     best = REFERENCE if REFERENCE in both else both[0]
     long = drawn[best, "even", K][0, :shown]
     index, distance = samples.nearest(long, train)
-    cell, shape = (best, "even", short), (4, *images.shape)
+    cell, shape = (best, "even", short), (4, *data.shape)
     of_grid = [name for name in design.variances if (name, "even", K) in drawn]
     levels = {
         "grid": np.stack([drawn[name, "even", K][0, :shown] for name in of_grid]),
-        "grid_real": images.test.images[:shown],
-        "strip": samples.strip(choices, subject.denoiser, cell, design.rules, shape, keep),
+        "grid_real": data.test.images[:shown],
+        "strip": samples.strip(choices, model.denoiser, cell, design.rules, shape, keep),
         "neighbours": np.stack([long, train[index]], axis=1),
     }
-    shades = {name: transforms.shades(rows, images.levels) for name, rows in levels.items()}
+    shades = {name: transforms.shades(rows, data.levels) for name, rows in levels.items()}
     shades["grid_names"] = np.asarray(of_grid)
     return {**shades, "strip_t": choices.times[cell][::-1], "neighbours_distance": distance}
 
@@ -400,11 +382,14 @@ def _whole_chain_choices(wanted: Design, known: Calibration) -> Choices:
     return Choices(known, {name: reverse_variances.build(name, known)}, times, decoder=wanted.rules.decoder)
 
 
-def judge_whole_chain(subject: Subject, wanted: Design, key: Key[Array, ""], means: Means = Means()) -> tuple[Row, Row]:
+def judge_whole_chain(
+    model: Model, data: DataSet, wanted: Design, key: Key[Array, ""], means: Means = Means()
+) -> tuple[Row, Row]:
     """The bound and its parts, bits/dim, with the standard error over images, and the Frechet distances of samples.
 
     Args:
-      subject: the network and its images.
+      model: the network.
+      data: its images.
       wanted: from `design`.
       key: of the noise on test images.
       means: how the work is done.
@@ -415,10 +400,10 @@ def judge_whole_chain(subject: Subject, wanted: Design, key: Key[Array, ""], mea
     Raises:
       ValueError: the variance has to be measured first, or does not fit the network.
     """
-    choices = _whole_chain_choices(wanted, Calibration(subject.schedule, learned_times=subject.learned_times))
-    test = measure(subject, wanted, key, "test", choices, means)
+    choices = _whole_chain_choices(wanted, Calibration(model.schedule, learned_times=model.learned_times))
+    test = measure(model, data, wanted, key, "test", choices, means)
     (bound,) = likelihood.rows(likelihood.likelihoods(choices, test, means.keep), "test")
-    found, _ = sample(subject, wanted, choices, means)
+    found, _ = sample(model, data, wanted, choices, means)
     (over_seeds,) = found["sample_cells"]
     row = {name: bound[name] for name in ("bits_per_dim", "standard_error", "prior", "kl", "decoder")}
     row |= {"frechet": over_seeds["mean"], "frechet_std": over_seeds["std"]}

@@ -11,7 +11,7 @@ import numpy as np
 
 from ddpm_jax.diffusion import bases, process, timesteps, variances
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.diffusion.variances import Calibration, ReverseVariance, Unmeasured
+from ddpm_jax.diffusion.variances import Calibration, ReverseVariance
 from ddpm_jax.evaluation import likelihood, step_kl
 from ddpm_jax.evaluation.likelihood import OPTIMAL, Choices
 from ddpm_jax.evaluation.moments import Moments, effective_variance, mean_error, mean_excess, standard_error
@@ -50,23 +50,8 @@ def chosen(choices: Choices) -> dict[str, dict[str, list[int]]]:
 
 
 def kinds(choices: Choices) -> dict[str, str]:
-    """What fixes every variance: "trained" (it reads a head), "frequencies" (moments, one for every frequency),
-    "measured" (moments, one for all) or "fixed" (no moments of the network).
-    """
-    bare = choices.calibration._replace(excess=None, error=None, spectrum=None)
-    return {name: _kind(name, choice, bare) for name, choice in choices.variances.items()}
-
-
-def _kind(name: str, choice: ReverseVariance, bare: variances.Calibration) -> str:
-    if choice.heads:
-        return "trained"
-    if choice.basis is not bases.PIXEL:
-        return "frequencies"
-    try:
-        variances.build(name, bare)
-    except Unmeasured:
-        return "measured"
-    return "fixed"
+    """What fixes every variance, see `variances.Variance`."""
+    return {name: variances.find(name)[0].kind for name in choices.variances}
 
 
 def shown_times(T: int) -> list[int]:
@@ -229,7 +214,7 @@ def gap_check(calibration: Calibration, moments: Moments) -> Row:
     snr = np.asarray(schedule.alpha_bar[1:] / schedule.one_minus_alpha_bar[1:])
     u = np.divide(snr[:-1], snr[1:], out=snr[:-1] + 1, where=snr[1:] > 0) - 1  # SNR(s) where no data are left at t
     rho = schedule.one_minus_alpha_bar[t - 1] / schedule.one_minus_alpha_bar[t]
-    judged, fixed = mean_error(moments)[t], variances.measured(calibration.error, "M_t", schedule)[t]
+    judged, fixed = mean_error(moments)[t], np.asarray(calibration.error)[t]
     large = 0.5 * (rho * (1 + u * judged) - 1 - np.log(rho))
     isotropic = 0.5 * ((1 + u * judged) / (1 + u * fixed) - 1 + np.log1p(u * fixed))
     formula = (large - isotropic).sum() / likelihood.NATS_PER_BIT

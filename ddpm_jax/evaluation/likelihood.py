@@ -20,7 +20,7 @@ from ddpm_jax.diffusion.process import DDPM, Kernel, Steps
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.variances import Calibration, ReverseVariance
 from ddpm_jax.evaluation import step_kl
-from ddpm_jax.evaluation.moments import Moments, mean_error, mean_excess, standard_error
+from ddpm_jax.evaluation.moments import Moments, mean_error, mean_excess, standard_error, variance_identity
 from ddpm_jax.evaluation.step_kl import Table
 from ddpm_jax.runtime import cache
 from ddpm_jax.runtime.cache import Keep
@@ -221,7 +221,7 @@ class Wanted(NamedTuple):
     """The cells of a likelihood table.
 
     Attributes:
-      variances: names of VARIANCES.
+      variances: choices, see `variances.find`.
       trajectories: of TRAJECTORIES, or "optimal", chosen for each variance on the calibration moments; for K > 1, as
         chains end at t = 1; or "optimal_free", which may end at any time with the decoder that is best there.
       K: numbers of steps.
@@ -260,10 +260,10 @@ class Choices(NamedTuple):
         return self.calibration.schedule
 
 
-def calibrate(known: Calibration, moments: Moments, c: float | None) -> Calibration:
-    """What the registry needs, from the moments of the calibration images; c defaults to their mean variance."""
+def calibrate(known: Calibration, moments: Moments) -> Calibration:
+    """What the choices are fixed by, from the moments of the calibration images."""
     return known._replace(
-        c=moments.variance if c is None else c,
+        variance=moments.variance,
         excess=mean_excess(moments),
         error=mean_error(moments),
         spectrum=moments.spectrum,
@@ -369,8 +369,7 @@ def identity(choices: Choices, name: str, steps: process.Steps) -> Any:
     choice = choices.variances[name]
     if choice.headless:
         return dict(table=reverse_variances.table(choice, steps), basis=choice.basis.name, colours=choice.basis.colours)
-    known = choices.calibration._replace(excess=None, error=None, spectrum=None)
-    return dict(name=name, known=known._asdict(), code=cache.code_version(reverse_variances.VARIANCES[name].__module__))
+    return variance_identity(name, choices.calibration._replace(excess=None, error=None, spectrum=None))
 
 
 def _decoder(choices: Choices, cell: Cell, steps: process.Steps, moments: Moments) -> np.ndarray | None:

@@ -27,7 +27,7 @@ from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Denoiser, Images, Prediction
 from ddpm_jax.diffusion.process import Steps
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.diffusion.variances import Fixed, ReverseVariance
+from ddpm_jax.diffusion.variances import Calibration, ReverseVariance
 from ddpm_jax.evaluation import step_kl
 from ddpm_jax.evaluation.step_kl import Table, Tabulated
 from ddpm_jax.runtime import cache, sharding
@@ -147,7 +147,7 @@ def measure(
     layout: Layout = Layout(),
     keep: Keep = cache.compute_always,
     colours: Axes = (),
-    tabulated: Mapping[str, Fixed] = MappingProxyType({}),
+    tabulated: Mapping[str, tuple[str, Calibration]] = MappingProxyType({}),
 ) -> Moments:
     """The pass: every image at every time, images x times network evaluations.
 
@@ -163,7 +163,8 @@ def measure(
       layout: how images are spread over devices.
       keep: remembers what was measured, some times together; its inputs name everything but the denoiser.
       colours: axes of the spectrum, one a row; default the colours as they are.
-      tabulated: the variances whose costs are tabulated, each under the name that its table gets.
+      tabulated: the variances whose costs are tabulated, by the name that the table gets: a choice (`variances.find`)
+        and what fixes it.
 
     Raises:
       ValueError: no images, or grey levels outside 0..levels-1.
@@ -175,11 +176,11 @@ def measure(
         )
     times = np.arange(1, schedule.T + 1) if times is None else np.asarray(times)
     colours = colours or tuple(map(tuple, np.eye(images_uint8.shape[-1]).tolist()))
-    choices = {label: variances.build(fixed.name, fixed.by) for label, fixed in tabulated.items()}
+    choices = {label: variances.build(*fixed) for label, fixed in tabulated.items()}
     block = Block(key, schedule, denoiser, images_uint8, rules, layout, colours, choices)
     inputs = dict(key=key, schedule=schedule, images=images_uint8, levels=rules.levels, clip_x_0=rules.clip_x_0)
     inputs |= dict(
-        colours=colours, code=CODE, tabulated={label: _identity(fixed) for label, fixed in tabulated.items()}
+        colours=colours, code=CODE, tabulated={label: variance_identity(*fixed) for label, fixed in tabulated.items()}
     )
     parts = []
     for some in tqdm(_equal_parts(times, n), desc=f"moments of {n} images", unit="call", mininterval=1):
@@ -189,10 +190,10 @@ def measure(
     return Moments(prior=_prior(schedule, data), variance=float(data.var(axis=0).mean()), colours=colours, **assembled)
 
 
-def _identity(fixed: Fixed) -> Any:
-    """What a tabulated variance depends on: what it is fixed by, and the code that it is written in."""
-    code = cache.code_version(variances.VARIANCES[fixed.name].__module__)
-    return dict(name=fixed.name, known=fixed.by._asdict(), code=code)
+def variance_identity(name: str, known: Calibration) -> Any:
+    """What a variance depends on: what it is fixed by, and the code that it is written in."""
+    code = cache.code_version(variances.find(name)[0].build.__module__)
+    return dict(name=name, known=known._asdict(), code=code)
 
 
 def _assemble(

@@ -323,6 +323,33 @@ def restore(folder: epath.PathLike, template: TrainState, step: int | None = Non
     return state._replace(key=jax.random.wrap_key_data(state.key))
 
 
+def average(folder: epath.PathLike, like: Any, index: int = 0, step: int | None = None) -> tuple[Any, int]:
+    """One average of the parameters, without the rest of the state, and the step it is of.
+
+    Args:
+      folder: of the checkpoints.
+      like: the shapes of the parameters (`jax.eval_shape`).
+      index: which of the averages.
+      step: which checkpoint; default the newest that can be read: a damaged one is named on stderr and passed over.
+
+    Raises:
+      ValueError: there is none, or its arrays differ in name, shape or dtype.
+    """
+    leaves, tree = jax.tree.flatten_with_path(like)
+    prefix = f"ema.{index}."
+    wanted = {prefix + jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+    def read(folder: epath.Path, step: int) -> tuple[list[np.ndarray], int]:
+        stored = _describe(folder, step)
+        of_average = {name: what for name, what in stored["layout"].items() if name.startswith(prefix)}
+        check_layout(f"{folder}/{step}", of_average, layout(wanted))
+        arrays = _arrays(folder, step, stored)
+        return [arrays[name] for name in wanted], step
+
+    arrays, found = _newest(folder, step, read)
+    return jax.tree.unflatten(tree, list(map(jax.numpy.asarray, arrays))), found
+
+
 def read_arrays(folder: epath.PathLike, step: int) -> dict[str, np.ndarray]:
     """All arrays of a checkpoint by name, compared with their checksums.
 

@@ -1,4 +1,4 @@
-"""Heads on a frozen denoiser: how they are trained, stored and put back on it."""
+"""The training of heads on a frozen denoiser: their losses, and the run that fits them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +12,7 @@ from jax import Array
 from jaxtyping import Float, Key
 
 from ddpm_jax.data.datasets import DataSet
-from ddpm_jax.diffusion import losses, process, timesteps, variances
+from ddpm_jax.diffusion import losses, registry, timesteps, variances
 from ddpm_jax.diffusion.denoiser import Denoiser, Network, Prediction, as_argument, clipped
 from ddpm_jax.diffusion.losses import Noised, Objective, per_example
 from ddpm_jax.diffusion.process import Steps
@@ -20,11 +20,11 @@ from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.models import heads, unet
 from ddpm_jax.models.heads import Units
 from ddpm_jax.models.unet import UNetConfig
-from ddpm_jax.runtime import cache, registry, sharding
-from ddpm_jax.training import checkpoints, loop, metrics, optimizers, setup, step, timestep_sampling
-from ddpm_jax.training.config import Config, Heads, from_dict, to_dict
+from ddpm_jax.runtime import sharding
+from ddpm_jax.training import loop, metrics, optimizers, setup, step, timestep_sampling
+from ddpm_jax.training.config import Config, Heads, to_dict
 from ddpm_jax.training.loop import Job
-from ddpm_jax.training.model import Subject
+from ddpm_jax.training.model import Model, head_chain, with_heads
 from ddpm_jax.training.optimizers import Settings
 from ddpm_jax.training.step import Recipe, TrainState
 
@@ -135,24 +135,21 @@ def check_heads(names: tuple[str, ...]) -> None:
             raise ValueError(f"unknown head {name!r}: choose from {', '.join(LOSSES)}")
 
 
-HEADS = "heads"  # the folder of heads inside the workdir of an ablation
-
-
 class HeadRun(NamedTuple):
-    """Heads to be trained on a denoiser, with all names resolved.
+    """Heads to be trained on a frozen denoiser, with all names resolved.
 
     Attributes:
       config: as given.
-      subject: the frozen denoiser.
+      model: the frozen denoiser.
+      data: the images.
       network: the shape of the heads' network.
-      unit: see `heads.Units`.
       recipe: of a training step.
     """
 
     config: Heads
-    subject: Subject
+    model: Model
+    data: DataSet
     network: UNetConfig
-    unit: Units
     recipe: Recipe
 
 
@@ -161,8 +158,13 @@ def named(config: Heads) -> Heads:
     return config if config.heads else replace(config, heads=tuple(LOSSES))
 
 
-def check(config: Heads, schedule: Schedule, images: DataSet) -> UNetConfig:
+def check(config: Heads, schedule: Schedule, shape: tuple[int, ...]) -> UNetConfig:
     """Refuse what cannot be trained; the shape of the heads' network. All heads must be named, see `named`.
+
+    Args:
+      config: which heads.
+      schedule: the forward process.
+      shape: (H, W, C) of the images.
 
     Raises:
       ValueError: an unknown head or size, a number out of range, or images that the network cannot halve.
@@ -175,34 +177,32 @@ def check(config: Heads, schedule: Schedule, images: DataSet) -> UNetConfig:
         raise ValueError(f"head_learning_rate = {config.head_learning_rate:g}: it must be positive")
     timesteps.even(schedule.T, config.chain or schedule.T)
     size = registry.named(unet.HEAD_SIZES, config.size, "size")
-    network = replace(size, image_channels=images.shape[2], heads=len(config.heads) - 1)
-    unet.check(network, images.shape[0])
+    network = replace(size, image_channels=shape[2], heads=len(config.heads) - 1)
+    unet.check(network, shape[0])
     return network
 
 
-def resolve(config: Heads, subject: Subject) -> HeadRun:
+def resolve(config: Heads, model: Model, data: DataSet) -> HeadRun:
     """Turn names into things.
 
     Raises:
       ValueError: see `check`.
     """
     config = named(config)
-    schedule, network = subject.schedule, check(config, subject.schedule, subject.data)
-    chain = process.steps(schedule, timesteps.even(schedule.T, config.chain or schedule.T))
-    unit = heads.units(schedule, chain)
+    network, chain = check(config, model.schedule, model.shape), head_chain(config, model.schedule)
     recipe = Recipe(
-        schedule=schedule,
+        schedule=model.schedule,
         chain=chain,
-        denoiser=partial(_in_training, unet.network(network), config.heads, unit),
+        denoiser=partial(_in_training, unet.network(network), config.heads, heads.units(model.schedule, chain)),
         objective=head_loss(config.heads, chain),
         time_sampler=timestep_sampling.build("antithetic"),
         optimizer=optimizers.build(Settings(learning_rate=config.head_learning_rate, warmup=100)),
         ema_decay=(config.head_ema_decay,),
-        levels=subject.data.levels,
-        flip=subject.data.flip,
+        levels=data.levels,
+        flip=data.flip,
         unroll=sharding.loops_are_slow(),
     )
-    return HeadRun(config, subject, network, unit, recipe)
+    return HeadRun(config, model, data, network, recipe)
 
 
 def _in_training(
@@ -219,42 +219,43 @@ def _in_training(
 def fresh(wanted: HeadRun, seed: int) -> TrainState:
     """The state before the first step."""
     params_key, key = jax.random.split(jax.random.key(seed))
-    return step.initial_state(key, unet.init(params_key, wanted.network, wanted.subject.data.shape[0]), wanted.recipe)
+    return step.initial_state(key, unet.init(params_key, wanted.network, wanted.model.shape[0]), wanted.recipe)
 
 
-def fit(config: Heads, pace: Config, subject: Subject, workdir: Path) -> Subject:
+def fit(config: Heads, pace: Config, model: Model, data: DataSet, workdir: Path) -> Model:
     """Train heads on a denoiser, from the newest checkpoint of workdir if there is one; see `loop.fit`.
 
     Args:
       config: which heads, and how long.
       pace: seed, devices, and how often to log and save are read.
-      subject: the denoiser, which stays as it is.
+      model: the denoiser, which stays as it is.
+      data: the images.
       workdir: of the heads.
 
     Returns:
-      The subject with its heads.
+      The model with its heads.
 
     Raises:
       ValueError: see `resolve` and `loop.work`.
     """
-    wanted = resolve(config, subject)
-    still = clipped(subject.denoiser, subject.schedule) if config.fit_clip_x_0 else subject.denoiser
+    wanted = resolve(config, model, data)
+    still = clipped(model.denoiser, model.schedule) if config.fit_clip_x_0 else model.denoiser
     job = Job(
         recipe=wanted.recipe,
         frozen=as_argument(still),
         fresh=partial(fresh, wanted, pace.seed),
-        data=subject.data,
+        data=data,
         pace=replace(pace, steps=config.head_steps, batch=config.head_batch, microbatches=None, checkpoints=None),
         description=describe(wanted, pace.seed),
         check=partial(_check_same, describe(wanted, pace.seed), workdir),
         preview=None,
     )
-    return headed(wanted, loop.work(job, workdir))
+    return with_heads(model, wanted.config, wanted.network, loop.work(job, workdir).ema[0])
 
 
 def describe(wanted: HeadRun, seed: int) -> dict[str, Any]:
     """What a checkpoint says of its heads; plain values."""
-    of = dict(subject=wanted.subject.fingerprint, network=to_dict(wanted.network), seed=seed)
+    of = dict(model=wanted.model.fingerprint, network=to_dict(wanted.network), seed=seed)
     return {"heads": to_dict(wanted.config), **of, "made_with": metrics.made_with()}
 
 
@@ -262,53 +263,5 @@ def _check_same(wanted: dict[str, Any], workdir: Path, stored: dict[str, Any]) -
     """Refuse to go on with heads of another denoiser or config; more steps are no difference."""
     if "heads" not in stored:
         raise ValueError(f"{workdir} holds a training run, not heads: choose another --workdir")
-    flat = lambda said: {**said["heads"], **{name: said.get(name) for name in ("subject", "network", "seed")}}  # noqa: E731
+    flat = lambda said: {**said["heads"], **{name: said.get(name) for name in ("model", "network", "seed")}}  # noqa: E731
     setup.check_agreement(workdir, "heads", flat(wanted), flat(stored), {"head_steps"})
-
-
-def headed(wanted: HeadRun, state: TrainState) -> Subject:
-    """The subject with the averaged heads; known by their parameters, too."""
-    subject, config = wanted.subject, wanted.config
-    denoiser = heads.with_heads(
-        as_argument(subject.denoiser),
-        unet.network(wanted.network),
-        state.ema[0],
-        config.heads,
-        wanted.unit,
-        config.fit_clip_x_0,
-    )
-    parts = dict(
-        subject=subject.fingerprint,
-        parameters=jax.tree.leaves(jax.device_get(state.ema[0])),
-        network=to_dict(wanted.network),
-        heads=list(config.heads),
-        unit=wanted.unit,
-        clip=config.fit_clip_x_0,
-        code=[cache.code_version(heads.__name__), setup.CODE],
-    )
-    times = tuple(wanted.recipe.chain.t.tolist()) if "learned" in config.heads else subject.learned_times
-    return subject._replace(
-        denoiser=denoiser,
-        fingerprint=cache.fingerprint(parts),
-        heads=tuple(dict.fromkeys((*subject.heads, *config.heads))),
-        learned_times=times,
-        clip_x_0=config.fit_clip_x_0,
-    )
-
-
-def load(workdir: Path, subject: Subject) -> Subject:
-    """The subject with the heads of the newest checkpoint in workdir.
-
-    Raises:
-      ValueError: there is none, or it was trained on another denoiser.
-    """
-    folder = workdir / checkpoints.CHECKPOINTS
-    stored = checkpoints.describe(folder)
-    if "heads" not in stored:
-        raise ValueError(f"{workdir} holds a training run, not heads: give the workdir of ddpm_jax.cli.heads")
-    if stored["subject"] != subject.fingerprint:
-        raise ValueError(
-            f"the heads of {workdir} were trained on another denoiser than {subject.name}: train them on this one"
-        )
-    wanted = resolve(from_dict(Heads, stored["heads"]), subject)
-    return headed(wanted, checkpoints.restore(folder, jax.eval_shape(partial(fresh, wanted, stored["seed"]))))

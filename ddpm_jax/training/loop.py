@@ -24,7 +24,8 @@ from ddpm_jax.runtime.xla import DoesNotFit
 from ddpm_jax.training import checkpoints, metrics, setup, step
 from ddpm_jax.training.config import Config, Stopped
 from ddpm_jax.training.metrics import Journal
-from ddpm_jax.training.setup import Run, Trained
+from ddpm_jax.training.model import Stored, stored_network
+from ddpm_jax.training.setup import Run
 from ddpm_jax.training.step import TENTHS, Metrics, Params, Recipe, TrainState
 
 # Compiles in 2.2 s instead of 6.5 s and runs once: the start of a training does little else than draw parameters.
@@ -57,7 +58,7 @@ class Job(NamedTuple):
     preview: Callable[[Params], np.ndarray] | None
 
 
-def fit(config: Config, workdir: Path) -> Trained:
+def fit(config: Config, workdir: Path) -> Stored:
     """Train to config.steps, from the newest checkpoint of workdir that can be read, if there is one.
 
     Writes checkpoints, metrics.jsonl, TensorBoard event files, sample grids, and how it was started.
@@ -80,7 +81,10 @@ def fit(config: Config, workdir: Path) -> Trained:
         check=partial(setup.check_same, wanted, workdir=workdir),
         preview=partial(preview_grid, wanted),
     )
-    return setup.trained(wanted, work(job, workdir))
+    state, said = work(job, workdir), datasets.describe(wanted.data)
+    return stored_network(
+        "trained", wanted.config.preset, wanted.config, wanted.network, state.ema[0], int(state.step), said
+    )
 
 
 def work(job: Job, workdir: Path) -> TrainState:
@@ -279,7 +283,14 @@ def preview_grid(wanted: Run, params: Params, count: int = 16, K: int = 50) -> n
     shape = (count, *wanted.data.shape)
     choice = variances.large(wanted.schedule)
     rules = conventions.Rules(levels=wanted.data.levels)
-    x_0 = sampler.sample(jax.random.key(0), steps, setup.denoiser_of(wanted, params), choice, shape, rules)
+    x_0 = sampler.sample(
+        jax.random.key(0),
+        steps,
+        setup.denoiser_of(wanted.config, wanted.network, wanted.schedule, params),
+        choice,
+        shape,
+        rules,
+    )
     return transforms.to_levels(x_0, 256)
 
 

@@ -1,7 +1,13 @@
-"""What is judged: a denoiser with its schedule and its images, from a training run or from the user's own module."""
+"""A trained network, ready to be sampled and judged: `load` reads one from a workdir, without data set or optimizer.
+
+What trains builds a `setup.Run`; what samples and evaluates takes a `Model`, whether it was trained here or is the
+user's own function.
+"""
 
 import importlib
 import importlib.util
+import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,56 +16,270 @@ import numpy as np
 
 from ddpm_jax.data import datasets
 from ddpm_jax.data.datasets import DataSet
-from ddpm_jax.diffusion import schedules
-from ddpm_jax.diffusion.denoiser import Denoiser, check_prediction, make_denoiser
-from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.diffusion import denoiser as denoisers
+from ddpm_jax.diffusion import process, registry, timesteps
+from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.process import Steps
+from ddpm_jax.diffusion.schedules import SCHEDULES, Schedule
+from ddpm_jax.models import heads as head_networks
 from ddpm_jax.models import unet
-from ddpm_jax.runtime import cache, registry
-from ddpm_jax.training import setup
-from ddpm_jax.training.config import Config, to_dict
-from ddpm_jax.training.setup import Trained
+from ddpm_jax.models.unet import UNetConfig
+from ddpm_jax.runtime import cache
+from ddpm_jax.training import checkpoints, setup
+from ddpm_jax.training.config import Config, Heads, from_dict, to_dict
+from ddpm_jax.training.step import Params
+
+HEADS = "heads"  # the folder of heads inside the workdir of an ablation
 
 
-class Subject(NamedTuple):
-    """A denoiser and what it is judged on.
+class Model(NamedTuple):
+    """A denoiser and what has to be known of it.
 
     Attributes:
       source: "trained", "checkpoint" or "denoiser" (the user's own).
       name: how to call it in a report.
-      data: the images.
-      schedule: the forward process it was trained for.
       denoiser: reads x_t.
+      schedule: the forward process it was trained for.
+      prediction: what its network predicts, a name of PREDICTIONS.
+      shape: (H, W, C) of its images.
+      levels: number of grey levels of its images.
       fingerprint: a hash that changes when the denoiser does.
       heads: names of what it says beside the mean.
       learned_times: of the chain that `learned` was trained on, see `variances.learned`.
       clip_x_0: whether its heads were fitted to a mean with x_0_hat clipped; None where they came with the mean.
+      trained_on: what its data set says of itself (`setup.describe`), with `name` and `image_size`; None where it is
+        not known.
     """
 
     source: str
     name: str
-    data: DataSet
-    schedule: Schedule
     denoiser: Denoiser
+    schedule: Schedule
+    prediction: str
+    shape: tuple[int, ...]
+    levels: int
     fingerprint: str
     heads: tuple[str, ...] = ()
     learned_times: tuple[int, ...] | None = None
     clip_x_0: bool | None = None
+    trained_on: dict[str, Any] | None = None
 
 
-def check_clip(subject: Subject, clip_x_0: bool) -> None:
+class Stored(NamedTuple):
+    """What a checkpoint holds of a network.
+
+    Attributes:
+      model: the network, without heads of their own.
+      config: it was trained with.
+      network: its shape.
+      params: the average of its parameters that is used.
+      step: of training.
+    """
+
+    model: Model
+    config: Config
+    network: UNetConfig
+    params: Params
+    step: int
+
+
+def load(
+    workdir: str | os.PathLike[str],
+    step: int | None = None,
+    ema_decay: float | None = None,
+    heads: str | os.PathLike[str] | None = None,
+) -> Model:
+    """The network of a training run, with its heads.
+
+    Example:
+      model = load("runs/digits")
+
+    Args:
+      workdir: of the run; `~` is the user's folder.
+      step: of the checkpoint; default the newest that can be read.
+      ema_decay: which average of the parameters; default the run's first.
+      heads: workdir of heads that were trained on this network; default those that an ablation left in workdir, where
+        step and ema_decay are the defaults.
+
+    Raises:
+      ValueError: there is no such checkpoint, or it is of heads, or the heads are of another network.
+    """
+    found = read(workdir, step, ema_decay).model
+    if heads is not None:
+        return load_heads(Path(heads).expanduser(), found)
+    beside = Path(workdir).expanduser() / HEADS
+    return load_heads(beside, found) if step is None and ema_decay is None and beside.exists() else found
+
+
+def read(workdir: str | os.PathLike[str], step: int | None = None, ema_decay: float | None = None) -> Stored:
+    """The network of a checkpoint with all that is stored of it; see `load`.
+
+    Raises:
+      ValueError: there is none, or it is of heads, or the run has no average of this rate.
+    """
+    folder = checkpoints.folder_of(Path(workdir).expanduser())
+    stored = checkpoints.describe(folder, step)
+    if "config" not in stored:
+        raise ValueError(f"{workdir} holds heads, not a training run: give the workdir of experiments.train")
+    config, network = from_dict(Config, stored["config"]), from_dict(UNetConfig, stored["network"])
+    rates = config.ema_decay
+    if ema_decay not in (None, *rates):
+        raise ValueError(
+            f"ema_decay = {ema_decay:g}: the run has averages of {', '.join(f'{rate:g}' for rate in rates)}"
+        )
+    shape = tuple(stored["data"]["shape"])
+    like = jax.eval_shape(lambda: unet.init(jax.random.key(0), network, shape[0]))
+    which = 0 if ema_decay is None else rates.index(ema_decay)
+    params, at = checkpoints.average(folder, like, which, step)
+    return stored_network("checkpoint", str(workdir), config, network, params, at, stored["data"])
+
+
+def stored_network(
+    source: str, name: str, config: Config, network: UNetConfig, params: Params, step: int, data: dict[str, Any]
+) -> Stored:
+    """A network from what a run says of it and the average of its parameters.
+
+    It is known by its parameters and its configuration, not by where it lies.
+
+    Args:
+      source: see Model.
+      name: see Model.
+      config: of the run.
+      network: its shape.
+      params: the average that is used.
+      step: of training.
+      data: what the run says of its data set.
+    """
+    schedule = registry.named(SCHEDULES, config.schedule, "schedule")(config.T)
+    choice = setup.in_loss(config, schedule)
+    parts = dict(
+        parameters=jax.tree.leaves(jax.device_get(params)),
+        network=to_dict(network),
+        prediction=config.prediction,
+        variance=config.variance,
+        schedule=schedule,
+    )
+    found = Model(
+        source=source,
+        name=name,
+        denoiser=setup.denoiser_of(config, network, schedule, params),
+        schedule=schedule,
+        prediction=config.prediction,
+        shape=tuple(data["shape"]),
+        levels=data["levels"],
+        fingerprint=cache.fingerprint(parts),
+        heads=choice.heads,
+        learned_times=choice.times,
+        trained_on={**data, "name": setup.data_of(config), "image_size": config.image_size},
+    )
+    return Stored(found, config, network, params, step)
+
+
+def load_heads(workdir: Path, model: Model) -> Model:
+    """The model with the heads of the newest checkpoint in workdir.
+
+    Raises:
+      ValueError: there is none, or it was trained on another denoiser.
+    """
+    folder = checkpoints.folder_of(workdir)
+    stored = checkpoints.describe(folder)
+    if "heads" not in stored:
+        raise ValueError(f"{workdir} holds a training run, not heads: give the workdir of experiments.train_heads")
+    if stored.get("model") != model.fingerprint:
+        raise ValueError(
+            f"the heads of {workdir} were trained on another denoiser than {model.name}: train them on this one"
+        )
+    config, network = from_dict(Heads, stored["heads"]), from_dict(UNetConfig, stored["network"])
+    like = jax.eval_shape(lambda: unet.init(jax.random.key(0), network, model.shape[0]))
+    return with_heads(model, config, network, checkpoints.average(folder, like)[0])
+
+
+def head_chain(config: Heads, schedule: Schedule) -> Steps:
+    """The steps that heads are fitted on: an even chain, or all of 1..T."""
+    return process.steps(schedule, timesteps.even(schedule.T, config.chain or schedule.T))
+
+
+def with_heads(model: Model, config: Heads, network: UNetConfig, params: Params) -> Model:
+    """The model with heads of a network of their own; known by their parameters, too.
+
+    Args:
+      model: the frozen denoiser.
+      config: which heads, named.
+      network: the shape of their network.
+      params: its averaged parameters.
+    """
+    chain = head_chain(config, model.schedule)
+    unit = head_networks.units(model.schedule, chain)
+    denoiser = head_networks.with_heads(
+        denoisers.as_argument(model.denoiser), unet.network(network), params, config.heads, unit, config.fit_clip_x_0
+    )
+    parts = dict(
+        model=model.fingerprint,
+        parameters=jax.tree.leaves(jax.device_get(params)),
+        network=to_dict(network),
+        heads=list(config.heads),
+        unit=unit,
+        clip=config.fit_clip_x_0,
+    )
+    return model._replace(
+        denoiser=denoiser,
+        fingerprint=cache.fingerprint(parts),
+        heads=tuple(dict.fromkeys((*model.heads, *config.heads))),
+        learned_times=tuple(chain.t.tolist()) if "learned" in config.heads else model.learned_times,
+        clip_x_0=config.fit_clip_x_0,
+    )
+
+
+def check_clip(model: Model, clip_x_0: bool) -> None:
     """Refuse heads that were fitted to another mean than the one they are used with.
 
     Raises:
       ValueError: see above.
     """
-    if subject.clip_x_0 not in (None, clip_x_0):
+    if model.clip_x_0 not in (None, clip_x_0):
         raise ValueError(
-            f"clip_x_0 = {clip_x_0}: the heads of {subject.name} were fitted with fit_clip_x_0 = {subject.clip_x_0}; "
+            f"clip_x_0 = {clip_x_0}: the heads of {model.name} were fitted with fit_clip_x_0 = {model.clip_x_0}; "
             "use the same, or fit heads anew"
         )
 
 
-def of_function(function: Any, schedule: Schedule, prediction: str, images: DataSet, name: str = "own") -> Subject:
+def load_data(model: Model, name: str | None = None) -> DataSet:
+    """The images that a model is judged on: those it was trained on, or others of the same shape and grey levels.
+
+    Args:
+      model: see Model.
+      name: of a data set, see `datasets.load`; default the one it was trained on.
+
+    Raises:
+      ValueError: the data set is not there or does not fit, or it is not known what the model was trained on.
+    """
+    own = model.trained_on
+    if name is None and own is None:
+        raise ValueError(f"it is not known what {model.name} was trained on: name a data set with --data")
+    if own is not None and name in (None, own["name"]):
+        found = datasets.load(own["name"], own["image_size"])
+        setup.check_data(found, own, model.name)
+        return found
+    assert name is not None
+    found = datasets.load(name, None if own is None else own["image_size"])
+    check_fit(model, found)
+    return found
+
+
+def check_fit(model: Model, images: DataSet) -> None:
+    """Refuse images of another shape or number of grey levels.
+
+    Raises:
+      ValueError: see above.
+    """
+    for what, wanted, got in (("shape", model.shape, images.shape), ("levels", model.levels, images.levels)):
+        if wanted != got:
+            raise ValueError(f"{images.name} has images of {what} {got} and {model.name} was trained on {wanted}")
+
+
+def of_function(
+    function: Any, schedule: Schedule, prediction: str, shape: tuple[int, ...], levels: int = 256, name: str = "own"
+) -> Model:
     """The user's own denoiser, after a look at what it does.
 
     It is known by what it returns for a few fixed inputs. A network whose large parameters should not be compiled in is
@@ -69,16 +289,17 @@ def of_function(function: Any, schedule: Schedule, prediction: str, images: Data
       function: (x_t (b, H, W, C) float32 on [-1, 1]'s scale, t (b,) in 1..T) -> what it predicts, of x_t's shape.
       schedule: the forward process it was trained for.
       prediction: what it predicts, a name of PREDICTIONS.
-      images: the data set it is judged on.
+      shape: (H, W, C) of its images.
+      levels: number of grey levels of its images.
       name: how to call it.
 
     Raises:
       ValueError: it is not callable, fails, or returns another shape, dtype or numbers that are not finite.
     """
-    outputs = _probe(function, schedule.T, images.shape, name)
-    denoiser = make_denoiser(lambda params, x_t, t: function(x_t, t), None, schedule, prediction)
-    parts = dict(outputs=outputs, prediction=prediction, schedule=schedule)
-    return Subject("denoiser", name, images, schedule, denoiser, cache.fingerprint(parts))
+    outputs = _probe(function, schedule.T, shape, name)
+    denoiser = denoisers.make_denoiser(lambda params, x_t, t: function(x_t, t), None, schedule, prediction)
+    fingerprint = cache.fingerprint(dict(outputs=outputs, prediction=prediction, schedule=schedule))
+    return Model("denoiser", name, denoiser, schedule, prediction, shape, levels, fingerprint)
 
 
 def _probe(function: Any, T: int, shape: tuple[int, ...], name: str) -> np.ndarray:
@@ -105,36 +326,19 @@ def _probe(function: Any, T: int, shape: tuple[int, ...], name: str) -> np.ndarr
 NETWORK_CODE = cache.code_version(unet.__name__)
 
 
-def of_training(trained: Trained, source: str, name: str) -> Subject:
-    """What is judged: the network of a run, known by its parameters, not by where it lies."""
-    made = trained.run
-    parts = dict(
-        parameters=jax.tree.leaves(jax.device_get(trained.averaged)),
-        network=to_dict(made.network),
-        prediction=made.config.prediction,
-        variance=made.config.variance,
-        schedule=made.schedule,
-        code=NETWORK_CODE,
-    )
-    choice, of = setup.in_loss(made.config, made.schedule), cache.fingerprint(parts)
-    return Subject(source, name, made.data, made.schedule, trained.denoiser, of, choice.heads, choice.times)
-
-
-def from_module(spec: str, config: Config) -> Subject:
-    """A user's denoiser, with the schedule, prediction and data that the config names.
-
-    It is known by what it does, see `of_function`, and by the code of its module and what that imports of its package.
+def of_module(spec: str, config: Config, images: DataSet) -> Model:
+    """The user's own denoiser from a module; known by what it does, see `of_function`, and by the file it lies in.
 
     Args:
       spec: module:function, a callable (x_t, t) -> what it predicts.
-      config: data, schedule, T and prediction are read.
+      config: schedule, T and prediction are read.
+      images: whose shape and grey levels it is for.
 
     Raises:
-      ValueError: it cannot be imported, or does not do what a denoiser does; see `model.of_function`.
+      ValueError: it cannot be imported, or does not do what a denoiser does; see `of_function`.
     """
-    schedule = registry.named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
-    check_prediction(config.prediction, schedule)
-    images = datasets.load(setup.data_of(config), config.image_size)
+    schedule = registry.named(SCHEDULES, config.schedule, "schedule")(config.T)
+    denoisers.check_prediction(config.prediction, schedule)
     module, _, attribute = spec.partition(":")
     try:
         origin = getattr(importlib.util.find_spec(module), "origin", None) or ""
@@ -143,5 +347,6 @@ def from_module(spec: str, config: Config) -> Subject:
     except Exception as error:  # it is the user's code
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"--denoiser {spec}: {reason}; give module:function, importable from here") from error
-    found = of_function(function, schedule, config.prediction, images, name=spec)
-    return found._replace(fingerprint=cache.fingerprint([found.fingerprint, code]))
+    found = of_function(function, schedule, config.prediction, images.shape, images.levels, spec)
+    known = {**datasets.describe(images), "name": setup.data_of(config), "image_size": config.image_size}
+    return found._replace(fingerprint=cache.fingerprint([found.fingerprint, code]), trained_on=known)

@@ -6,7 +6,6 @@ What is asked must agree with what is stored: every difference is named, none is
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +13,15 @@ import jax
 
 from ddpm_jax.data import datasets
 from ddpm_jax.data.datasets import DataSet
-from ddpm_jax.diffusion import denoiser, losses, process, schedules, variances
+from ddpm_jax.diffusion import denoiser, losses, process, registry, schedules, variances
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.variances import Calibration, ReverseVariance
 from ddpm_jax.models import unet
 from ddpm_jax.models.unet import UNetConfig
-from ddpm_jax.runtime import cache, registry, sharding
+from ddpm_jax.runtime import sharding
 from ddpm_jax.training import checkpoints, metrics, optimizers, step, timestep_sampling
-from ddpm_jax.training.config import Config, check_config, from_dict, to_dict
+from ddpm_jax.training.config import Config, check_config, to_dict
 from ddpm_jax.training.step import Params, Recipe, TrainState
 
 
@@ -76,7 +75,6 @@ def check_unused(**options: Any) -> None:
             raise ValueError(f"{name} = {value} has no effect without a checkpoint to choose from: leave it out")
 
 
-CODE = cache.code_version(unet.__name__)
 # What may differ when a run goes on.
 PROLONGING = {"steps", "log_every", "save_every", "sample_every", "keep", "keep_every", "keep_best", "parallel"}
 PROLONGING |= {"steps_per_call", "microbatches", "remat", "wandb", "profile", "checkpoints"}
@@ -102,22 +100,6 @@ class Run(NamedTuple):
     network: UNetConfig
     schedule: Schedule
     recipe: Recipe
-
-
-class Trained(NamedTuple):
-    """A network read from a checkpoint.
-
-    Attributes:
-      run: what it was trained with.
-      state: at a step.
-      averaged: the average of its parameters that is used.
-      denoiser: of these.
-    """
-
-    run: Run
-    state: TrainState
-    averaged: Params
-    denoiser: Denoiser
 
 
 def data_of(config: Config) -> str:
@@ -180,11 +162,10 @@ def in_loss(config: Config, schedule: Schedule) -> ReverseVariance:
     Raises:
       ValueError: it needs the moments of a trained network.
     """
-    try:
-        everywhere = tuple(range(1, schedule.T + 1))
-        return variances.build(config.variance, Calibration(schedule, learned_times=everywhere))
-    except variances.Unmeasured as error:
-        raise ValueError(f"variance {config.variance!r} is fixed after training: leave it out of the loss") from error
+    if variances.needs(config.variance):
+        raise ValueError(f"variance {config.variance!r} is fixed after training: leave it out of the loss")
+    everywhere = tuple(range(1, schedule.T + 1))
+    return variances.build(config.variance, Calibration(schedule, learned_times=everywhere))
 
 
 def shape(config: Config) -> UNetConfig:
@@ -212,47 +193,10 @@ def describe(run: Run) -> dict[str, Any]:
     return {**parts, "made_with": metrics.made_with()}
 
 
-def load(workdir: Path, step: int | None = None, ema_decay: float | None = None) -> Trained:
-    """The network of a checkpoint in workdir.
-
-    Args:
-      workdir: of the run.
-      step: of the checkpoint; default the newest that can be read.
-      ema_decay: which average of the parameters; default the run's first.
-
-    Raises:
-      ValueError: there is none, or it does not fit this version or its data set.
-    """
-    folder = checkpoints.folder_of(workdir)
-    stored = checkpoints.describe(folder, step)
-    if "config" not in stored:
-        raise ValueError(f"{workdir} holds heads, not a training run: give the workdir of ddpm_jax.cli.train")
-    config = from_dict(Config, stored["config"])
-    run = resolve(config, from_dict(UNetConfig, stored["network"]))
-    _check_data(run, stored, workdir)
-    return trained(run, checkpoints.restore(folder, jax.eval_shape(partial(fresh, run)), step), ema_decay)
-
-
-def trained(run: Run, state: TrainState, ema_decay: float | None = None) -> Trained:
-    """The denoiser of a state's averaged parameters, beside them; by default of the first average.
-
-    Raises:
-      ValueError: the run has no average of this rate.
-    """
-    rates = run.config.ema_decay
-    if ema_decay not in (None, *rates):
-        raise ValueError(
-            f"ema_decay = {ema_decay:g}: the run has averages of {', '.join(f'{rate:g}' for rate in rates)}"
-        )
-    averaged = state.ema[0 if ema_decay is None else rates.index(ema_decay)]
-    return Trained(run, state, averaged, denoiser_of(run, averaged))
-
-
-def denoiser_of(run: Run, params: Params) -> Denoiser:
+def denoiser_of(config: Config, network: UNetConfig, schedule: Schedule, params: Params) -> Denoiser:
     """What some parameters make of a run's network, in float32 whatever it is trained in."""
-    network = unet.network(replace(run.network, activations="float32"))
-    heads = in_loss(run.config, run.schedule).heads
-    return denoiser.make_denoiser(network, params, run.schedule, run.config.prediction, heads)
+    apply = unet.network(replace(network, activations="float32"))
+    return denoiser.make_denoiser(apply, params, schedule, config.prediction, in_loss(config, schedule).heads)
 
 
 def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
@@ -270,22 +214,31 @@ def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
     there = {**stored["config"], "network": stored["network"]}
     free = PROLONGING if run.config.rate_schedule == "constant" else PROLONGING - {"steps"}
     check_agreement(workdir, "a run", wanted, there, free)
-    _check_data(run, stored, workdir)
+    check_data(run.data, stored.get("data", {}), str(workdir))
 
 
-def _check_data(run: Run, stored: dict[str, Any], workdir: Path) -> None:
-    """Refuse data of another kind or number; say when only their bits differ, as they do with another JPEG decoder."""
-    there, here = stored.get("data", {}), datasets.describe(run.data)
-    if there.keys() != here.keys():
-        raise ValueError(f"{workdir} holds checkpoints of an earlier version: train again in another --workdir")
-    for name in here:
-        if name != "checksum" and there[name] != here[name]:
+def check_data(images: DataSet, trained_on: dict[str, Any], name: str) -> None:
+    """Refuse data of another kind or number; say when only their bits differ, as they do with another JPEG decoder.
+
+    Args:
+      images: as they are now.
+      trained_on: what `datasets.describe` said of them when the network was trained.
+      name: of the network, for the message.
+
+    Raises:
+      ValueError: see above.
+    """
+    here = datasets.describe(images)
+    if not here.keys() <= trained_on.keys():
+        raise ValueError(f"{name} holds checkpoints of an earlier version: train again in another --workdir")
+    for what in here:
+        if what != "checksum" and trained_on[what] != here[what]:
             raise ValueError(
-                f"{workdir} was trained on {run.config.data} with {name} {there[name]} and it now has {here[name]}: "
-                "use the data it was trained on, or train again"
+                f"{name} was trained on {images.name} with {what} {trained_on[what]} and it now has {here[what]}: use "
+                "the data it was trained on, or train again"
             )
-    if there["checksum"] != here["checksum"]:
+    if trained_on["checksum"] != here["checksum"]:
         print(
-            f"warning: {workdir} was trained on other images than {run.config.data} has now, as many of the same shape",
+            f"warning: {name} was trained on other images than {images.name} has now, as many of the same shape",
             file=sys.stderr,
         )

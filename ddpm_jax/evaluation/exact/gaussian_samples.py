@@ -80,7 +80,7 @@ def compare(
       One row a choice, kernel and last step; lists have one entry a level of the data, and z counts standard errors.
     """
     fixed = Calibration(schedule, clamp_cov=False, learned_times=tuple(np.asarray(times).tolist()))
-    known = likelihood.calibrate(fixed, gaussian_chain.moments(schedule, data.c), None)
+    known = likelihood.calibrate(fixed, gaussian_chain.moments(schedule, data.c))
     world = toy.gaussian(schedule, np.full(data.c.shape, data.mean), data.c)
     shared, rows = _Known(key, schedule, data, world, n), []
     for name in variances.VARIANCES:

@@ -129,7 +129,7 @@ def predict(
       anchor: the cell that L_0 is taken from.
     """
     c = spectrum(law)
-    known = likelihood.calibrate(Calibration(schedule), gaussian_chain.moments(schedule, c), None)
+    known = likelihood.calibrate(Calibration(schedule), gaussian_chain.moments(schedule, c))
     bits: dict[Cell, float] = {}
     for (name, way), values in published.items():
         choice, Ks = variances.build(name, known), list(values)

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpm_jax.diffusion import schedules
+from ddpm_jax.diffusion import registry, schedules
 from ddpm_jax.models.convert import files, tensors
 from ddpm_jax.models.convert.tensors import Module, Project, Tensors
 from ddpm_jax.models.unet import UNetConfig
-from ddpm_jax.runtime import registry
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 # What a config.json leaves out: the defaults of UNet2DModel (diffusers 0.42).

@@ -28,7 +28,8 @@ from ddpm_jax.cli.command import command_line
 from ddpm_jax.data.datasets import seen
 from ddpm_jax.diffusion import conventions
 from ddpm_jax.evaluation import ablation
-from ddpm_jax.evaluation.ablation import Design, Means
+from ddpm_jax.evaluation.ablation import Means
+from ddpm_jax.evaluation.design import Design
 from ddpm_jax.evaluation.fid import classifier
 from ddpm_jax.report import published
 from ddpm_jax.runtime import cache

@@ -33,7 +33,8 @@ from ddpm_jax.diffusion.schedules import SCHEDULES, Schedule
 from ddpm_jax.diffusion.toy import World
 from ddpm_jax.diffusion.variances import VARIANCES, Calibration
 from ddpm_jax.evaluation import ablation, likelihood, samples
-from ddpm_jax.evaluation.ablation import Design, Means
+from ddpm_jax.evaluation.ablation import Means
+from ddpm_jax.evaluation.design import Design
 from ddpm_jax.evaluation.fid import classifier
 from ddpm_jax.evaluation.likelihood import Choices
 from ddpm_jax.runtime import cache

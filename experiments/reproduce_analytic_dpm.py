@@ -29,7 +29,8 @@ from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.process import Kernel
 from ddpm_jax.diffusion.variances import Calibration
 from ddpm_jax.evaluation import ablation, likelihood, samples
-from ddpm_jax.evaluation.ablation import Design, Means
+from ddpm_jax.evaluation.ablation import Means
+from ddpm_jax.evaluation.design import Design
 from ddpm_jax.evaluation.fid import extractors, frechet, protocols
 from ddpm_jax.evaluation.fid.protocols import Measure
 from ddpm_jax.evaluation.likelihood import Cell, Choices

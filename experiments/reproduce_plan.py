@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_jax.cli import import_weights
-from ddpm_jax.cli.import_weights import ImportWeights
+from ddpm_jax.cli.arguments import ImportWeights
 from ddpm_jax.data.datasets import DataSet
 from ddpm_jax.diffusion import conventions
 from ddpm_jax.evaluation import ablation
-from ddpm_jax.evaluation.ablation import Design
+from ddpm_jax.evaluation.design import Design
 from ddpm_jax.evaluation.fid import extractors, protocols
 from ddpm_jax.evaluation.fid.extractors import FeatureExtractor, Reference
 from ddpm_jax.models.convert import diffusers, files, improved_diffusion

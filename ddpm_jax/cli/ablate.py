@@ -1,12 +1,4 @@
-"""Which variance should the reverse step have? The article's open question, answered for one data set.
-
-Trains a denoiser and the heads of the variances that need training (or takes them), measures its moments once, and
-compares every variance at every chain length by likelihood and by samples. The report says which claims of the
-literature hold. Everything measured or drawn is kept in workdir/cells under the hash of what it depends on: run again,
-it goes on where it stopped, and computes what is new.
-Needs: minutes on two CPU cores for the default digits.
-Command: python -m ddpm_jax.cli.ablate --workdir runs/digits
-"""
+"""`ddpm-jax ablate`: compare reverse variances by likelihood and by samples; a page tells what was found."""
 
 import json
 import time
@@ -21,8 +13,8 @@ import jax
 import numpy as np
 
 from ddpm_jax.cli import provenance
-from ddpm_jax.cli.command import command_line
-from ddpm_jax.cli.options import RESULTS, Ablation, Plan, plain, resolve
+from ddpm_jax.cli.arguments import Ablation
+from ddpm_jax.cli.options import RESULTS, Plan, plain, resolve
 from ddpm_jax.evaluation import ablation, moments
 from ddpm_jax.evaluation.ablation import Means
 from ddpm_jax.report import claims, page
@@ -155,7 +147,3 @@ def write(folder: Path, results: dict[str, Any], use: dict[str, Any], shown: dic
     cache.write_json(folder / "run.json", use)
     cache.write_whole(folder / "pictures.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **shown))
     page.write(folder, results, use, shown)
-
-
-if __name__ == "__main__":
-    command_line(Ablation, main, __doc__)

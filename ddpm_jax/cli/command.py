@@ -6,23 +6,36 @@ from typing import TypeVar
 
 import tyro
 
-from ddpm_jax.runtime import sharding, xla
+from ddpm_jax.runtime import distributed, sharding, xla
 from ddpm_jax.training.config import Stopped
 
 C = TypeVar("C")
 
 
-def command_line(kind: type[C], run: Callable[[C], None], description: str, argv: list[str] | None = None) -> None:
+def command_line(
+    kind: type[C],
+    run: Callable[[C], None],
+    description: str | None = None,
+    argv: list[str] | None = None,
+    program: str | None = None,
+) -> None:
     """Read `kind` from the command line and run it; a wrong value is one line and exit code 2.
 
     Args:
       kind: a frozen dataclass; its `dry_run`, where set, prints the resolved config instead of running.
       run: the experiment.
-      description: its docstring, shown by --help.
+      description: shown by --help; default the docstring of `kind`.
       argv: default the process's own.
+      program: its name in --help; default what the process was called by.
     """
-    config = tyro.cli(kind, description=description, args=argv)
+    config = tyro.cli(kind, description=description, args=argv, prog=program)
     sharding.use_cores()
+    with distributed.ending_together():
+        _perform(run, config)
+
+
+def _perform(run: Callable[[C], None], config: C) -> None:
+    """Run it; what it raises becomes a line and an exit code."""
     try:
         with xla.kept():
             run(config)

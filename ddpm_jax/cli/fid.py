@@ -1,22 +1,15 @@
-"""The FID of samples, with everything that it depends on printed beside it.
-
-Reads an .npz of images (arr_0, as ddpm_jax.cli.sample and others write it) and compares it with a data set or with an
-.npz of reference statistics (pytorch-fid, guided-diffusion, EDM, score_sde). Nothing is downloaded.
-Command: python -m ddpm_jax.cli.fid --samples runs/cifar10/samples/samples.npz --reference cifar10 --inception
-pt_inception-2015-12-05-6726825d.pth
-"""
+"""`ddpm-jax fid`: the FID of a file of samples, and what it depends on."""
 
 import json
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddpm_jax.cli.command import command_line
+from ddpm_jax.cli.arguments import Fid
 from ddpm_jax.data import datasets
 from ddpm_jax.evaluation.fid import extractors, feature_metrics, frechet, protocols
 from ddpm_jax.evaluation.fid.extractors import FeatureExtractor, Reference
@@ -29,37 +22,6 @@ from ddpm_jax.runtime.cache import Store
 SPLITS = 10  # whose Inception Scores are averaged, as Salimans et al. 2016 do
 LEAST = 20  # images that KID can be told of
 SIZES = 10  # subsets of the line whose end is FID at infinity
-
-
-@dataclass(frozen=True)
-class Fid:
-    """The options of this tool.
-
-    Attributes:
-      samples: .npz with the images arr_0.
-      reference: .npz of reference statistics, or the name of a data set.
-      inception: path of the weights of FID's network.
-      fid_protocol: how images are given to it: pytorch-fid, ddpm, score_sde, improved-diffusion or edm.
-      split: of the data set, train or test; default the protocol's.
-      image_size: crop and shrink its images to so many pixels; default as they are.
-      n: take the first so many samples; default all.
-      against_images: KID, precision and recall, too, for which the features of so many reference images are kept.
-      seed: of the subsets.
-      workdir: for fid.json, the figures with their stamp; statistics of the reference are kept in workdir/cells.
-      dry_run: print the options and stop.
-    """
-
-    samples: Path
-    reference: str
-    inception: Path
-    fid_protocol: str = "pytorch-fid"
-    split: str | None = None
-    image_size: int | None = None
-    n: int | None = None
-    against_images: int = 0
-    seed: int = 0
-    workdir: Path = Path("runs/fid")
-    dry_run: bool = False
 
 
 def main(options: Fid) -> None:
@@ -157,7 +119,3 @@ def shown(found: Estimate) -> str:
     """With its standard error, where there is one."""
     known = np.isfinite(found.standard_error)
     return measured(found.value, found.standard_error) if known else number(found.value, 4)
-
-
-if __name__ == "__main__":
-    command_line(Fid, main, __doc__)

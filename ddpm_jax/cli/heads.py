@@ -1,59 +1,12 @@
-"""Train the heads of the variances that look at x_t, on a network that stays as it is.
-
-For ddpm_jax.cli.ablate --head-checkpoint. Run again with the same --workdir to go on where it stopped.
-Needs: minutes on two CPU cores for a network of digits.
-Command: python -m ddpm_jax.cli.heads --checkpoint runs/digits --workdir runs/digits-heads
-"""
+"""`ddpm-jax heads`: train heads of variances on a network that stays as it is."""
 
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
 
-from ddpm_jax.cli.command import command_line
+from ddpm_jax.cli.arguments import TrainHeads
 from ddpm_jax.data import datasets
 from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.training import heads, model, setup
-from ddpm_jax.training.config import Config, FlatHeads, Heads, to_dict
-
-
-@dataclass(frozen=True)
-class TrainHeads:
-    """The options of this tool.
-
-    Attributes:
-      training: which heads, and how long.
-      workdir: folder of the heads' checkpoints, metrics.jsonl and TensorBoard files.
-      checkpoint: workdir of the run whose network is frozen.
-      checkpoint_step: which of its checkpoints; default the newest.
-      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
-      denoiser: module:function of your own network (x_t, t) -> what --prediction says, in place of --checkpoint.
-      data: of a --denoiser; default digits.
-      image_size: crop and shrink images to so many pixels; default as they are.
-      schedule: of a --denoiser.
-      T: of a --denoiser.
-      prediction: of a --denoiser.
-      seed: of everything random.
-      parallel: how a step is spread over devices: pmap or shard_map.
-      save_every: steps between checkpoints.
-      dry_run: print the resolved config and stop.
-    """
-
-    training: FlatHeads = field(default_factory=Heads)
-    workdir: Path = Path("runs/heads")
-    checkpoint: Path | None = None
-    checkpoint_step: int | None = None
-    checkpoint_ema: float | None = None
-    denoiser: str | None = None
-    data: str | None = None
-    image_size: int | None = None
-    schedule: str = "linear"
-    T: int = 1000
-    prediction: str = "eps"
-    seed: int = 0
-    parallel: str = "pmap"
-    save_every: int = 500
-    dry_run: bool = False
-
+from ddpm_jax.training.config import Config, to_dict
 
 OF_A_DENOISER = ("data", "image_size", "schedule", "T", "prediction")
 
@@ -86,7 +39,3 @@ def main(options: TrainHeads) -> None:
     pace = Config(seed=options.seed, parallel=options.parallel, save_every=options.save_every)
     heads.fit(options.training, pace, network, data, options.workdir)
     print(f"{options.workdir}: {', '.join(wanted.config.heads)} trained to step {options.training.head_steps}")
-
-
-if __name__ == "__main__":
-    command_line(TrainHeads, main, __doc__)

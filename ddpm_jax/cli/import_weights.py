@@ -1,18 +1,11 @@
-"""Take over a network that another project trained: Hugging Face diffusers, or openai/improved-diffusion.
-
-Writes a workdir with a checkpoint, which ddpm_jax.cli.sample, train_heads and variance_ablation take. Nothing in a
-file is executed.
-Command: python -m ddpm_jax.cli.import_weights --weights ddpm-cifar10-32 --data cifar10 --workdir runs/imported
-"""
+"""`ddpm-jax import`: a network of another project becomes a checkpoint."""
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from ddpm_jax.cli.command import command_line
+from ddpm_jax.cli.arguments import ImportWeights
 from ddpm_jax.models import unet
 from ddpm_jax.models.convert import diffusers, files, improved_diffusion
 from ddpm_jax.models.convert.diffusers import Scheduler
@@ -22,35 +15,6 @@ from ddpm_jax.training import checkpoints, loop, metrics, setup, step
 from ddpm_jax.training.config import Config, to_dict
 
 PRESET = "imported"
-
-
-@dataclass(frozen=True)
-class ImportWeights:
-    """The options of this tool.
-
-    Attributes:
-      weights: a folder of diffusers (UNet2DModel), or a state dict of improved-diffusion (.pt, or .safetensors).
-      data: what the network was trained on: a name of data.DATASETS, any image set of TFDS, a folder, or an .npz.
-      description: of a state dict: JSON of UNetModel's arguments, with diffusion_steps and rescale_timesteps.
-      workdir: where the checkpoint goes.
-      image_size: crop and shrink images to so many pixels; default as they are.
-      schedule: the noise schedule it was trained for; default what the folder's scheduler says, or linear.
-      T: number of noise levels; default what the folder says, or 1000; a description has its own.
-      prediction: what it predicts: eps, x_0 or v; default what the folder's scheduler says, or eps.
-      average: rate of the average of parameters that the weights are; a name in what is written, nothing more.
-      dry_run: print what would be imported and stop.
-    """
-
-    weights: Path
-    data: str
-    description: Path | None = None
-    workdir: Path = Path("runs/imported")
-    image_size: int | None = None
-    schedule: str | None = None
-    T: int | None = None
-    prediction: str | None = None
-    average: float = 0.9999
-    dry_run: bool = False
 
 
 class Imported(NamedTuple):
@@ -133,7 +97,3 @@ def describe(options: ImportWeights, found: Imported) -> Config:
 def _head(scheduler: Scheduler) -> str:
     """What the outputs beside the mean are for: learned_range, unless the scheduler says `learned`."""
     return "learned" if scheduler.variance == "learned" else "learned_range"
-
-
-if __name__ == "__main__":
-    command_line(ImportWeights, main, __doc__)

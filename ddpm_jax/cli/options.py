@@ -1,25 +1,24 @@
-"""The options of the variance ablation: what they mean together, and which are refused. Not a command."""
+"""What `ddpm-jax ablate` is going to do: what its options mean together, and which are refused."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddpm_jax.cli.arguments import Ablation
 from ddpm_jax.data import datasets
 from ddpm_jax.data.datasets import DataSet
 from ddpm_jax.diffusion import conventions, timesteps, variances
-from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.evaluation import ablation
-from ddpm_jax.evaluation.ablation import Design
+from ddpm_jax.evaluation.design import Design
 from ddpm_jax.evaluation.fid import classifier
 from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.training import checkpoints, heads, setup
-from ddpm_jax.training.config import Config, Flat, FlatHeads, Heads, to_dict
+from ddpm_jax.training.config import Config, Heads, to_dict
 from ddpm_jax.training.model import Model, Stored, check_clip, load_data, load_heads, of_module, read
 
 RESULTS = "results.json"
-DEFAULT = Design(Rules())
 OF_A_USE = {"workdir", "dry_run", "force"}  # options that leave no trace in the numbers
 FREE_OF_A_DENOISER = {
     "data",
@@ -30,63 +29,6 @@ FREE_OF_A_DENOISER = {
     "parallel",
     "seed",
 }  # training options that concern it
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """The options of this experiment.
-
-    Attributes:
-      training: the network's run.
-      heads: that are trained on it, all of them if any variance that is compared reads one; none on a --checkpoint or
-        --denoiser.
-      workdir: where the run, the heads, the cells, the tables and the report go.
-      checkpoint: workdir of a finished run whose network to take.
-      checkpoint_step: which of its checkpoints; default the newest.
-      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
-      denoiser: module:function of your own network (x_t, t) -> what --prediction says, trained for --schedule and --T.
-      head_checkpoint: workdir of ddpm_jax.cli.heads, for the network of --checkpoint or --denoiser.
-      training_seeds: networks to train, from seed upwards; the report shows their spread.
-      variances: choices in the order of the tables, their numbers and switches after colons (interpolated:0.7); default
-        all that the network has heads for.
-      trajectories: quadratic, optimal or optimal_free, beside even.
-      K: chain lengths of the likelihood table.
-      sample_K: chain lengths that are sampled, on the even trajectory.
-      images: samples of each cell and seed.
-      seeds: sampling seeds.
-      protocol: the conventions of a paper: ddpm, analytic-dpm or iddpm; each can be set alone.
-      last_step: noise of the last step: mean (none) or noise; default the protocol's.
-      pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
-      clip_x_0: clip predicted data to [-1, 1]; default the protocol's.
-      clamp_cov: hold estimated covariances of the data within [0, 1]; default the protocol's.
-      decoder: the variance of p(x_0 | x_tau_1): shared, tb(1, 2) for all, or own; default the protocol's.
-      force: measure and draw again what is in workdir/cells.
-      dry_run: print the resolved config and stop.
-    """
-
-    training: Flat = field(default_factory=Config)
-    heads: FlatHeads = field(default_factory=Heads)
-    workdir: Path = Path("runs/digits")
-    checkpoint: Path | None = None
-    checkpoint_step: int | None = None
-    checkpoint_ema: float | None = None
-    denoiser: str | None = None
-    head_checkpoint: Path | None = None
-    training_seeds: int = 1
-    variances: tuple[str, ...] = DEFAULT.variances
-    trajectories: tuple[str, ...] = DEFAULT.trajectories
-    K: tuple[int, ...] = DEFAULT.K
-    sample_K: tuple[int, ...] = DEFAULT.sample_K
-    images: int = DEFAULT.images
-    seeds: int = DEFAULT.seeds
-    protocol: str = "analytic-dpm"
-    last_step: str | None = None
-    pixel_clip: float | None = None
-    clip_x_0: bool | None = None
-    clamp_cov: bool | None = None
-    decoder: str | None = None
-    force: bool = False
-    dry_run: bool = False
 
 
 class Existing(NamedTuple):
@@ -193,7 +135,7 @@ def existing(options: Ablation) -> Existing | None:
             raise ValueError(f"--head-checkpoint {options.head_checkpoint} needs the --checkpoint it was trained on")
         return None
     if options.heads != Heads():
-        raise ValueError("options of heads have no effect: a network that is there gets none, see ddpm_jax.cli.heads")
+        raise ValueError("options of heads have no effect: a network that is there gets none, see ddpm-jax heads")
     if options.denoiser:
         setup.check_given(options.training, Config(), FREE_OF_A_DENOISER, "a --denoiser is not trained")
         images = datasets.load(setup.data_of(options.training), options.training.image_size)

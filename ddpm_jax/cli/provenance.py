@@ -1,6 +1,7 @@
 """Where the numbers of a report come from: the images, the training run, the machine."""
 
 import platform
+import shlex
 import sys
 from datetime import date
 from pathlib import Path
@@ -41,11 +42,10 @@ def training(log: Path, stored: Stored) -> dict[str, Any]:
 
 def about(seconds: dict[str, float], images_per_second: float | None) -> dict[str, Any]:
     """Program, command, versions, machine, the seconds that each part took and the rate of training, where known."""
-    module = sys.modules["__main__"].__spec__
     return {
         "project": "ddpm_jax",
         "version": ddpm_jax.__version__,
-        "command": " ".join(["python -m", module.name if module else "ddpm_jax", *sys.argv[1:]]),
+        "command": typed(),
         "date": date.today().isoformat(),
         "python": platform.python_version(),
         "jax": jax.__version__,
@@ -53,3 +53,10 @@ def about(seconds: dict[str, float], images_per_second: float | None) -> dict[st
         "seconds": {**seconds, "total": sum(seconds.values())},
         "images_per_second": images_per_second,
     }
+
+
+def typed() -> str:
+    """The command of this process, as a shell takes it: `ddpm-jax train ...`, or `python -m` and its module."""
+    module = sys.modules["__main__"].__spec__
+    program = ["python", "-m", module.name.removesuffix(".__main__")] if module else [Path(sys.argv[0]).name]
+    return shlex.join([*program, *sys.argv[1:]])

@@ -1,14 +1,8 @@
-"""Draw images from a trained denoiser.
-
-Writes samples.png, a grid of the first, and samples.npz with all images (arr_0, grey levels 0 to 255, as evaluators of
-other projects read them) and the options that made them. Thousands are drawn in shards: run again, it goes on where it
-stopped.
-Command: python -m ddpm_jax.cli.sample --workdir runs/digits --variance isotropic --K 50
-"""
+"""`ddpm-jax sample`: draw images from a trained denoiser."""
 
 import json
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +10,7 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from ddpm_jax.cli.command import command_line
+from ddpm_jax.cli.arguments import Sample
 from ddpm_jax.data import datasets, transforms
 from ddpm_jax.data.datasets import seen
 from ddpm_jax.diffusion import bases, conventions, process, timesteps, variances
@@ -34,71 +28,6 @@ from ddpm_jax.training.model import Model
 OF_THE_NETWORK = ("image_size", "schedule", "T", "prediction")
 SHOWN = 400  # images of the grid, at most
 TRAINED = {field.name for field in fields(Config)} - {*OF_THE_NETWORK}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The options of this tool.
-
-    Attributes:
-      workdir: of a trained run.
-      checkpoint_step: which of its checkpoints; default the newest.
-      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
-      denoiser: module:function of your own network (x_t, t) -> what --prediction says, instead of a trained run.
-      data: the images that a variance is measured on; default those the network was trained on, of a --denoiser digits.
-      image_size: crop and shrink images to so many pixels; default as they are.
-      schedule: the noise schedule it was trained for.
-      T: number of noise levels.
-      prediction: what it predicts: eps, x_0, v or mu.
-      head_checkpoint: workdir of ddpm_jax.cli.heads for this network; default those of an ablation in workdir.
-      moments: moments.npz of an ablation of the same network; default: measured for this chain on --data.
-      variance: a choice of the reverse variance, its number and switches after colons (interpolated:0.7).
-      sampler: ddpm or ddim.
-      eta: noise of ddim: 0 for none, 1 for DDPM's.
-      trajectory: even or quadratic.
-      times: explicit times, ascending to T, instead of a named trajectory.
-      K: chain length.
-      n: number of images.
-      seed: of the noise.
-      protocol: the conventions of a paper: ddpm, analytic-dpm or iddpm; each can be set alone.
-      last_step: noise of the last step: mean (none) or noise; default the protocol's.
-      pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
-      clip_x_0: clip predicted data to [-1, 1]; default the protocol's.
-      clamp_cov: hold estimated covariances of the data within [0, 1]; default the protocol's.
-      rounding: of grey levels, nearest or down; default the protocol's.
-      out: folder for the images; default workdir/samples.
-      force: draw again what is in out/cells.
-      dry_run: print the resolved options and stop.
-    """
-
-    workdir: Path = Path("runs/digits")
-    checkpoint_step: int | None = None
-    checkpoint_ema: float | None = None
-    denoiser: str | None = None
-    data: str | None = None
-    image_size: int | None = None
-    schedule: str = "linear"
-    T: int = 1000
-    prediction: str = "eps"
-    head_checkpoint: Path | None = None
-    moments: Path | None = None
-    variance: str = "large"
-    sampler: str = "ddpm"
-    eta: float = 0.0
-    trajectory: str = "even"
-    times: tuple[int, ...] = ()
-    K: int = 50
-    n: int = 64
-    seed: int = 0
-    protocol: str = "ddpm"
-    last_step: str | None = None
-    pixel_clip: float | None = None
-    clip_x_0: bool | None = None
-    clamp_cov: bool | None = None
-    rounding: str | None = None
-    out: Path | None = None
-    force: bool = False
-    dry_run: bool = False
 
 
 def main(options: Sample) -> None:
@@ -205,7 +134,3 @@ def draw_grid(shades: np.ndarray, path: Path) -> None:
     rows, _, height, width, channels = tiles.shape
     grid = tiles.swapaxes(1, 2).reshape(rows * height, columns * width, channels) / 255
     plt.imsave(path, np.repeat(grid, 3 // channels, axis=-1).repeat(8, axis=0).repeat(8, axis=1))
-
-
-if __name__ == "__main__":
-    command_line(Sample, main, __doc__)

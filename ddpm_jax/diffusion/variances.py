@@ -173,7 +173,7 @@ def read_head(prediction: Prediction | None, name: str) -> Any:
     if name not in there:
         raise ValueError(
             f"the variance {name!r} reads a head of that name and the denoiser has {', '.join(there) or 'none'}: train "
-            "it with ddpm_jax.cli.heads, or a network with it"
+            "it with ddpm-jax heads, or a network with it"
         )
     return there[name]
 

@@ -23,6 +23,7 @@ from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.variances import VARIANCES, Calibration, heads_of, needs
 from ddpm_jax.evaluation import diagnostics, likelihood, moments, samples, step_kl
+from ddpm_jax.evaluation.design import Design
 from ddpm_jax.evaluation.fid import classifier, extractors, frechet
 from ddpm_jax.evaluation.fid.extractors import FeatureExtractor
 from ddpm_jax.evaluation.likelihood import FREE, OPTIMAL, REFERENCE, Cell, Choices, Row, Wanted
@@ -35,28 +36,6 @@ from ddpm_jax.training.model import Model, check_clip
 
 SPLITS = ("calibration", "test", "train")
 GAP_K = 50  # steps of the chain on which training and test images are compared
-
-
-class Design(NamedTuple):
-    """What is compared.
-
-    Attributes:
-      rules: the conventions; its levels are the data's.
-      variances: choices (`variances.find`), in the order of the tables; none for all that the denoiser has heads for.
-      trajectories: quadratic, optimal or optimal_free, beside even.
-      K: chain lengths of the likelihood table.
-      sample_K: chain lengths that are sampled, on the even trajectory.
-      images: samples of each cell and seed.
-      seeds: sampling seeds.
-    """
-
-    rules: Rules
-    variances: tuple[str, ...] = ()
-    trajectories: tuple[str, ...] = ("even", OPTIMAL, FREE)
-    K: tuple[int, ...] = (10, 25, 50, 100, 200, 400, 1000)
-    sample_K: tuple[int, ...] = (10, 25, 50)
-    images: int = 300
-    seeds: int = 3
 
 
 class Means(NamedTuple):
@@ -116,7 +95,7 @@ def check(
             if head not in heads:
                 raise ValueError(
                     f"the variance {name!r} reads the head {head!r} and the denoiser has {', '.join(heads) or 'none'}: "
-                    "train it with ddpm_jax.cli.heads, or leave it out"
+                    "train it with ddpm-jax heads, or leave it out"
                 )
     conventions.log_var_cap(design.rules, process.steps(schedule, [schedule.T]))
 

@@ -11,7 +11,6 @@ from threading import current_thread, main_thread
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint import multihost
 
 SILENCE = 60  # seconds without a sign of life after which a process counts as dead
 GRACE = 10  # seconds that a process which ends by an error gives the others to end by the same
@@ -131,6 +130,8 @@ def ending_together() -> Iterator[None]:
 
 def _all_end() -> bool:
     """Whether every process comes here within GRACE; orbax has a barrier with a limit, JAX's own has none."""
+    from orbax.checkpoint import multihost  # half a second, that --help need not spend
+
     try:
         multihost.sync_global_processes("ending", timeout=GRACE, processes=set(range(jax.process_count())))
     except jax.errors.JaxRuntimeError:

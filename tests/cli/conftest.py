@@ -1,12 +1,12 @@
-"""A tiny network under a preset's name, few digits, and the command lines of the experiments in this process."""
+"""A tiny network under a preset's name, few digits, and the commands in this process."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ddpm_jax.cli import ablate, export_weights, fid, heads, import_weights, options, sample, train
 from ddpm_jax.cli.command import command_line
+from ddpm_jax.cli.main import main
 from ddpm_jax.data import datasets
 from ddpm_jax.data.datasets import Split
 from ddpm_jax.models import unet
@@ -15,15 +15,6 @@ from tests.models.test_unet import LEAST as TINY
 
 TRAINING = ["--preset", "tiny", "--T", "30", "--steps", "4", "--batch", "8", "--sample-every", "0", "--save-every", "2"]
 EXPERIMENTS: dict[str, tuple[type, Callable, str | None]] = {
-    "train": (train.Train, train.main, train.__doc__),
-    "train_heads": (heads.TrainHeads, heads.main, heads.__doc__),
-    "sample": (sample.Sample, sample.main, sample.__doc__),
-    "variance_ablation": (options.Ablation, ablate.main, ablate.__doc__),
-}
-WITHOUT_A_SEED: dict[str, tuple[type, Callable, str | None]] = {
-    "import_weights": (import_weights.ImportWeights, import_weights.main, import_weights.__doc__),
-    "export_weights": (export_weights.ExportWeights, export_weights.main, export_weights.__doc__),
-    "fid": (fid.Fid, fid.main, fid.__doc__),
     "reproduce_analytic_dpm": (
         reproduce_plan.Reproduce,
         reproduce_analytic_dpm.main,
@@ -32,10 +23,13 @@ WITHOUT_A_SEED: dict[str, tuple[type, Callable, str | None]] = {
 }
 
 
-def run(name: str, *argv: str) -> None:
-    """One experiment, as the command line would run it."""
-    options, main, description = (EXPERIMENTS | WITHOUT_A_SEED)[name]
-    command_line(options, main, description or "", [str(word) for word in argv])
+def run(name: str, *argv: object) -> None:
+    """One command, or one experiment, as its command line would run it."""
+    words = [str(word) for word in argv]
+    if name in EXPERIMENTS:
+        command_line(*EXPERIMENTS[name], words)
+    else:
+        main([name, *words])
 
 
 DIGITS = {"train": 150, "calibration": 40, "test": 60}

@@ -47,9 +47,9 @@ def places(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
         patch.setattr(page, "write", lambda *parts: None)  # no case looks at it
-        run("variance_ablation", *TRAINING, "--seed", "1", *FEW, "--workdir", str(root / "ablated"))
+        run("ablate", *TRAINING, "--seed", "1", *FEW, "--workdir", str(root / "ablated"))
         own = ["--denoiser", f"{HERE}:whole", "--T", "30"]
-        run("variance_ablation", *own, *FEW, "--workdir", str(root / "own"))
+        run("ablate", *own, *FEW, "--workdir", str(root / "own"))
     (root / "file").write_text("a file\n")
     (root / "foreign").mkdir()
     (root / "foreign" / "results.json").write_text("[1, 2]\n")
@@ -163,7 +163,7 @@ SAMPLE = [
     ("--K 3 --head-checkpoint {new}", "no checkpoint in {new}/checkpoints: train first"),
     (
         "--K 3 --head-checkpoint {trained}",
-        "holds a training run, not heads: give the workdir of ddpm_jax.cli.heads",
+        "holds a training run, not heads: give the workdir of ddpm-jax heads",
     ),
     ("--workdir {new}", "no checkpoint in {new}/checkpoints: train first"),
     ("--out {file}/deep", "{file} is a file"),
@@ -250,7 +250,7 @@ HEADS = [
     ("--checkpoint {trained} --parallel pjit", "unknown parallel 'pjit'"),
     ("--checkpoint {trained} --workdir {file}/deep", "{file} is a file; choose another folder"),
 ]
-TABLES = {"train_heads": HEADS, "train": TRAIN, "sample": SAMPLE, "variance_ablation": ABLATION}
+TABLES = {"heads": HEADS, "train": TRAIN, "sample": SAMPLE, "ablate": ABLATION}
 CASES = [(name, *case) for name, cases in TABLES.items() for case in cases]
 
 
@@ -277,12 +277,12 @@ def test_it_is_refused_in_one_line_and_nothing_is_written(
     fill = lambda text: text.replace("{'", "{{'").format(**places)  # noqa: E731
     argv = fill(options).split()
     defaults = {"train": {"--workdir": places["new"]}, "sample": {"--workdir": places["trained"]}}
-    defaults |= {command: {"--workdir": places["new"]} for command in ("variance_ablation", "train_heads")}
+    defaults |= {command: {"--workdir": places["new"]} for command in ("ablate", "heads")}
     if name == "train":
         argv = [*(word for word in TRAINING if word), *argv]
     if name == "sample" and "--out" not in argv:
         argv += ["--out", str(places["new"])]
-    if name == "variance_ablation":
+    if name == "ablate":
         argv = [*([] if "--K" in argv else ["--K", "3"]), "--sample-K", "3", *argv]
     for option, value in defaults[name].items():
         argv = argv if option in argv else [*argv, option, str(value)]
@@ -361,7 +361,7 @@ def test_a_full_disk_is_one_line_and_what_was_finished_is_kept(
         argv, place = ["train", *TRAINING, "--steps", "6"], "checkpoints: No space left for a checkpoint of"
     else:
         monkeypatch.setattr(np, "savez", full)
-        argv, place = ["variance_ablation", *TRAINING, *FEW], ".npz: No space left on device"
+        argv, place = ["ablate", *TRAINING, *FEW], ".npz: No space left on device"
     with pytest.raises(SystemExit) as stop:
         run(argv[0], *argv[1:], "--workdir", str(folder))
     error = capsys.readouterr().err.splitlines()[-1]

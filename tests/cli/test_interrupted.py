@@ -13,15 +13,13 @@ import pytest
 from tests.cli.conftest import TRAINING
 
 PROGRAM = """
-from ddpm_jax import unet
-from ddpm_jax.command import command_line
-from ddpm_jax.eval import moments
-from experiments import variance_ablation as tool
-from tests.experiments.conftest import TINY
-unet.PRESETS["tiny"] = TINY
-unet.HEAD_SIZES["narrow"] = TINY
+from ddpm_jax.cli.main import main
+from ddpm_jax.evaluation import moments
+from ddpm_jax.models import unet
+from tests.models.test_unet import LEAST
+unet.PRESETS["tiny"] = unet.HEAD_SIZES["narrow"] = LEAST
 moments.EVALUATIONS_PER_CALL = 3000
-command_line(tool.Ablation, tool.main, tool.__doc__)
+main()
 """
 OPTIONS = [
     *TRAINING,
@@ -47,7 +45,7 @@ MINUTES = 5
 def start(workdir: Path) -> subprocess.Popen:
     """The ablation in a process of its own, on one device."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, "-c", PROGRAM, *OPTIONS, "--workdir", str(workdir)]
+    command = [sys.executable, "-c", PROGRAM, "ablate", *OPTIONS, "--workdir", str(workdir)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

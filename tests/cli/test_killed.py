@@ -19,12 +19,12 @@ import sys, zlib
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from ddpm_jax import data, unet
-from ddpm_jax.command import command_line
-from experiments import train
-from tests.test_unet import LEAST
+from ddpm_jax.cli.main import main
+from ddpm_jax.data import loader
+from ddpm_jax.models import unet
+from tests.models.test_unet import LEAST
 unet.PRESETS["tiny"] = replace(LEAST, dropout=0.1)
-real, log = data.stream, Path(sys.argv[-1]) / "batches.log"
+real, log = loader.stream, Path(sys.argv[-1]) / "batches.log"
 
 def logged(wanted, first=0):
     for step, batch in enumerate(real(wanted, first), first + 1):
@@ -32,8 +32,8 @@ def logged(wanted, first=0):
             file.write(f"{step} {zlib.crc32(np.ascontiguousarray(batch))}\\n")
         yield batch
 
-data.stream = logged
-command_line(train.Train, train.main, train.__doc__)
+loader.stream = logged
+main()
 """
 STEPS, KILLS = 60, 20
 OPTIONS = ["--preset", "tiny", "--T", "50", "--steps", str(STEPS), "--batch", "8", "--save-every", "3"]
@@ -46,7 +46,7 @@ MINUTES = 5
 def start(workdir: Path, cache: Path) -> subprocess.Popen:
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    command = [sys.executable, "-c", PROGRAM, *OPTIONS, "--workdir", str(workdir)]
+    command = [sys.executable, "-c", PROGRAM, "train", *OPTIONS, "--workdir", str(workdir)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

@@ -1,6 +1,8 @@
 """What a report says of its training run and machine."""
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import jax
@@ -38,3 +40,19 @@ def test_seconds_add_up(rate: float | None) -> None:
     assert about["seconds"] == dict(train=1.5, sample=2.0, total=3.5)
     assert about["images_per_second"] == rate
     assert {"project", "version", "command", "date", "python", "jax", "device"} <= about.keys()
+
+
+@pytest.mark.parametrize(
+    ("module", "program", "shown"),
+    [
+        (None, "/somewhere/bin/ddpm-jax", "ddpm-jax sample --out 'my images'"),
+        ("ddpm_jax.__main__", "/somewhere/ddpm_jax/__main__.py", "python -m ddpm_jax sample --out 'my images'"),
+        ("experiments.claim", "/somewhere/claim.py", "python -m experiments.claim sample --out 'my images'"),
+    ],
+)
+def test_the_command_is_shown_as_it_was_typed(
+    module: str | None, program: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", module and ModuleSpec(module, None))
+    monkeypatch.setattr(sys, "argv", [program, "sample", "--out", "my images"])
+    assert provenance.about({}, None)["command"] == shown

@@ -18,12 +18,12 @@ from tests.cli.conftest import run
 
 @pytest.fixture
 def exported(trained: Path, tmp_path: Path) -> Path:
-    run("export_weights", "--workdir", str(trained), "--out", str(tmp_path / "theirs"))
+    run("export", "--workdir", str(trained), "--out", str(tmp_path / "theirs"))
     return tmp_path / "theirs"
 
 
 def test_a_run_goes_out_and_comes_back_the_same(trained: Path, exported: Path, tmp_path: Path) -> None:
-    run("import_weights", "--weights", str(exported), "--data", "digits", "--workdir", str(tmp_path / "back"))
+    run("import", "--weights", str(exported), "--data", "digits", "--workdir", str(tmp_path / "back"))
     before, after = (setup.load(folder) for folder in (trained, tmp_path / "back"))
     assert after.run.schedule.T == before.run.schedule.T and after.run.config.prediction == "eps"
     assert after.run.network == replace(before.run.network, time_start=0)
@@ -43,9 +43,9 @@ def test_a_learned_head_of_improved_diffusion_is_read(tmp_path: Path, capsys: py
     np.savez(tmp_path / "images.npz", images=np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
     files = ("--weights", str(tmp_path / "model.safetensors"), "--description", str(tmp_path / "model.json"))
     with pytest.raises(SystemExit) as stop:
-        run("import_weights", *files, "--data", "digits", "--T", "50", "--workdir", str(tmp_path / "run"))
+        run("import", *files, "--data", "digits", "--T", "50", "--workdir", str(tmp_path / "run"))
     assert stop.value.code == 2 and "model.json says diffusion_steps = 20, leave --T out" in capsys.readouterr().err
-    run("import_weights", *files, "--data", str(tmp_path / "images.npz"), "--workdir", str(tmp_path / "run"))
+    run("import", *files, "--data", str(tmp_path / "images.npz"), "--workdir", str(tmp_path / "run"))
     config = setup.load(tmp_path / "run").run.config
     assert (config.schedule, config.T, config.variance, config.objective) == ("cosine", 20, "learned_range", "hybrid")
     run("sample", "--workdir", str(tmp_path / "run"), "--K", "3", "--n", "2", "--variance", "learned_range")
@@ -54,21 +54,21 @@ def test_a_learned_head_of_improved_diffusion_is_read(tmp_path: Path, capsys: py
 @pytest.mark.slow
 def test_an_imported_network_gets_heads_and_an_ablation(exported: Path, tmp_path: Path) -> None:
     back, heads = tmp_path / "back", tmp_path / "heads"
-    run("import_weights", "--weights", str(exported), "--data", "digits", "--workdir", str(back))
+    run("import", "--weights", str(exported), "--data", "digits", "--workdir", str(back))
     few = ("--head-steps", "2", "--head-batch", "8", "--save-every", "2")
-    run("train_heads", "--checkpoint", str(back), "--workdir", str(heads), "--heads", "npr", *few)
+    run("heads", "--checkpoint", str(back), "--workdir", str(heads), "--heads", "npr", *few)
     options = ("--K", "3", "30", "--sample-K", "3", "--images", "4", "--seeds", "1", "--trajectories", "even")
     workdir = tmp_path / "ablation"
     of_network = ("--checkpoint", str(back), "--head-checkpoint", str(heads))
-    run("variance_ablation", *of_network, "--workdir", str(workdir), "--variances", "isotropic", "npr", *options)
+    run("ablate", *of_network, "--workdir", str(workdir), "--variances", "isotropic", "npr", *options)
     results = json.loads((workdir / "results.json").read_text())
     assert {row["variance"] for row in results["likelihood"]} == {"isotropic", "npr"}
     assert results["classifier"]["measure"]["n"] == 4 and (workdir / "report.html").exists()
 
 
 def test_dry_runs_write_nothing(trained: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run("export_weights", "--workdir", str(trained), "--out", str(tmp_path / "a"), "--dry-run")
-    run("import_weights", "--weights", str(exported), "--data", "digits", "--workdir", str(tmp_path / "b"), "--dry-run")
+    run("export", "--workdir", str(trained), "--out", str(tmp_path / "a"), "--dry-run")
+    run("import", "--weights", str(exported), "--data", "digits", "--workdir", str(tmp_path / "b"), "--dry-run")
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
     assert '"_class_name": "UNet2DModel"' in capsys.readouterr().out
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_imported_is_one_line(exported: Path, tmp_path: Path, cap
     ):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            run("import_weights", *options, "--workdir", str(tmp_path / "new"))
+            run("import", *options, "--workdir", str(tmp_path / "new"))
         assert stop.value.code == 2
         said = capsys.readouterr().err.strip().splitlines()
         assert message in said[-1] and re.match("error: ", said[-1])
@@ -91,5 +91,5 @@ def test_what_cannot_be_imported_is_one_line(exported: Path, tmp_path: Path, cap
 
 def test_a_workdir_with_a_run_is_not_written_over(exported: Path, trained: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
-        run("import_weights", "--weights", str(exported), "--data", "digits", "--workdir", str(trained))
+        run("import", "--weights", str(exported), "--data", "digits", "--workdir", str(trained))
     assert stop.value.code == 2 and "holds a run already" in capsys.readouterr().err

@@ -21,7 +21,8 @@ from ddpm_jax.data.sources.records import OnDemand, Records
 from ddpm_jax.diffusion import process, schedules, timesteps, toy, variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.evaluation import ablation, likelihood
-from ddpm_jax.evaluation.ablation import Design, Means
+from ddpm_jax.evaluation.ablation import Means
+from ddpm_jax.evaluation.design import Design
 from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.training import model
 from ddpm_jax.training.model import Subject
@@ -286,19 +287,14 @@ def test_a_variance_from_outside_has_its_rows(own: Subject) -> None:
 def test_a_variance_from_outside_is_in_the_command_line_and_the_report(tmp_path: Path) -> None:
     """In a process of its own, as its author would run it."""
     (tmp_path / "somebodys_variances.py").write_text(MINE)
-    program = (
-        "import somebodys_variances\n"
-        "from ddpm_jax.cli.command import command_line\n"
-        "from experiments import variance_ablation as ablation\n"
-        "command_line(ablation.Ablation, ablation.main, ablation.__doc__)\n"
-    )
     root = Path(__file__).parents[2]
+    command = "-m ddpm_jax --import somebodys_variances ablate".split()
     few = "--denoiser experiments.denoisers.by_hand:eps --T 100 --K 3 --sample-K 3 --images 4 --seeds 1".split()
     names = ["--variances", "isotropic", *THEIRS, "--workdir", str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{tmp_path}"}
 
     def run(*more: str) -> subprocess.CompletedProcess:
-        argv = [sys.executable, "-c", program, *few, *names, *more]
+        argv = [sys.executable, *command, *few, *names, *more]
         return subprocess.run(argv, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
     dry = run("--dry-run")

@@ -12,7 +12,7 @@ from ddpm_jax.diffusion import losses, process, schedules, variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.evaluation import ablation
-from ddpm_jax.evaluation.ablation import Design
+from ddpm_jax.evaluation.design import Design
 from ddpm_jax.training.model import Subject
 
 T, DRAWS = 25, 8

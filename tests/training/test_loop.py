@@ -337,7 +337,7 @@ def test_bfloat16_activations_lose_nothing_on_digits(tmp_path: Path) -> None:
     def held_out_loss(activations: str, seed: int) -> float:
         workdir = tmp_path / f"{activations}-{seed}"
         own = ["--activations", activations, "--seed", str(seed), "--workdir", str(workdir)]
-        subprocess.run([sys.executable, "-m", "ddpm_jax.cli.train", *steps, *own], env=plain, check=True)
+        subprocess.run([sys.executable, "-m", "ddpm_jax", "train", *steps, *own], env=plain, check=True)
         trained = setup.load(workdir)
         recipe = trained.run.recipe
         images = np.tile(trained.run.data.calibration.images, (8, 1, 1, 1))

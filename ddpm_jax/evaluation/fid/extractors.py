@@ -176,7 +176,7 @@ def _of_size(path: Path, size: int, features: np.ndarray) -> np.ndarray:
 
 
 def read_samples(path: Path) -> tuple[UInt8[np.ndarray, "n h w c"], dict[str, Any]]:
-    """The images `arr_0` of an .npz, and what made them where ddpm_jax.cli.sample wrote it.
+    """The images `arr_0` of an .npz, and what made them where ddpm-jax sample wrote it.
 
     Raises:
       ValueError: it is missing or damaged, or holds something else.

@@ -1,0 +1,315 @@
+"""What every command reads from its command line: one frozen dataclass a command, whose docstring --help shows.
+
+Read before anything that takes long to import: no Flax, Orbax, Optax or Matplotlib here.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.evaluation.design import Design
+from ddpm_jax.training.config import Config, Flat, FlatHeads, Heads
+
+DEFAULT = Design(Rules())
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a denoiser.
+
+    Run again with the same --workdir to go on where it stopped, or with more --steps to prolong it.
+
+    Needs: minutes on two CPU cores for the default digits.
+
+    Command: ddpm-jax train --workdir runs/digits
+
+    Attributes:
+      training: the run.
+      workdir: folder of checkpoints, metrics.jsonl and TensorBoard files.
+      coordinator: host:port of the first of several processes; default what the cluster says (Cloud TPU, SLURM, GKE).
+      processes: how many there are.
+      process: which of them this is, from 0.
+      dry_run: print the resolved config and stop.
+    """
+
+    training: Flat = field(default_factory=Config)
+    workdir: Path = Path("runs/digits")
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw images from a trained denoiser.
+
+    Writes samples.png, a grid of the first, and samples.npz with all images (arr_0, grey levels 0 to 255, as evaluators
+    of other projects read them) and the options that made them. Thousands are drawn in shards: run again, it goes on
+    where it stopped.
+
+    Command: ddpm-jax sample --workdir runs/digits --variance isotropic --K 50
+
+    Attributes:
+      workdir: of a trained run.
+      checkpoint_step: which of its checkpoints; default the newest.
+      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
+      denoiser: module:function of your own network (x_t, t) -> what --prediction says, instead of a trained run.
+      data: the images that a variance is measured on; default those the network was trained on, of a --denoiser digits.
+      image_size: crop and shrink images to so many pixels; default as they are.
+      schedule: the noise schedule it was trained for.
+      T: number of noise levels.
+      prediction: what it predicts: eps, x_0, v or mu.
+      head_checkpoint: workdir of ddpm-jax heads for this network; default those of an ablation in workdir.
+      moments: moments.npz of an ablation of the same network; default: measured for this chain on --data.
+      variance: a choice of the reverse variance, its number and switches after colons (interpolated:0.7).
+      sampler: ddpm or ddim.
+      eta: noise of ddim: 0 for none, 1 for DDPM's.
+      trajectory: even or quadratic.
+      times: explicit times, ascending to T, instead of a named trajectory.
+      K: chain length.
+      n: number of images.
+      seed: of the noise.
+      protocol: the conventions of a paper: ddpm, analytic-dpm or iddpm; each can be set alone.
+      last_step: noise of the last step: mean (none) or noise; default the protocol's.
+      pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
+      clip_x_0: clip predicted data to [-1, 1]; default the protocol's.
+      clamp_cov: hold estimated covariances of the data within [0, 1]; default the protocol's.
+      rounding: of grey levels, nearest or down; default the protocol's.
+      out: folder for the images; default workdir/samples.
+      force: draw again what is in out/cells.
+      dry_run: print the resolved options and stop.
+    """
+
+    workdir: Path = Path("runs/digits")
+    checkpoint_step: int | None = None
+    checkpoint_ema: float | None = None
+    denoiser: str | None = None
+    data: str | None = None
+    image_size: int | None = None
+    schedule: str = "linear"
+    T: int = 1000
+    prediction: str = "eps"
+    head_checkpoint: Path | None = None
+    moments: Path | None = None
+    variance: str = "large"
+    sampler: str = "ddpm"
+    eta: float = 0.0
+    trajectory: str = "even"
+    times: tuple[int, ...] = ()
+    K: int = 50
+    n: int = 64
+    seed: int = 0
+    protocol: str = "ddpm"
+    last_step: str | None = None
+    pixel_clip: float | None = None
+    clip_x_0: bool | None = None
+    clamp_cov: bool | None = None
+    rounding: str | None = None
+    out: Path | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class TrainHeads:
+    """Train the heads of the variances that look at x_t, on a network that stays as it is.
+
+    For ddpm-jax ablate --head-checkpoint. Run again with the same --workdir to go on where it stopped.
+
+    Needs: minutes on two CPU cores for a network of digits.
+
+    Command: ddpm-jax heads --checkpoint runs/digits --workdir runs/digits-heads
+
+    Attributes:
+      training: which heads, and how long.
+      workdir: folder of the heads' checkpoints, metrics.jsonl and TensorBoard files.
+      checkpoint: workdir of the run whose network is frozen.
+      checkpoint_step: which of its checkpoints; default the newest.
+      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
+      denoiser: module:function of your own network (x_t, t) -> what --prediction says, in place of --checkpoint.
+      data: of a --denoiser; default digits.
+      image_size: crop and shrink images to so many pixels; default as they are.
+      schedule: of a --denoiser.
+      T: of a --denoiser.
+      prediction: of a --denoiser.
+      seed: of everything random.
+      parallel: how a step is spread over devices: pmap or shard_map.
+      save_every: steps between checkpoints.
+      dry_run: print the resolved config and stop.
+    """
+
+    training: FlatHeads = field(default_factory=Heads)
+    workdir: Path = Path("runs/heads")
+    checkpoint: Path | None = None
+    checkpoint_step: int | None = None
+    checkpoint_ema: float | None = None
+    denoiser: str | None = None
+    data: str | None = None
+    image_size: int | None = None
+    schedule: str = "linear"
+    T: int = 1000
+    prediction: str = "eps"
+    seed: int = 0
+    parallel: str = "pmap"
+    save_every: int = 500
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Which variance should the reverse step have? The article's open question, answered for one data set.
+
+    Trains a denoiser and the heads of the variances that need training (or takes them), measures its moments once, and
+    compares every variance at every chain length by likelihood and by samples. The report says which claims of the
+    literature hold. Everything measured or drawn is kept in workdir/cells under the hash of what it depends on: run
+    again, it goes on where it stopped, and computes what is new.
+
+    Needs: minutes on two CPU cores for the default digits.
+
+    Command: ddpm-jax ablate --workdir runs/digits
+
+    Attributes:
+      training: the network's run.
+      heads: that are trained on it, all of them if any variance that is compared reads one; none on a --checkpoint or
+        --denoiser.
+      workdir: where the run, the heads, the cells, the tables and the report go.
+      checkpoint: workdir of a finished run whose network to take.
+      checkpoint_step: which of its checkpoints; default the newest.
+      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
+      denoiser: module:function of your own network (x_t, t) -> what --prediction says, trained for --schedule and --T.
+      head_checkpoint: workdir of ddpm-jax heads, for the network of --checkpoint or --denoiser.
+      training_seeds: networks to train, from seed upwards; the report shows their spread.
+      variances: choices in the order of the tables, their numbers and switches after colons (interpolated:0.7); default
+        all that the network has heads for.
+      trajectories: quadratic, optimal or optimal_free, beside even.
+      K: chain lengths of the likelihood table.
+      sample_K: chain lengths that are sampled, on the even trajectory.
+      images: samples of each cell and seed.
+      seeds: sampling seeds.
+      protocol: the conventions of a paper: ddpm, analytic-dpm or iddpm; each can be set alone.
+      last_step: noise of the last step: mean (none) or noise; default the protocol's.
+      pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
+      clip_x_0: clip predicted data to [-1, 1]; default the protocol's.
+      clamp_cov: hold estimated covariances of the data within [0, 1]; default the protocol's.
+      decoder: the variance of p(x_0 | x_tau_1): shared, tb(1, 2) for all, or own; default the protocol's.
+      force: measure and draw again what is in workdir/cells.
+      dry_run: print the resolved config and stop.
+    """
+
+    training: Flat = field(default_factory=Config)
+    heads: FlatHeads = field(default_factory=Heads)
+    workdir: Path = Path("runs/digits")
+    checkpoint: Path | None = None
+    checkpoint_step: int | None = None
+    checkpoint_ema: float | None = None
+    denoiser: str | None = None
+    head_checkpoint: Path | None = None
+    training_seeds: int = 1
+    variances: tuple[str, ...] = DEFAULT.variances
+    trajectories: tuple[str, ...] = DEFAULT.trajectories
+    K: tuple[int, ...] = DEFAULT.K
+    sample_K: tuple[int, ...] = DEFAULT.sample_K
+    images: int = DEFAULT.images
+    seeds: int = DEFAULT.seeds
+    protocol: str = "analytic-dpm"
+    last_step: str | None = None
+    pixel_clip: float | None = None
+    clip_x_0: bool | None = None
+    clamp_cov: bool | None = None
+    decoder: str | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Fid:
+    """The FID of samples, with everything that it depends on printed beside it.
+
+    Reads an .npz of images (arr_0, as ddpm-jax sample and others write it) and compares it with a data set or with an
+    .npz of reference statistics (pytorch-fid, guided-diffusion, EDM, score_sde). Nothing is downloaded.
+
+    Command: ddpm-jax fid --samples runs/cifar10/samples/samples.npz --reference cifar10 --inception
+    pt_inception-2015-12-05-6726825d.pth
+
+    Attributes:
+      samples: .npz with the images arr_0.
+      reference: .npz of reference statistics, or the name of a data set.
+      inception: path of the weights of FID's network.
+      fid_protocol: how images are given to it: pytorch-fid, ddpm, score_sde, improved-diffusion or edm.
+      split: of the data set, train or test; default the protocol's.
+      image_size: crop and shrink its images to so many pixels; default as they are.
+      n: take the first so many samples; default all.
+      against_images: KID, precision and recall, too, for which the features of so many reference images are kept.
+      seed: of the subsets.
+      workdir: for fid.json, the figures with their stamp; statistics of the reference are kept in workdir/cells.
+      dry_run: print the options and stop.
+    """
+
+    samples: Path
+    reference: str
+    inception: Path
+    fid_protocol: str = "pytorch-fid"
+    split: str | None = None
+    image_size: int | None = None
+    n: int | None = None
+    against_images: int = 0
+    seed: int = 0
+    workdir: Path = Path("runs/fid")
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class ImportWeights:
+    """Take over a network that another project trained: Hugging Face diffusers, or openai/improved-diffusion.
+
+    Writes a workdir with a checkpoint, which ddpm-jax sample, heads and ablate take. Nothing in a file is executed.
+
+    Command: ddpm-jax import --weights ddpm-cifar10-32 --data cifar10 --workdir runs/imported
+
+    Attributes:
+      weights: a folder of diffusers (UNet2DModel), or a state dict of improved-diffusion (.pt, or .safetensors).
+      data: what the network was trained on: a name of data.DATASETS, any image set of TFDS, a folder, or an .npz.
+      description: of a state dict: JSON of UNetModel's arguments, with diffusion_steps and rescale_timesteps.
+      workdir: where the checkpoint goes.
+      image_size: crop and shrink images to so many pixels; default as they are.
+      schedule: the noise schedule it was trained for; default what the folder's scheduler says, or linear.
+      T: number of noise levels; default what the folder says, or 1000; a description has its own.
+      prediction: what it predicts: eps, x_0 or v; default what the folder's scheduler says, or eps.
+      average: rate of the average of parameters that the weights are; a name in what is written, nothing more.
+      dry_run: print what would be imported and stop.
+    """
+
+    weights: Path
+    data: str
+    description: Path | None = None
+    workdir: Path = Path("runs/imported")
+    image_size: int | None = None
+    schedule: str | None = None
+    T: int | None = None
+    prediction: str | None = None
+    average: float = 0.9999
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class ExportWeights:
+    """Write a trained network as a folder of Hugging Face diffusers: a DDPMPipeline with its UNet2DModel and scheduler.
+
+    There `DDPMPipeline.from_pretrained(folder)` and `UNet2DModel.from_pretrained(folder, subfolder="unet")` read it.
+
+    Command: ddpm-jax export --workdir runs/digits --out runs/digits/diffusers
+
+    Attributes:
+      workdir: of a trained run.
+      checkpoint_step: which of its checkpoints; default the newest.
+      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
+      out: the folder; default workdir/diffusers.
+      dry_run: print the descriptions that would be written and stop.
+    """
+
+    workdir: Path = Path("runs/digits")
+    checkpoint_step: int | None = None
+    checkpoint_ema: float | None = None
+    out: Path | None = None
+    dry_run: bool = False

@@ -1,6 +1,6 @@
 """Will it run on Cloud TPU? The training step and the sampler, compiled for slices that nobody had to rent.
 
-Compiles the very programs that ddpm_jax.cli.train and ddpm_jax.cli.sample would run, without data, and prints what the
+Compiles the very programs that ddpm-jax train and ddpm-jax sample would run, without data, and prints what the
 compiler says: memory, work, its own estimate of time, and what chips tell each other. Times are the compiler's model of
 the chip, not measurements; and the settings that compile fast may use more memory than those of a real run.
 Needs: libtpu (pip install -e ".[tpu]"), minutes of two CPU cores a slice.

@@ -1,6 +1,6 @@
 """The tables of Analytic-DPM without training: likelihood and FID of every variance, ours beside the published figures.
 
-Takes a network of another project (or a workdir of ddpm_jax.cli.train), its data set and the Inception file. The
+Takes a network of another project (or a workdir of ddpm-jax train), its data set and the Inception file. The
 likelihoods of every chain come of one pass over images; the FID of every variance and K of samples, the shortest chains
 first. Before it starts it measures how fast the network is and says how long all will take; with --budget it takes
 fewer samples, then leaves out the longest chains, and marks what does not compare with the published figures for it.

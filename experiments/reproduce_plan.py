@@ -83,12 +83,12 @@ class Reproduce:
 
     Attributes:
       workdir: where the imported network, the cells, results.json and tables.md go.
-      checkpoint: workdir of a network, from ddpm_jax.cli.import_weights or ddpm_jax.cli.train.
-      weights: a network of another project instead, imported into workdir/network; see ddpm_jax.cli.import_weights.
+      checkpoint: workdir of a network, from ddpm-jax import or ddpm-jax train.
+      weights: a network of another project instead, imported into workdir/network; see ddpm-jax import.
       description: of a state dict among --weights; see there.
       data: what the network of --weights was trained on; see there.
       image_size: see there.
-      head_checkpoint: workdir of ddpm_jax.cli.heads for this network.
+      head_checkpoint: workdir of ddpm-jax heads for this network.
       inception: path of the weights of FID's network; without it there is no FID table.
       reference: .npz of reference statistics; default the training images of the data set.
       fid_protocol: pytorch-fid, as Bao et al. measure; or ddpm, score_sde, improved-diffusion or edm.

@@ -5,7 +5,7 @@ for every colour axis, for every radius of a frequency (`spectral_radial`) and f
 images judge them, bits/dim, with paired standard errors. Full tables rest on few images, so they are fixed by fewer
 ones as well. Only the times that an even chain visits and some more are measured, and optimal trajectories are chosen
 among these. x_0_hat is clipped, and the decoder shared, as in the papers.
-Needs: trained networks (ddpm_jax.cli.train); minutes each on two CPU cores for small networks of 32 x 32 pixels.
+Needs: trained networks (ddpm-jax train); minutes each on two CPU cores for small networks of 32 x 32 pixels.
 Command: python -m experiments.spectral_gain --checkpoints runs/digits runs/mnist --workdir runs/spectral_gain
 """
 

@@ -1,7 +1,7 @@
 """A denoiser written by hand in plain JAX, for --denoiser: a perceptron that predicts eps.
 
 It learns the digits when it is imported, in seconds on two CPU cores; a network of your own would read its parameters.
-Command: python -m ddpm_jax.cli.ablate --denoiser experiments.denoisers.by_hand:eps --workdir runs/by_hand
+Command: ddpm-jax ablate --denoiser experiments.denoisers.by_hand:eps --workdir runs/by_hand
 """
 
 from functools import partial

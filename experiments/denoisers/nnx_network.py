@@ -1,7 +1,7 @@
 r"""A Flax NNX module as a denoiser, for --denoiser: it predicts v.
 
 It learns the digits when it is imported, in seconds on two CPU cores; a network of your own would read its parameters.
-Command: python -m ddpm_jax.cli.ablate --denoiser experiments.denoisers.nnx_network:v --prediction v \
+Command: ddpm-jax ablate --denoiser experiments.denoisers.nnx_network:v --prediction v \
     --workdir runs/nnx
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sees a run to its end: creates the slice, sets it up, runs, and does so again whenever the slice is lost. Can be
 # stopped and started again. Takes the words of run.sh and ends with the run's exit code; the slice stays.
-#   SPOT=1 experiments/launch/resume.sh -- experiments.train --preset cifar10; experiments/launch/delete.sh
+#   SPOT=1 experiments/launch/resume.sh -- ddpm_jax train --preset cifar10; experiments/launch/delete.sh
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/settings.sh"

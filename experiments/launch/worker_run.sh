@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a module of Python on one worker, in the repository's folder; run.sh starts it. Worker 0 fetches runs/NAME from
 # the bucket first, copies it there every minute, and in the end leaves the exit code in the bucket, as `finished`.
-#   experiments/launch/worker_run.sh gs://my-bucket/cifar10 experiments.train --workdir runs/cifar10
+#   experiments/launch/worker_run.sh gs://my-bucket/cifar10 ddpm_jax train --workdir runs/cifar10
 set -euo pipefail
 bucket=$1 workdir=runs/${1##*/} pause=${PAUSE:-60}
 shift

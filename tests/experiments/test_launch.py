@@ -8,14 +8,15 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import tyro
 import yaml
 
 from benchmarks import tpu
-from ddpm_jax.cli import heads, options, train
+from ddpm_jax.cli import arguments
+from ddpm_jax.cli.main import COMMANDS as OURS
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "experiments" / "launch"
@@ -29,12 +30,6 @@ SETTINGS = {
     "BUCKET": "my-bucket",
 }
 SETTINGS |= {"REPOSITORY": "https://example.org/ddpm_jax.git", "COMMIT": "0123abc", "POLL": "0"}
-MODULES = {
-    "ddpm_jax.cli.train": train.Train,
-    "ddpm_jax.cli.heads": heads.TrainHeads,
-    "ddpm_jax.cli.ablate": options.Ablation,
-}
-
 # Writes down its arguments. Answers from files, a line a question, the last one for ever. The bucket is a folder, and
 # the only worker is another, in which commands by ssh are run.
 GCLOUD = r"""#!/usr/bin/env bash
@@ -173,6 +168,12 @@ def started(calls: list[list[str]]) -> tuple[str, list[str]]:
     start = next(i for i, word in enumerate(words) if word.endswith("worker_run.sh"))
     end = next(i for i, word in enumerate(words) if word.startswith(">>"))
     return words[start + 1], words[start + 2 : end]
+
+
+def read_by_command(module: str, name: str, *argv: str) -> Any:
+    """The options of `python -m ddpm_jax NAME ARGV`."""
+    assert module == "ddpm_jax"
+    return tyro.cli(getattr(arguments, OURS[name].options), args=argv)
 
 
 def read(path: Path) -> str:
@@ -357,33 +358,39 @@ def test_logs_fetch_and_delete(stand: Stand) -> None:
 def test_the_default_run_trains_cifar10_with_its_checkpoints_in_the_bucket(stand: Stand) -> None:
     calls = stand.dry("run.sh")
     assert "--worker=all" in calls[-1]
-    bucket, (module, *words) = started(calls)
+    bucket, words = started(calls)
     assert bucket == "gs://my-bucket/cifar10"
-    options = tyro.cli(MODULES[module], args=words)
+    options = read_by_command(*words)
     assert (options.training.preset, options.training.steps, options.training.batch) == ("cifar10", 800_000, 128)
     assert options.workdir == Path("runs/cifar10")
     assert options.training.checkpoints == "gs://my-bucket/cifar10/checkpoints"
 
 
 def test_what_is_given_stays_and_only_training_gets_checkpoints(stand: Stand) -> None:
-    own = ["ddpm_jax.cli.train", "--workdir=runs/cifar10/b", "--checkpoints", "gs://other/b"]
+    own = ["ddpm_jax", "train", "--workdir=runs/cifar10/b", "--checkpoints", "gs://other/b"]
     assert started(stand.dry("run.sh", "--", *own))[1] == own
-    heads = ["ddpm_jax.cli.heads", "--checkpoint", "runs/cifar10", "--workdir", "runs/cifar10/heads"]
+    heads = ["ddpm_jax", "heads", "--checkpoint", "runs/cifar10", "--workdir", "runs/cifar10/heads"]
     assert started(stand.dry("run.sh", "--", *heads))[1] == heads
-    ablation = ["ddpm_jax.cli.ablate", "--checkpoint", "runs/cifar10"]
+    registering = ["ddpm_jax", "--import", "mine", "train", "--workdir", "runs/cifar10"]
+    with_bucket = [*registering, "--checkpoints", "gs://my-bucket/cifar10/checkpoints"]
+    assert started(stand.dry("run.sh", "--", *registering))[1] == with_bucket
+    ablation = ["ddpm_jax", "ablate", "--checkpoint", "runs/cifar10"]
     assert started(stand.dry("run.sh", "--", *ablation))[1] == [*ablation, "--workdir", "runs/cifar10"]
 
 
 @pytest.mark.parametrize("slice_name, fits", [("v5e-8", True), ("v4-8", True), ("v5e-16", False), ("v5p-16", False)])
-def test_what_runs_in_one_process_needs_a_slice_of_one_machine(stand: Stand, slice_name: str, fits: bool) -> None:
-    done = stand.run("run.sh", "--dry-run", "--", "ddpm_jax.cli.sample", SLICE=slice_name)
+@pytest.mark.parametrize("words", [["ddpm_jax", "sample"], ["ddpm_jax", "fid", "--split", "train"]], ids=" ".join)
+def test_what_runs_in_one_process_needs_a_slice_of_one_machine(
+    stand: Stand, words: list[str], slice_name: str, fits: bool
+) -> None:
+    done = stand.run("run.sh", "--dry-run", "--", *words, SLICE=slice_name)
     assert done.returncode == (0 if fits else 2)
     assert ("one process" in done.stderr) is not fits
-    assert stand.dry("run.sh", "--", "ddpm_jax.cli.train", SLICE=slice_name)
+    assert stand.dry("run.sh", "--", "ddpm_jax", "train", SLICE=slice_name)
 
 
 def test_odd_words_come_through_the_dry_run_and_two_shells(stand: Stand) -> None:
-    odd = ["ddpm_jax.cli.train", "--data", './it\'s "my" $HOME; images', "--wandb", "", "--workdir", "runs/cifar10/*"]
+    odd = ["ddpm_jax", "train", "--data", './it\'s "my" $HOME; images', "--wandb", "", "--workdir", "runs/cifar10/*"]
     bucket, words = started(stand.dry("run.sh", "--", *odd, BUCKET="my 'bucket'"))
     assert bucket == "gs://my 'bucket'/cifar10"
     assert words == [*odd, "--checkpoints", "gs://my 'bucket'/cifar10/checkpoints"]
@@ -425,7 +432,7 @@ def test_a_new_machine_fetches_the_workdir_and_an_old_one_keeps_its_own(stand: S
     stand.answer("codes", 0, 0)
     groups = []
     for ending in ("start 1", "start 2"):
-        running = worker(stand, "ddpm_jax.cli.train", pause="60")
+        running = worker(stand, "ddpm_jax", "train", pause="60")
         groups.append(running.pid)
         assert running.wait(60) == 0
         assert read(stand.bucket / "workdir" / "metrics.jsonl").endswith(ending)
@@ -439,34 +446,34 @@ def test_a_new_machine_fetches_the_workdir_and_an_old_one_keeps_its_own(stand: S
 @pytest.mark.parametrize("code", [0, 1, 2, 137])
 def test_a_run_that_ends_by_itself_leaves_its_exit_code(stand: Stand, code: int) -> None:
     stand.answer("codes", code)
-    assert worker(stand, "ddpm_jax.cli.train").wait(60) == code
+    assert worker(stand, "ddpm_jax", "train").wait(60) == code
     assert read(stand.bucket / "finished") == str(code)
-    assert read(stand.fake / "words").split("\n") == ["-m", "ddpm_jax.cli.train"]
+    assert read(stand.fake / "words").split("\n") == ["-m", "ddpm_jax", "train"]
 
 
 def test_a_run_that_another_process_or_a_notice_ended_goes_on(stand: Stand) -> None:
     stand.answer("codes", 75, 134, 143, 0)
-    assert worker(stand, "ddpm_jax.cli.train").wait(60) == 0
+    assert worker(stand, "ddpm_jax", "train").wait(60) == 0
     assert read(stand.fake / "starts").split() == ["x"] * 4
     assert read(stand.bucket / "finished") == "0"
 
 
 def test_only_the_first_worker_touches_the_bucket(stand: Stand) -> None:
     stand.answer("number", 3)
-    assert worker(stand, "ddpm_jax.cli.train").wait(60) == 0
+    assert worker(stand, "ddpm_jax", "train").wait(60) == 0
     assert read(stand.fake / "starts") == "x"
     assert stand.calls() == []
 
 
 def test_without_its_number_a_worker_does_not_start(stand: Stand) -> None:
     (stand.fake / "number").unlink()
-    assert worker(stand, "ddpm_jax.cli.train").wait(60) != 0
+    assert worker(stand, "ddpm_jax", "train").wait(60) != 0
     assert not (stand.fake / "starts").exists()
 
 
 def test_the_end_of_a_machine_leaves_the_last_log_and_no_exit_code(stand: Stand) -> None:
     (stand.fake / "wait").touch()
-    running = worker(stand, "ddpm_jax.cli.train", pause="60")
+    running = worker(stand, "ddpm_jax", "train", pause="60")
     until((stand.fake / "waiting").exists)
     (stand.repository / "runs" / "cifar10" / "metrics.jsonl").write_text("the last\n")
     assert not (stand.bucket / "workdir" / "metrics.jsonl").exists()
@@ -486,7 +493,7 @@ def kinds(stand: Stand) -> list[str]:
     return [call[3] for call in stand.calls() if call[0] == "compute" and call[3] in verbs]
 
 
-WORDS = ("--", "ddpm_jax.cli.train", "--preset", "digits")
+WORDS = ("--", "ddpm_jax", "train", "--preset", "digits")
 
 
 @pytest.fixture
@@ -517,7 +524,7 @@ def test_resume_recreates_a_lost_slice_and_ends_with_the_run(
     # It was there: set up and run. Then it was lost: deleted, created, set up and run again.
     assert kinds(shallow) == ["ssh", "ssh", "delete", "create", "ssh", "ssh"]
     runs = [call for call in shallow.calls() if any("worker_run.sh" in word for word in call)]
-    assert [started([call])[1][:3] for call in runs] == [list(WORDS[1:])] * 2
+    assert [started([call])[1][:4] for call in runs] == [list(WORDS[1:])] * 2
     setups = [call for call in shallow.calls() if any("worker_setup.sh" in word for word in call)]
     assert len(setups) == 2
 
@@ -564,7 +571,7 @@ def test_a_dry_run_of_resume_shows_the_whole_round(stand: Stand) -> None:
     printed = stand.dry("resume.sh", *WORDS)
     assert printed[0] == ["gcloud", "storage", "cat", "gs://my-bucket/cifar10/finished"]
     assert [line[4] for line in printed if line[1] == "compute"] == ["describe", "describe", "create", "ssh", "ssh"]
-    assert started(printed)[1][:3] == list(WORDS[1:])
+    assert started(printed)[1][:4] == list(WORDS[1:])
 
 
 # ---------------------------------------------------------------- SkyPilot, and the documentation
@@ -603,10 +610,9 @@ def test_the_documented_commands_are_understood(stand: Stand) -> None:
         assert (ROOT / script).exists(), script
         assert stand.dry(Path(script).name, *words)
         if words:
-            module, *options = words[1:]
-            tyro.cli(MODULES[module], args=options)
-            seen.add(module)
-    assert seen == set(MODULES)
+            read_by_command(*words[1:])
+            seen.add(words[2])
+    assert seen == {"train", "heads", "ablate"}
     text = (ROOT / "docs" / "tpu.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in COMMANDS)
 

@@ -255,7 +255,7 @@ def results(made_up: dict[str, Any]) -> dict[str, Any]:
 def run() -> dict[str, Any]:
     """The machine, the seconds, and what an earlier run had left."""
     seconds = dict(train=101.5, moments=20.1, likelihood=3.2, sample=60.7, total=185.5)
-    about = dict(project="ddpm_jax", version="0.1.0", command="python -m ddpm_jax.cli.ablate")
+    about = dict(project="ddpm_jax", version="0.1.0", command="ddpm-jax ablate")
     about |= dict(date="2026-01-01", python="3.11.9", jax="0.10.2", device="cpu")
     cells = dict(moments=dict(computed=3, reused=0), trajectories=dict(computed=0, reused=56))
     cells |= dict(samples=dict(computed=5, reused=67))

@@ -222,7 +222,7 @@ def fid_row(plan: Plan, choices: Choices, cell: Cell, n: int, keep: Keep) -> Row
         return dict(fid=np.asarray(frechet.distance(reference.target, frechet.fit(extractors.summed(judge, images)))))
 
     asked = {**samples.inputs(choices, cell, rules), "n": n, "judge": judge[:3], "to": reference.name}
-    asked["code"] = [extractors.CODE, samples.CODE]
+    asked["version"] = [extractors.VERSION, samples.VERSION]
     values = np.array([keep("fids", {**asked, "seed": seed}, partial(compute, seed))["fid"] for seed in seeds])
     name = dict(variance=cell[0], kernel=choices.kernel.name, trajectory=cell[1], K=cell[2])
     stamp = protocols.Stamp(

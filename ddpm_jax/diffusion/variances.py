@@ -412,6 +412,7 @@ def _spectral_radial(known: Calibration) -> ReverseVariance:
     return spectral(bases.averaged(table, bases.radial_bins(table.shape[1:])), known.colours)
 
 
+VERSION = 1  # raised by hand when the numbers of a choice that looks at x_t change
 VARIANCES: dict[str, Variance] = {
     "small": Variance(lambda known: small(), "h = 0: exact for one point"),
     "large": Variance(lambda known: large(known.schedule), "h = alpha_bar_t: exact for standard normal data"),

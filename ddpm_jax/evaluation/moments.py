@@ -34,7 +34,7 @@ from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.runtime.cache import Keep
 from ddpm_jax.runtime.sharding import Layout
 
-CODE = cache.code_version(__name__)  # of this process, even if the files change while it runs
+VERSION = 1  # raised by hand when the numbers of the pass change: the noise, step_kl's tables and nodes, bases, clips
 EVALUATIONS_PER_CALL = 15_000  # about: between two moves of the progress bar, and what an interruption loses
 
 PerTime = Float64[np.ndarray, "n times"]
@@ -112,7 +112,7 @@ def save(path: Path, moments: Moments, denoiser: str, rules: Rules) -> None:
       denoiser: its fingerprint.
       rules: under which they were measured.
     """
-    of = dict(denoiser=np.asarray(denoiser), clip_x_0=np.asarray(rules.clip_x_0))
+    of = dict(version=np.asarray(VERSION), denoiser=np.asarray(denoiser), clip_x_0=np.asarray(rules.clip_x_0))
     parts = {name: np.asarray(getattr(moments, name)) for name in STORED}
     cache.write_whole(path, lambda file: np.savez(file, allow_pickle=False, **of, **parts))
 
@@ -121,16 +121,20 @@ def load(path: Path, denoiser: str, rules: Rules) -> Moments:
     """The moments that `save` stored.
 
     Raises:
-      ValueError: the file is no such file, or of another denoiser or x_0 clip.
+      ValueError: the file is no such file, or of another version of the pass, denoiser or x_0 clip.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             found = dict(stored)
         parts = {name: found[name] for name in STORED}
-        of = {"denoiser": str(found["denoiser"]), "clip_x_0": bool(found["clip_x_0"])}
+        of = {
+            "version": int(found.get("version", 0)),
+            "denoiser": str(found["denoiser"]),
+            "clip_x_0": bool(found["clip_x_0"]),
+        }
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no moments: give the moments.npz that an ablation left") from error
-    for name, wanted in (("denoiser", denoiser), ("clip_x_0", rules.clip_x_0)):
+    for name, wanted in (("version", VERSION), ("denoiser", denoiser), ("clip_x_0", rules.clip_x_0)):
         if of[name] != wanted:
             raise ValueError(f"{path} is of another {name}: it has {of[name]}, this is {wanted}; leave --moments out")
     plain = {"variance": float(parts["variance"]), "evaluations": int(parts["evaluations"])}
@@ -180,7 +184,9 @@ def measure(
     block = Block(key, schedule, denoiser, images_uint8, rules, layout, colours, choices)
     inputs = dict(key=key, schedule=schedule, images=images_uint8, levels=rules.levels, clip_x_0=rules.clip_x_0)
     inputs |= dict(
-        colours=colours, code=CODE, tabulated={label: variance_identity(*fixed) for label, fixed in tabulated.items()}
+        colours=colours,
+        version=VERSION,
+        tabulated={label: variance_identity(*fixed) for label, fixed in tabulated.items()},
     )
     parts = []
     for some in tqdm(_equal_parts(times, n), desc=f"moments of {n} images", unit="call", mininterval=1):
@@ -190,10 +196,12 @@ def measure(
     return Moments(prior=_prior(schedule, data), variance=float(data.var(axis=0).mean()), colours=colours, **assembled)
 
 
-def variance_identity(name: str, known: Calibration) -> Any:
-    """What a variance depends on: what it is fixed by, and the code that it is written in."""
-    code = cache.code_version(variances.find(name)[0].build.__module__)
-    return dict(name=name, known=known._asdict(), code=code)
+def variance_identity(name: str, known: Calibration) -> dict[str, Any]:
+    """What tells a variance from others: its name, what it is fixed by, and the version of its formula, or its file."""
+    build = variances.find(name)[0].build
+    ours = build.__module__.partition(".")[0] == __name__.partition(".")[0]
+    version = variances.VERSION if ours else cache.file_hash(build)
+    return dict(name=name, known=known._asdict(), version=version)
 
 
 def _assemble(

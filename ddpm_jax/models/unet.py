@@ -28,6 +28,8 @@ from ddpm_jax.models.layers import (
     time_embedding,
 )
 
+VERSION = 1  # raised by hand when what a network or the denoiser made of it says changes: unet, layers, ops, denoiser
+
 
 @dataclass(frozen=True)
 class UNetConfig:

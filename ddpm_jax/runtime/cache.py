@@ -1,13 +1,13 @@
 """Results on disk under the hash of all that they depend on.
 
-A cell is a table of arrays that some computation left. Its name is the hash of the inputs, of the source code it went
-through and of the version of JAX, so nothing has to be declared stale: what changed is looked for under another name.
+A cell is a table of arrays that some computation left. Its name is the hash of its inputs, of the versions of JAX and
+the libraries beside it, and of a number `VERSION` that stands beside the formula and is raised by hand when its numbers
+change: what changed is looked for under another name. The source code of this package is not hashed, so that a renamed
+variable leaves every cell where it is; tests/evaluation/test_versions.py tells when a version has to be raised.
 Writing is atomic; a process that is killed leaves a whole cell or none.
 """
 
-import ast
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -17,9 +17,10 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple
 
 import jax
@@ -56,7 +57,8 @@ def fetch(store: Store, kind: str, inputs: dict[str, Any], compute: Callable[[],
     Args:
       store: where to look.
       kind: what the cell holds.
-      inputs: all that `compute` depends on beside store.common; plain values, arrays and keys.
+      inputs: all that `compute` depends on beside store.common, with the version of its formula; plain values, arrays
+        and keys.
       compute: makes the arrays.
     """
     path = store.folder / kind / f"{fingerprint({**store.common, **inputs, **_environment()})}.npz"
@@ -203,47 +205,20 @@ def _feed(update: Callable[[bytes], None], value: Any) -> None:
 
 
 @cache
-def code_version(module: str) -> str:
-    """A hash of the code of a module and of all that it imports of its package; comments and docstrings aside."""
-    return fingerprint({name: ast.unparse(_code(name)) for name in modules(module)})
+def file_hash(defined: Any) -> str:
+    """SHA-256 of the bytes of the source file that defines a function, a class or a module, in hexadecimal.
 
+    It is read at the first call for what is given: a file that is edited while a program runs keeps the hash of the
+    code that runs, if the first call comes soon after the import.
 
-def modules(module: str) -> set[str]:
-    """The module and all of its package that it imports, directly or through others, by full name."""
-    seen, waiting = set(), {module}
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
-        waiting |= set(_imports(_code(name), module.split(".")[0])) - seen
-    return seen
+    Args:
+      defined: the function, class or module; of a `functools.partial` the function within.
 
-
-@cache
-def _code(module: str) -> ast.Module:
-    """The syntax tree of a module without its docstrings."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None and spec.origin is not None, module
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        if documented and ast.get_docstring(node, clean=False) is not None:  # type: ignore[arg-type]
-            del node.body[0]  # type: ignore[attr-defined]
-    return tree
-
-
-def _imports(tree: ast.Module, package: str) -> list[str]:
-    """The modules of the package that a module imports, by full name."""
-    names = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package:
-            names += [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names if alias.name.split(".")[0] == package]
-    return [name for name in names if name != package and _is_module(name)]
-
-
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # a name inside a module, not a module inside a package
-        return False
+    Returns:
+      The hash; "" where there is no file, as in a notebook.
+    """
+    while isinstance(defined, partial):
+        defined = defined.func
+    module = defined if isinstance(defined, ModuleType) else sys.modules.get(getattr(defined, "__module__", ""))
+    path = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path and Path(path).is_file() else ""

@@ -5,7 +5,6 @@ user's own function.
 """
 
 import importlib
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,6 +157,7 @@ def stored_network(
         prediction=config.prediction,
         variance=config.variance,
         schedule=schedule,
+        version=unet.VERSION,
     )
     found = Model(
         source=source,
@@ -220,6 +220,7 @@ def with_heads(model: Model, config: Heads, network: UNetConfig, params: Params)
         heads=list(config.heads),
         unit=unit,
         clip=config.fit_clip_x_0,
+        version=[head_networks.VERSION, unet.VERSION],
     )
     return model._replace(
         denoiser=denoiser,
@@ -323,9 +324,6 @@ def _probe(function: Any, T: int, shape: tuple[int, ...], name: str) -> np.ndarr
     return np.asarray(output)
 
 
-NETWORK_CODE = cache.code_version(unet.__name__)
-
-
 def of_module(spec: str, config: Config, images: DataSet) -> Model:
     """The user's own denoiser from a module; known by what it does, see `of_function`, and by the file it lies in.
 
@@ -341,12 +339,11 @@ def of_module(spec: str, config: Config, images: DataSet) -> Model:
     denoisers.check_prediction(config.prediction, schedule)
     module, _, attribute = spec.partition(":")
     try:
-        origin = getattr(importlib.util.find_spec(module), "origin", None) or ""
-        code = cache.code_version(module) if origin.endswith(".py") else origin
-        function = getattr(importlib.import_module(module), attribute)
+        imported = importlib.import_module(module)
+        function, file = getattr(imported, attribute), cache.file_hash(imported)
     except Exception as error:  # it is the user's code
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"--denoiser {spec}: {reason}; give module:function, importable from here") from error
     found = of_function(function, schedule, config.prediction, images.shape, images.levels, spec)
     known = {**datasets.describe(images), "name": setup.data_of(config), "image_size": config.image_size}
-    return found._replace(fingerprint=cache.fingerprint([found.fingerprint, code]), trained_on=known)
+    return found._replace(fingerprint=cache.fingerprint([found.fingerprint, file]), trained_on=known)

@@ -331,6 +331,19 @@ def test_moments_of_another_denoiser_or_clip_are_refused(coloured, tmp_path, den
         moments.load(path, denoiser, Rules(levels=LEVELS, clip_x_0=clip))
 
 
+def test_moments_of_another_version_are_refused(coloured, tmp_path, monkeypatch):
+    """Those of before there were versions, too."""
+    path, rules = tmp_path / "moments.npz", Rules(levels=LEVELS, clip_x_0=False)
+    moments.save(path, coloured, "mine", rules)
+    with np.load(path) as stored:
+        np.savez(tmp_path / "early.npz", **{name: stored[name] for name in stored if name != "version"})
+    with pytest.raises(ValueError, match="of another version: it has 0, this is 1; leave --moments out"):
+        moments.load(tmp_path / "early.npz", "mine", rules)
+    monkeypatch.setattr(moments, "VERSION", 2)
+    with pytest.raises(ValueError, match="of another version: it has 1, this is 2; leave --moments out"):
+        moments.load(path, "mine", rules)
+
+
 def test_a_file_without_a_spectrum_is_refused(coloured, tmp_path):
     """As versions before the spectral variance wrote them."""
     path, early = tmp_path / "moments.npz", ("error", "excess", "decoder", "prior", "variance")

@@ -1,9 +1,13 @@
 """Cells: found again when nothing they depend on changed, computed anew when anything did, whole or not there."""
 
+import hashlib
+import importlib
 import json
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -113,61 +117,38 @@ def test_a_fingerprint_knows_values_types_shapes_and_order() -> None:
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package made_up whose module a imports b, and c by the package's name; d stands alone."""
-    folder = tmp_path / "made_up"
-    folder.mkdir()
-    (folder / "__init__.py").write_text("")
-    (folder / "a.py").write_text(
-        "from made_up import c\nfrom made_up.b import two\n\n\ndef f():\n    return two + c.three\n"
-    )
-    (folder / "b.py").write_text("two = 2\n")
-    (folder / "c.py").write_text("three = 3\n")
-    (folder / "d.py").write_text("four = 4\n")
+def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, str]:
+    """A module with a function and a class, and the hash of its file."""
+    path = tmp_path / "made_up.py"
+    path.write_text("class C:\n    pass\n\n\ndef f():\n    return 2\n")
     monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "made_up"]:
-        monkeypatch.delitem(sys.modules, name)
-    return folder
+    monkeypatch.delitem(sys.modules, "made_up", raising=False)
+    return importlib.import_module("made_up"), hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "changes"),
-    [
-        ("a.py", "from made_up import c\nfrom made_up.b import two\n\n\ndef f():\n    return two - c.three\n", True),
-        (
-            "a.py",
-            '"""Doc."""\n'
-            "from made_up import c\nfrom made_up.b import two\n\ndef f():\n"
-            "    'Doc.'\n    return two + c.three # why\n",
-            False,
-        ),
-        ("b.py", "two = 2.0\n", True),
-        ("c.py", "three = 4\n", True),
-        ("d.py", "four = 5\n", False),
-    ],
-    ids=["code", "comments", "import", "import by package", "not imported"],
-)
-def test_the_code_version_follows_imports_and_not_comments(package: Path, file: str, text: str, changes: bool) -> None:
-    versions = []
-    for edit in (lambda: None, lambda: (package / file).write_text(text)):
-        edit()
-        cache.code_version.cache_clear()
-        cache._code.cache_clear()
-        versions.append(cache.code_version("made_up.a"))
-    assert (versions[0] != versions[1]) == changes
+def test_the_hash_of_a_file_is_that_of_what_it_defines(made_up: tuple[ModuleType, str]) -> None:
+    module, known = made_up
+    for defined in (module, module.f, module.C, partial(partial(module.f)), jax.jit(module.f)):
+        assert cache.file_hash(defined) == known
 
 
-def test_the_version_of_the_pass_knows_the_mathematics_and_not_the_report() -> None:
-    names = cache.modules("ddpm_jax.evaluation.moments")
-    assert {
-        "ddpm_jax.diffusion.schedules",
-        "ddpm_jax.diffusion.gaussian",
-        "ddpm_jax.diffusion.process",
-        "ddpm_jax.diffusion.denoiser",
-        "ddpm_jax.diffusion.bases",
-    } <= names
-    assert {"ddpm_jax.evaluation.step_kl", "ddpm_jax.evaluation.moments", "ddpm_jax.diffusion.variances"} <= names
-    assert not any(name.startswith("ddpm_jax.report") for name in names)
+def test_a_file_edited_while_it_runs_keeps_its_hash(made_up: tuple[ModuleType, str]) -> None:
+    """What runs is what was imported; another process finds the new bytes, be it a comment."""
+    module, known = made_up
+    assert cache.file_hash(module.f) == known
+    assert module.__file__
+    with open(module.__file__, "a") as file:
+        file.write("# said later\n")
+    assert cache.file_hash(module.f) == known
+    cache.file_hash.cache_clear()
+    assert cache.file_hash(module.f) != known
+
+
+def test_what_no_file_defines_has_no_hash() -> None:
+    typed = ModuleType("typed_into_a_notebook")
+    exec("def f(): return 2", typed.__dict__)
+    for defined in (typed, typed.f, len):
+        assert cache.file_hash(defined) == ""
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

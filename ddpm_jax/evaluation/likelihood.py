@@ -18,7 +18,7 @@ from ddpm_jax.diffusion import process, timesteps
 from ddpm_jax.diffusion import variances as reverse_variances
 from ddpm_jax.diffusion.process import DDPM, Kernel, Steps
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.diffusion.variances import Calibration, Fixed, ReverseVariance
+from ddpm_jax.diffusion.variances import Calibration, ReverseVariance
 from ddpm_jax.evaluation import step_kl
 from ddpm_jax.evaluation.moments import Moments, mean_error, mean_excess, standard_error, variance_identity
 from ddpm_jax.evaluation.step_kl import Table
@@ -330,7 +330,7 @@ def _optimal(
         return timesteps.cheapest_paths(costs, wanted.K)
 
     found, table = once(paths), cache.fingerprint(tabulated)
-    known = identity_of(Fixed(name, calibration))
+    known = variance_identity(name, calibration)
     inputs = dict(variance=known, table=table, decoder=decoder, own=own, version=VERSION)
     return {K: keep("trajectories", {**inputs, "K": K}, partial(_times, found, K))["times"] for K in wanted.K}
 

@@ -187,6 +187,7 @@ class Ablation:
       sample_K: chain lengths that are sampled, on the even trajectory.
       images: samples of each cell and seed.
       seeds: sampling seeds.
+      features: what samples are judged in, a name of features.FEATURES.
       protocol: the conventions of a paper: ddpm, analytic-dpm or iddpm; each can be set alone.
       last_step: noise of the last step: mean (none) or noise; default the protocol's.
       pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
@@ -212,6 +213,7 @@ class Ablation:
     sample_K: tuple[int, ...] = DEFAULT.sample_K
     images: int = DEFAULT.images
     seeds: int = DEFAULT.seeds
+    features: str = DEFAULT.features
     protocol: str = "analytic-dpm"
     last_step: str | None = None
     pixel_clip: float | None = None

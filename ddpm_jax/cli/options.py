@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from ddpm_jax.cli.arguments import Ablation
 from ddpm_jax.data import datasets
 from ddpm_jax.data.datasets import DataSet
-from ddpm_jax.diffusion import conventions, timesteps, variances
+from ddpm_jax.diffusion import conventions, registry, timesteps, variances
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.evaluation import ablation
 from ddpm_jax.evaluation.design import Design
-from ddpm_jax.evaluation.fid import classifier
+from ddpm_jax.evaluation.fid.features import FEATURES
 from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.training import checkpoints, heads, setup
 from ddpm_jax.training.config import Config, Heads, to_dict
@@ -107,7 +107,7 @@ def _compared(
     if "learned" not in own:
         times = tuple(timesteps.even(schedule.T, every.chain or schedule.T).tolist())
     ablation.check(design, schedule, possible, times)
-    classifier.check(images.name, images.test.labels)
+    registry.named(FEATURES, design.features, "features").check(images)
     if {*variances.heads_of(design.variances)} <= {*own}:
         if options.heads != Heads():
             raise ValueError("options of heads have no effect: no variance that is compared reads one; leave them out")

@@ -7,7 +7,6 @@ through a `Keep` and is found again when nothing it depends on has changed.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,16 +15,18 @@ from jax import Array
 from jaxtyping import Key
 
 from ddpm_jax.data import transforms
-from ddpm_jax.data.datasets import DataSet, seen
+from ddpm_jax.data.datasets import DataSet, Split, seen
 from ddpm_jax.diffusion import bases, conventions, process, timesteps
 from ddpm_jax.diffusion import variances as reverse_variances
 from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.diffusion.registry import named
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.variances import VARIANCES, Calibration, heads_of, needs
 from ddpm_jax.evaluation import diagnostics, likelihood, moments, samples, step_kl
 from ddpm_jax.evaluation.design import Design
-from ddpm_jax.evaluation.fid import classifier, extractors, frechet
+from ddpm_jax.evaluation.fid import extractors, frechet
 from ddpm_jax.evaluation.fid.extractors import FeatureExtractor
+from ddpm_jax.evaluation.fid.features import FEATURES
 from ddpm_jax.evaluation.likelihood import FREE, OPTIMAL, REFERENCE, Cell, Choices, Row, Wanted
 from ddpm_jax.evaluation.moments import Moments
 from ddpm_jax.evaluation.step_kl import Table
@@ -280,42 +281,38 @@ def sample(
     """Samples of every variance x K on even chains with their Frechet distances, and the images.
 
     Raises:
-      ValueError: the images have no labels.
+      ValueError: the features are unknown or cannot be had of these images.
     """
+    named(FEATURES, design.features, "features").check(data)
     test, train = data.test, seen(data.train)
-    classifier.check(data.name, test.labels)
-    assert train.labels is not None and test.labels is not None
     even = [(name, "even", K) for K in design.sample_K for name in design.variances]
     wanted = [cell for cell in even if cell in choices.times]
     draws = samples.Draws(range(design.seeds), design.images, data.shape)
     drawn = samples.draw(choices, model.denoiser, wanted, design.rules, draws, means.layout, means.keep)
-    network = classifier.fit(train.images, train.labels, data.levels, keep=means.keep)
-    judge = judge_of(network)
+    extractor = FEATURES[design.features].build(data, means.keep)
     held_out = np.concatenate([data.calibration.images, test.images])
-    reference = extractors.of_images(f"{data.name}, images that the network learned", train.images, judge)
-    single, over_seeds = samples.distances(drawn, judge, reference)
+    reference = extractors.of_images(f"{data.name}, images that the network learned", train.images, extractor)
+    single, over_seeds = samples.distances(drawn, extractor, reference)
     results = {
         "samples": single,
         "sample_cells": over_seeds,
         "classifier": {
-            "name": "multilayer perceptron, 128 and 32 hidden units, features of the last",
-            "features": judge.size,
-            "train_accuracy": classifier.accuracy(network, train.images, train.labels),
-            "test_accuracy": classifier.accuracy(network, test.images, test.labels),
+            "name": extractor.description or extractor.name,
+            "features": extractor.size,
+            "train_accuracy": _accuracy(extractor, train),
+            "test_accuracy": _accuracy(extractor, test),
             "bias": frechet.finite_sample_bias(reference.target.fit.cov, design.images),
-            "held_out_frechet": frechet.distance(reference.target, frechet.fit(extractors.summed(judge, held_out))),
+            "held_out_frechet": frechet.distance(reference.target, frechet.fit(extractors.summed(extractor, held_out))),
             "held_out_images": len(held_out),
-            "measure": extractors.measure(judge, reference, design.rules.rounding, design.images)._asdict(),
+            "measure": extractors.measure(extractor, reference, design.rules.rounding, design.images)._asdict(),
         },
     }
     return results, drawn
 
 
-def judge_of(network: classifier.Classifier) -> FeatureExtractor:
-    """A classifier's features, for distances that are not the FID."""
-    name = f"multilayer perceptron {cache.fingerprint(network._asdict())[:12]}"
-    features = partial(classifier.features, network)
-    return FeatureExtractor(name, f"grey levels over {network.levels - 1}", len(network.biases[-2]), features)
+def _accuracy(extractor: FeatureExtractor, split: Split) -> float | None:
+    known = extractor.accuracy is not None and split.labels is not None
+    return extractor.accuracy(split.images, split.labels) if known else None  # type: ignore[misc, arg-type]
 
 
 def pictures(
@@ -374,7 +371,7 @@ def judge_whole_chain(
       means: how the work is done.
 
     Returns:
-      These, and what is said of the classifier in whose features the distance is taken.
+      These, and what is said of the features in which the distance is taken.
 
     Raises:
       ValueError: the variance has to be measured first, or does not fit the network.

@@ -16,6 +16,7 @@ class Design(NamedTuple):
       sample_K: chain lengths that are sampled, on the even trajectory.
       images: samples of each cell and seed.
       seeds: sampling seeds.
+      features: what samples are judged in, a name of `features.FEATURES`.
     """
 
     rules: Rules
@@ -25,3 +26,4 @@ class Design(NamedTuple):
     sample_K: tuple[int, ...] = (10, 25, 50)
     images: int = 300
     seeds: int = 3
+    features: str = "classifier"

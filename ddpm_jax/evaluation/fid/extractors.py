@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from ddpm_jax.data.datasets import DataSet, describe
 from ddpm_jax.data.sources.records import ImageArray
@@ -40,6 +40,8 @@ class FeatureExtractor(NamedTuple):
       features: of images.
       logits: of features; None of a network without classes.
       usual: its weights are those of the usual file of FID, by their checksum.
+      description: one line for reports; default its name.
+      accuracy: (images, labels) -> share of images classified rightly; None of a network without classes of its own.
     """
 
     name: str
@@ -48,6 +50,8 @@ class FeatureExtractor(NamedTuple):
     features: Callable[[UInt8[np.ndarray, "n h w c"]], Float[np.ndarray, "n d"]]
     logits: Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n classes"] | None] | None = None
     usual: bool = False
+    description: str = ""
+    accuracy: Callable[[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]], float] | None = None
 
 
 class Reference(NamedTuple):

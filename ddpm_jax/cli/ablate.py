@@ -14,7 +14,7 @@ import numpy as np
 
 from ddpm_jax.cli import provenance
 from ddpm_jax.cli.arguments import Ablation
-from ddpm_jax.cli.options import RESULTS, Plan, plain, resolve
+from ddpm_jax.cli.plan import RESULTS, Plan, plain, resolve
 from ddpm_jax.evaluation import ablation, moments
 from ddpm_jax.evaluation.ablation import Means
 from ddpm_jax.report import claims, page

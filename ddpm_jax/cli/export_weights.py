@@ -17,7 +17,7 @@ def main(options: ExportWeights) -> None:
     if options.dry_run:
         print(json.dumps({"unet": diffusers.write_config(network), "scheduler": scheduler}, indent=2))
         return
-    out = options.out or options.workdir / "diffusers"
+    out = options.out or model.writable(options.workdir) / "diffusers"
     cache.check_writable(out)
     diffusers.save(out / "unet", stored.params, network, stored.model.shape[0])
     diffusers.save_scheduler(out, scheduler)

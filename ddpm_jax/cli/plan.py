@@ -16,7 +16,7 @@ from ddpm_jax.evaluation.fid.features import FEATURES
 from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.training import checkpoints, heads, setup
 from ddpm_jax.training.config import Config, Heads, to_dict
-from ddpm_jax.training.model import Model, Stored, check_clip, load_data, load_heads, of_module, read
+from ddpm_jax.training.model import Model, Stored, check_clip, is_builtin, load_data, load_heads, of_module, read
 
 RESULTS = "results.json"
 OF_A_USE = {"workdir", "dry_run", "force"}  # options that leave no trace in the numbers
@@ -144,7 +144,10 @@ def existing(options: Ablation) -> Existing | None:
         assert options.checkpoint
         stored = read(options.checkpoint, options.checkpoint_step, options.checkpoint_ema)
         found = stored.model
-    return Existing(load_heads(options.head_checkpoint, found) if options.head_checkpoint else found, stored)
+    heads_of = options.head_checkpoint
+    if heads_of is None and options.checkpoint and is_builtin(options.checkpoint):
+        heads_of = options.checkpoint
+    return Existing(load_heads(heads_of, found) if heads_of else found, stored)
 
 
 def check_workdir(options: Ablation, there: Existing | None) -> None:

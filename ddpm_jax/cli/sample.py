@@ -37,7 +37,7 @@ def main(options: Sample) -> None:
     if options.n < 1:
         raise ValueError(f"n = {options.n}: it is at least 1")
     variances.find(options.variance)
-    out = options.out or options.workdir / "samples"
+    out = options.out or model.writable(options.workdir) / "samples"
     cache.check_writable(out)
     network, config = network_of(options)
     schedule = network.schedule
@@ -100,7 +100,8 @@ def calibration(options: Sample, network: Model, rules: Rules, times: np.ndarray
     if options.moments:
         if options.data and not options.denoiser:
             raise ValueError(f"data = {options.data} has no effect beside --moments: leave one of them out")
-        return likelihood.calibrate(known, moments.load(options.moments, network.fingerprint, rules))
+        path = model.packaged(options.moments, "moments") if model.is_builtin(options.moments) else options.moments
+        return likelihood.calibrate(known, moments.load(path, network.fingerprint, rules))
     if not variances.needs(options.variance):
         if options.data and not options.denoiser:
             raise ValueError(f"data = {options.data} has no effect: {options.variance} measures nothing, leave it out")

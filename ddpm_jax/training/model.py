@@ -5,6 +5,7 @@ user's own function.
 """
 
 import importlib
+import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import ddpm_jax
 from ddpm_jax.data import datasets
 from ddpm_jax.data.datasets import DataSet
 from ddpm_jax.diffusion import denoiser as denoisers
@@ -29,6 +31,8 @@ from ddpm_jax.training.config import Config, Heads, from_dict, to_dict
 from ddpm_jax.training.step import Params
 
 HEADS = "heads"  # the folder of heads inside the workdir of an ablation
+BUILTIN = "builtin:"  # before the name of a network that comes with the package
+PACKAGED = Path(ddpm_jax.__file__).parent / "builtin"
 
 
 class Model(NamedTuple):
@@ -94,7 +98,7 @@ def load(
       model = load("runs/digits")
 
     Args:
-      workdir: of the run; `~` is the user's folder.
+      workdir: of the run, `~` is the user's folder; or builtin:digits, the network that comes with the package.
       step: of the checkpoint; default the newest that can be read.
       ema_decay: which average of the parameters; default the run's first.
       heads: workdir of heads that were trained on this network; default those that an ablation left in workdir, where
@@ -105,9 +109,63 @@ def load(
     """
     found = read(workdir, step, ema_decay).model
     if heads is not None:
-        return load_heads(Path(heads).expanduser(), found)
+        return load_heads(heads, found)
+    if is_builtin(workdir):
+        return load_heads(workdir, found)
     beside = Path(workdir).expanduser() / HEADS
     return load_heads(beside, found) if step is None and ema_decay is None and beside.exists() else found
+
+
+def is_builtin(workdir: str | os.PathLike[str]) -> bool:
+    """Whether it names a network that comes with the package."""
+    return str(workdir).startswith(BUILTIN)
+
+
+def writable(workdir: Path) -> Path:
+    """Where files beside a network go: into its workdir, of one that comes with the package into runs/."""
+    return Path("runs") / str(workdir).replace(":", "-") if is_builtin(workdir) else workdir
+
+
+def packaged(workdir: str | os.PathLike[str], kind: str) -> Path:
+    """A file of a network that comes with the package: its `network`, `heads` or `moments`.
+
+    Raises:
+      ValueError: there is no such network.
+    """
+    name = str(workdir).removeprefix(BUILTIN)
+    path = PACKAGED / f"{name}_{kind}.npz"
+    if not path.exists():
+        names = sorted(BUILTIN + one.name.removesuffix("_network.npz") for one in PACKAGED.glob("*_network.npz"))
+        raise ValueError(f"no network {workdir} comes with the package: choose {' or '.join(names)}")
+    return path
+
+
+def pack(path: Path, description: dict[str, Any], params: Params) -> None:
+    """Parameters and what is said of them in one .npz file, as networks of the package are kept.
+
+    Args:
+      path: of the file.
+      description: as in a checkpoint; plain values.
+      params: float32.
+    """
+    leaves, _ = jax.tree.flatten_with_path(jax.device_get(params))
+    arrays = {jax.tree_util.keystr(at, simple=True, separator="."): leaf for at, leaf in leaves}
+    said = np.asarray(json.dumps(description))
+    cache.write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, description=said, **arrays))
+
+
+def _unpacked(path: Path, like: Params) -> Params:
+    """The parameters of a packed file, in the tree of `like`."""
+    leaves, tree = jax.tree.flatten_with_path(like)
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = [jnp.asarray(stored[jax.tree_util.keystr(at, simple=True, separator=".")]) for at, _ in leaves]
+    return jax.tree.unflatten(tree, arrays)
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """What a packed file says of its parameters."""
+    with np.load(path, allow_pickle=False) as stored:
+        return json.loads(str(stored["description"]))
 
 
 def read(workdir: str | os.PathLike[str], step: int | None = None, ema_decay: float | None = None) -> Stored:
@@ -116,8 +174,8 @@ def read(workdir: str | os.PathLike[str], step: int | None = None, ema_decay: fl
     Raises:
       ValueError: there is none, or it is of heads, or the run has no average of this rate.
     """
-    folder = checkpoints.folder_of(Path(workdir).expanduser())
-    stored = checkpoints.describe(folder, step)
+    folder = None if is_builtin(workdir) else checkpoints.folder_of(Path(workdir).expanduser())
+    stored = _said(packaged(workdir, "network")) if folder is None else checkpoints.describe(folder, step)
     if "config" not in stored:
         raise ValueError(f"{workdir} holds heads, not a training run: give the workdir of experiments.train")
     config, network = from_dict(Config, stored["config"]), from_dict(UNetConfig, stored["network"])
@@ -128,8 +186,13 @@ def read(workdir: str | os.PathLike[str], step: int | None = None, ema_decay: fl
         )
     shape = tuple(stored["data"]["shape"])
     like = jax.eval_shape(lambda: unet.init(jax.random.key(0), network, shape[0]))
-    which = 0 if ema_decay is None else rates.index(ema_decay)
-    params, at = checkpoints.average(folder, like, which, step)
+    if folder is None:
+        if step is not None:
+            raise ValueError(f"step = {step}: {workdir} is of step {stored['step']} alone, leave it out")
+        params, at = _unpacked(packaged(workdir, "network"), like), stored["step"]
+    else:
+        which = 0 if ema_decay is None else rates.index(ema_decay)
+        params, at = checkpoints.average(folder, like, which, step)
     return stored_network("checkpoint", str(workdir), config, network, params, at, stored["data"])
 
 
@@ -175,14 +238,14 @@ def stored_network(
     return Stored(found, config, network, params, step)
 
 
-def load_heads(workdir: Path, model: Model) -> Model:
-    """The model with the heads of the newest checkpoint in workdir.
+def load_heads(workdir: str | os.PathLike[str], model: Model) -> Model:
+    """The model with the heads of the newest checkpoint in workdir, or with those of a network of the package.
 
     Raises:
       ValueError: there is none, or it was trained on another denoiser.
     """
-    folder = checkpoints.folder_of(workdir)
-    stored = checkpoints.describe(folder)
+    folder = None if is_builtin(workdir) else checkpoints.folder_of(Path(workdir).expanduser())
+    stored = _said(packaged(workdir, "heads")) if folder is None else checkpoints.describe(folder)
     if "heads" not in stored:
         raise ValueError(f"{workdir} holds a training run, not heads: give the workdir of experiments.train_heads")
     if stored.get("model") != model.fingerprint:
@@ -191,7 +254,8 @@ def load_heads(workdir: Path, model: Model) -> Model:
         )
     config, network = from_dict(Heads, stored["heads"]), from_dict(UNetConfig, stored["network"])
     like = jax.eval_shape(lambda: unet.init(jax.random.key(0), network, model.shape[0]))
-    return with_heads(model, config, network, checkpoints.average(folder, like)[0])
+    params = _unpacked(packaged(workdir, "heads"), like) if folder is None else checkpoints.average(folder, like)[0]
+    return with_heads(model, config, network, params)
 
 
 def head_chain(config: Heads, schedule: Schedule) -> Steps:

@@ -30,7 +30,7 @@ from ddpm_jax.training.step import TrainState
 
 
 class Misfit(ValueError):
-    """A checkpoint is whole and of another layout."""
+    """A checkpoint is whole, and of another layout or a newer format."""
 
 
 class Damaged(ValueError):
@@ -89,6 +89,7 @@ def check_numbers(arrays: dict[str, np.ndarray], wanted: dict[str, int]) -> None
 
 
 CHECKPOINTS = "checkpoints"
+FORMAT = 2  # of a description; 1, which did not say so, had the same parts and every field of its time
 
 
 def folder_of(workdir: Path, config: Config | None = None) -> str:
@@ -253,7 +254,7 @@ def save(store: Store, state: TrainState, description: Description, held_out_los
     named = jax.device_get(named_leaves(plain(state)))
     check_room(store.directory, sum(leaf.nbytes for leaf in named.values()))
     of_arrays = {"layout": layout(named), "checksums": checksums(named)}
-    said = json.dumps({**description, **of_arrays})
+    said = json.dumps({**description, "format": FORMAT, **of_arrays})
     with one_line(store.directory):
         store.save(
             int(state.step),
@@ -287,14 +288,14 @@ def steps(folder: epath.PathLike) -> list[int]:
 
 
 def describe(folder: epath.PathLike, step: int | None = None) -> Description:
-    """What `save` was given as description, with the layout and the checksums of the arrays.
+    """What `save` was given as description, with its format, and the layout and the checksums of the arrays.
 
     Args:
       folder: of the checkpoints.
       step: which one; default the newest that can be read.
 
     Raises:
-      ValueError: the folder holds no checkpoint that can be read.
+      ValueError: the folder holds no checkpoint that can be read, or one of a newer format.
     """
     return _newest(folder, step, _describe)
 
@@ -387,7 +388,13 @@ def _describe(folder: epath.Path, step: int) -> Description:
         stored = store.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))["description"]
     if zlib.crc32(stored["said"].encode()) != stored["checksum"]:
         raise Damaged("its description has changed since it was stored")
-    return json.loads(stored["said"])
+    description = {"format": 1, **json.loads(stored["said"])}
+    if description["format"] > FORMAT:
+        raise Misfit(
+            f"checkpoint {folder}/{step} is of format {description['format']} and this version reads up to {FORMAT}: "
+            "update ddpm_jax"
+        )
+    return description
 
 
 def _newest(folder: epath.PathLike, step: int | None, read: Callable[[epath.Path, int], R]) -> R:

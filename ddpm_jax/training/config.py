@@ -130,21 +130,64 @@ Flat = Annotated[Config, tyro.conf.OmitArgPrefixes]
 FlatHeads = Annotated[Heads, tyro.conf.OmitArgPrefixes]
 
 
+# fmt: off
+BORN: dict[str, dict[str, Any]] = {
+    "Config": dict(
+        data=None, image_size=None, preset="digits", schedule="linear", T=1000, prediction="eps", objective="simple",
+        variance="large", weighting="uniform", time_sampler="uniform", steps=2600, batch=128, microbatches=None,
+        remat=False, optimizer="adam", learning_rate=2e-3, rate_schedule="constant", warmup=100, clip_norm=1.0,
+        weight_decay=None, slow_period=None, slow_step=None, ema_decay=(0.998,), activations="float32", seed=0,
+        parallel="pmap", steps_per_call=None, log_every=50, save_every=500, keep=2, keep_every=0, keep_best=1,
+        checkpoints=None, sample_every=1000, wandb=None, profile=None,
+    ),
+    "Heads": dict(
+        heads=(), size="narrow", chain=None, fit_clip_x_0=True, head_steps=1000, head_batch=128,
+        head_learning_rate=2e-3, head_ema_decay=0.998,
+    ),
+    "UNetConfig": dict(
+        channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention_levels=(1,), attention_heads=1, head_channels=None,
+        groups=32, norm_epsilon=1e-6, downsample_padding=0, time_start=1, time_scale=1.0, frequency_shift=1,
+        cosine_first=False, dropout=0.1, scale_shift=False, image_channels=3, heads=0, activations="float32",
+    ),
+}
+"""By class and field: the default with which the field was added, which makes what was made before it.
+
+A checkpoint from before the field is read with this value, even when today's default is another. A new field gets a
+line here; no line ever changes.
+"""
+# fmt: on
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain values only, as JSON keeps them."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(kind: type[C], values: dict[str, Any]) -> C:
-    """The dataclass of `kind` that `to_dict` came from.
+    """The dataclass of `kind` that `to_dict` came from, perhaps before it had all of today's fields.
+
+    Args:
+      kind: Config, Heads or UNetConfig.
+      values: by field; a field that is absent takes its value in BORN.
 
     Raises:
-      ValueError: a field is unknown or missing.
+      ValueError: a field is unknown.
     """
-    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    if values.keys() != fields:
-        raise ValueError(f"{kind.__name__}: fields {sorted(values.keys() ^ fields)} are unknown or missing")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    unknown = [f"{name} = {values[name]!r}" for name in sorted(values.keys() - set(fields))]
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no {', '.join(unknown)}: made by a newer version, update ddpm_jax")
+    known = {name: values[name] if name in values else BORN[kind.__name__][name] for name in fields}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+
+
+def completed(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Plain values with every field of `kind`, those that are absent as `from_dict` has them.
+
+    Raises:
+      ValueError: a field is unknown.
+    """
+    return to_dict(from_dict(kind, values))
 
 
 def check_config(config: Config) -> None:

@@ -22,9 +22,9 @@ from ddpm_jax.models.heads import Units
 from ddpm_jax.models.unet import UNetConfig
 from ddpm_jax.runtime import sharding
 from ddpm_jax.training import loop, metrics, optimizers, setup, step, timestep_sampling
-from ddpm_jax.training.config import Config, Heads, to_dict
+from ddpm_jax.training.config import Config, Heads, completed, to_dict
 from ddpm_jax.training.loop import Job
-from ddpm_jax.training.model import Model, head_chain, with_heads
+from ddpm_jax.training.model import Model, check_age, head_chain, with_heads
 from ddpm_jax.training.optimizers import Settings
 from ddpm_jax.training.step import Recipe, TrainState
 
@@ -263,5 +263,11 @@ def _check_same(wanted: dict[str, Any], workdir: Path, stored: dict[str, Any]) -
     """Refuse to go on with heads of another denoiser or config; more steps are no difference."""
     if "heads" not in stored:
         raise ValueError(f"{workdir} holds a training run, not heads: choose another --workdir")
-    flat = lambda said: {**said["heads"], **{name: said.get(name) for name in ("model", "network", "seed")}}  # noqa: E731
-    setup.check_agreement(workdir, "heads", flat(wanted), flat(stored), {"head_steps"})
+    check_age(stored, wanted["model"], workdir)
+    setup.check_agreement(workdir, "heads", _flat(wanted), _flat(stored), {"head_steps"})
+
+
+def _flat(said: dict[str, Any]) -> dict[str, Any]:
+    """Everything by which the trainings of heads differ."""
+    of = {"model": said["model"], "network": completed(UNetConfig, said["network"]), "seed": said["seed"]}
+    return {**completed(Heads, said["heads"]), **of}

@@ -248,7 +248,8 @@ def load_heads(workdir: str | os.PathLike[str], model: Model) -> Model:
     stored = _said(packaged(workdir, "heads")) if folder is None else checkpoints.describe(folder)
     if "heads" not in stored:
         raise ValueError(f"{workdir} holds a training run, not heads: give the workdir of experiments.train_heads")
-    if stored.get("model") != model.fingerprint:
+    check_age(stored, model.fingerprint, Path(workdir))
+    if stored["model"] != model.fingerprint:
         raise ValueError(
             f"the heads of {workdir} were trained on another denoiser than {model.name}: train them on this one"
         )
@@ -256,6 +257,19 @@ def load_heads(workdir: str | os.PathLike[str], model: Model) -> Model:
     like = jax.eval_shape(lambda: unet.init(jax.random.key(0), network, model.shape[0]))
     params = _unpacked(packaged(workdir, "heads"), like) if folder is None else checkpoints.average(folder, like)[0]
     return with_heads(model, config, network, params)
+
+
+def check_age(stored: dict[str, Any], fingerprint: str, workdir: Path) -> None:
+    """Refuse heads of format 1, which knew their denoiser by its source code, too: whether it is this one is not known.
+
+    Raises:
+      ValueError: see above.
+    """
+    if stored.get("model", stored.get("subject")) != fingerprint and "model" not in stored:
+        raise ValueError(
+            f"the heads of {workdir} are of an earlier version, which knew the denoiser by its source code, too, and "
+            "whether it is this one cannot be told: train them again in another --workdir"
+        )
 
 
 def head_chain(config: Heads, schedule: Schedule) -> Steps:

@@ -21,7 +21,7 @@ from ddpm_jax.models import unet
 from ddpm_jax.models.unet import UNetConfig
 from ddpm_jax.runtime import sharding
 from ddpm_jax.training import checkpoints, metrics, optimizers, step, timestep_sampling
-from ddpm_jax.training.config import Config, check_config, to_dict
+from ddpm_jax.training.config import Config, check_config, completed, to_dict
 from ddpm_jax.training.step import Params, Recipe, TrainState
 
 
@@ -211,7 +211,7 @@ def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
       ValueError: lists what differs.
     """
     wanted = {**to_dict(run.config), "network": to_dict(run.network)}
-    there = {**stored["config"], "network": stored["network"]}
+    there = {**completed(Config, stored["config"]), "network": completed(UNetConfig, stored["network"])}
     free = PROLONGING if run.config.rate_schedule == "constant" else PROLONGING - {"steps"}
     check_agreement(workdir, "a run", wanted, there, free)
     check_data(run.data, stored.get("data", {}), str(workdir))
@@ -219,6 +219,8 @@ def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
 
 def check_data(images: DataSet, trained_on: dict[str, Any], name: str) -> None:
     """Refuse data of another kind or number; say when only their bits differ, as they do with another JPEG decoder.
+
+    What an earlier version did not write of its data is not compared.
 
     Args:
       images: as they are now.
@@ -229,15 +231,13 @@ def check_data(images: DataSet, trained_on: dict[str, Any], name: str) -> None:
       ValueError: see above.
     """
     here = datasets.describe(images)
-    if not here.keys() <= trained_on.keys():
-        raise ValueError(f"{name} holds checkpoints of an earlier version: train again in another --workdir")
     for what in here:
-        if what != "checksum" and trained_on[what] != here[what]:
+        if what != "checksum" and trained_on.get(what, here[what]) != here[what]:
             raise ValueError(
                 f"{name} was trained on {images.name} with {what} {trained_on[what]} and it now has {here[what]}: use "
                 "the data it was trained on, or train again"
             )
-    if trained_on["checksum"] != here["checksum"]:
+    if trained_on.get("checksum", here["checksum"]) != here["checksum"]:
         print(
             f"warning: {name} was trained on other images than {images.name} has now, as many of the same shape",
             file=sys.stderr,

@@ -1,5 +1,6 @@
 """Checkpoints: what is restored is what was saved, and what does not fit is refused with the reason."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -256,3 +257,34 @@ def test_every_device_has_ended_its_step_before_the_processes_speak_of_a_checkpo
         monkeypatch.setattr(there, "save", lambda *args, **more: seen.append(shards[1].is_ready()))
         checkpoints.save(there, state, {})
     assert seen == [True]
+
+
+# ---------------------------------------------------------------- formats
+
+
+def test_what_is_stored_says_its_format(tmp_path: Path) -> None:
+    store(tmp_path, state_at(1), {"config": {"seed": 3}})
+    assert checkpoints.describe(tmp_path)["format"] == 2
+
+
+def test_a_description_without_a_format_is_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def early(said: Any, write: Any = json.dumps, **options: Any) -> str:
+        described = isinstance(said, dict) and "layout" in said
+        return write({name: said[name] for name in said if name != "format"} if described else said, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dumps", early)
+        store(tmp_path, state_at(7), {"config": {"seed": 3}})
+    assert checkpoints.describe(tmp_path)["format"] == 1
+    assert_equal(checkpoints.restore(tmp_path, state_at(0)), state_at(7))
+
+
+def test_a_newer_format_is_refused_and_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older checkpoint beside it is not taken in its place."""
+    store(tmp_path, state_at(1), {})
+    monkeypatch.setattr(checkpoints, "FORMAT", 3)
+    store(tmp_path, state_at(2), {})
+    monkeypatch.undo()
+    for read in (checkpoints.describe, lambda folder: checkpoints.restore(folder, state_at(0))):
+        with pytest.raises(ValueError, match=r"/2 is of format 3 and this version reads up to 2: update ddpm_jax"):
+            read(tmp_path)

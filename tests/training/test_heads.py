@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -136,3 +137,23 @@ def test_another_denoiser_another_training_and_other_heads_are_refused(
 def test_without_names_all_heads_are_meant() -> None:
     assert len(heads.named(Heads()).heads) == 5
     assert heads.named(HEADS) == HEADS
+
+
+def test_heads_of_the_first_format_are_read_where_the_denoiser_is_known_as_it_was(
+    frozen: Subject, trained: tuple[Subject, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere a hash of source code was part of what it was known by, and nothing can be told."""
+    headed, folder = trained
+    real = checkpoints.describe
+
+    def early(*where: Any) -> dict[str, Any]:
+        stored = {**real(*where), "format": 1}
+        return {**stored, "heads": {name: value for name, value in stored["heads"].items() if name != "size"}}
+
+    monkeypatch.setattr(checkpoints, "describe", early)
+    assert heads.load(folder, frozen).fingerprint == headed.fingerprint
+    assert heads.fit(HEADS, PACE, frozen, folder).fingerprint == headed.fingerprint
+    other = frozen._replace(fingerprint="another")
+    for act in (lambda: heads.load(folder, other), lambda: heads.fit(HEADS, PACE, other, folder)):
+        with pytest.raises(ValueError, match=r"of an earlier version, .*: train them again in another --workdir"):
+            act()

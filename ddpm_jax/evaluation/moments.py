@@ -126,7 +126,7 @@ def load(path: Path, denoiser: str, rules: Rules) -> Moments:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             found = dict(stored)
-        parts = {name: np.asarray(found[name], np.float64) for name in STORED}
+        parts: dict[str, Any] = {name: np.asarray(found[name], np.float64) for name in STORED}
         of = {
             "version": int(found.get("version", 0)),
             "denoiser": str(found["denoiser"]),

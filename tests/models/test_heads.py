@@ -64,11 +64,15 @@ def trained(settings, params, world, steps, batch):
 
 
 @cache
-def in_a_gaussian_world(c):
-    world = toy.gaussian(LINEAR, np.zeros(SHAPE), np.full(SHAPE, c))
-    settings = recipe(a_number_a_time, 500, 0.05)
+def gaussian_world(c):
+    return toy.gaussian(LINEAR, np.zeros(SHAPE), np.full(SHAPE, c))
+
+
+@cache
+def headed_in_a_gaussian_world(c):
+    world, settings = gaussian_world(c), recipe(a_number_a_time, 500, 0.05)
     params = trained(settings, jnp.zeros((1001, len(NAMES))), world, 500, 1024)
-    return world, with_heads(world.denoiser, a_number_a_time, params, NAMES, UNITS)
+    return with_heads(world.denoiser, a_number_a_time, params, NAMES, UNITS)
 
 
 def one_step(k):
@@ -77,7 +81,7 @@ def one_step(k):
 
 def excesses(c, known, name):
     """(sigma^2 - tb)/(Q - tb) of a choice at every step with s >= 1 and b/tb > 1.05, averaged over states."""
-    world, headed = in_a_gaussian_world(c)
+    world = gaussian_world(c)
     x_0 = world.sample(jax.random.key(99), 4096)
     choice, found = variances.build(name, known), []
     for k, p in enumerate(pairs.chain(BETAS, [int(t) for t in CHAIN.t])):
@@ -86,7 +90,7 @@ def excesses(c, known, name):
             if choice.headless:
                 sigma2 = np.exp(variances.table(choice, CHAIN)[k])
             else:
-                said = headed(x_t, jnp.full(len(x_t), p.t))
+                said = headed_in_a_gaussian_world(c)(x_t, jnp.full(len(x_t), p.t))
                 sigma2 = np.exp(np.asarray(choice.log_var(one_step(k), x_t, said), np.float64)).mean()
             found.append((sigma2 - p.tb) / (oracle_variances.true_variance(p, c) - p.tb))
     assert len(found) >= 4

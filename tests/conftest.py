@@ -14,10 +14,12 @@ from ddpm_jax.diffusion import schedules
 from tests import tfds_folder
 
 # Compiling takes most of the time of the tests: without LLVM's optimisations about a third less, and with XLA's former
-# code generator half of that, as long as jaxlib has it (later versions end where they do not know a flag).
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# code generator half of that, as long as jaxlib has it (later versions end where they do not know a flag). Tests that
+# run their programs for longer than they compile them ask for `optimised`, which is level 1.
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
 if version("jaxlib").startswith("0.10."):
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 # Tests that compile the same program again find it here.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
@@ -31,6 +33,14 @@ def _no_program_outlives_its_module() -> Iterator[None]:
     """Thousands of programs took 9 GB, and more pieces of memory than Linux gives a process: compiling then crashed."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """Programs are compiled with optimisations: worth it where they run for longer than that takes."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

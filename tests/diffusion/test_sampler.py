@@ -102,6 +102,7 @@ def assert_moments(x, mean, var):
 # ---------------------------------------------------------------- Gaussian worlds
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("K", [1, 4, 10])
 @pytest.mark.parametrize("c", [0.25, 4.0])
 @pytest.mark.parametrize("name", NAMES)
@@ -110,6 +111,7 @@ def test_samples_with_the_ddpm_kernel_follow_the_recursion(name, c, K):
     assert_moments(x, *gaussian_world.sample_moments(oracle_chain(K), oracle_sigma2(name, c, K), MEAN, c))
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("eta", [0.0, 0.5])
 @pytest.mark.parametrize("K", [1, 4, 10])
 @pytest.mark.parametrize("c", [0.25, 4.0])
@@ -120,6 +122,7 @@ def test_samples_with_a_ddim_kernel_follow_the_recursion(name, c, K, eta):
     assert_moments(x, *gaussian_world.sample_moments(oracle_chain(K), sigma2, MEAN, c, eta))
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("K", [1, 4])
 def test_without_noise_in_the_last_step_the_recursion_holds_with_a_zero_there(K):
     c = 4.0
@@ -130,6 +133,7 @@ def test_without_noise_in_the_last_step_the_recursion_holds_with_a_zero_there(K)
     assert_moments(np.asarray(x, float), *gaussian_world.sample_moments(oracle_chain(K), sigma2, MEAN, c))
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("c", [0.25, 4.0])
 @pytest.mark.parametrize("K", [1, 10])
 def test_the_family_at_the_datas_own_variance_is_exact_even_in_one_step(c, K):
@@ -138,6 +142,7 @@ def test_the_family_at_the_datas_own_variance_is_exact_even_in_one_step(c, K):
     assert_moments(x, MEAN, c)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("K", [1, 10])
 def test_standard_normal_data_make_large_exact(K):
     x = sampled(variances.large(LINEAR), 1.0, K)
@@ -165,6 +170,7 @@ def test_on_the_way_to_one_point_small_keeps_every_marginal():
         assert var == pytest.approx(chain[stop].noise_s, rel=1e-9)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_wrong_variance_is_seen_at_this_sample_size():
     """The negative control of the tests above: 1.7 x large misses by far more than 5 standard errors."""
     _, var = gaussian_world.sample_moments(oracle_chain(4), oracle_sigma2("large", 0.25, 4), MEAN, 0.25)

@@ -97,6 +97,7 @@ def excesses(c, known, name):
     return np.asarray(found)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("c", [*(pytest.param(c, marks=pytest.mark.slow) for c in (0.25, 0.5)), 4.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_head_recovers_the_true_variance_of_gaussian_data(name, c):

@@ -3,9 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ from ddpm_jax.evaluation import moments
 from ddpm_jax.models import unet
 from ddpm_jax.runtime import sharding
 from ddpm_jax.runtime.sharding import MOST_CORES, PARALLEL, Layout, replicate
-from ddpm_jax.training import checkpoints, step, timestep_sampling
+from ddpm_jax.training import step, timestep_sampling
 from ddpm_jax.training.step import Recipe, TrainState
 from tests.models.test_unet import LEAST, fresh
 from tests.storing import store
@@ -33,13 +33,22 @@ SPREAD += [pytest.param(*other, marks=pytest.mark.slow) for other in ((4, "pmap"
 IMAGES = np.random.default_rng(0).integers(0, 17, (3, 16, 8, 8, 1)).astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
-def recipe() -> Recipe:
+def rescaled(params: jax.Array, x_t: jax.Array, t: jax.Array, keys: jax.Array) -> jax.Array:
+    """A network with dropout that takes no time to compile: a number for every pixel, and one for the time."""
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 0.7, x_t.shape[1:]))(keys)
+    return kept * jnp.tanh(params[..., None] * x_t) + params[0, 0] * jnp.cos(t).reshape(-1, 1, 1, 1)
+
+
+NETWORKS = {"rescaled": rescaled, "unet": unet.network(SMALL)}
+
+
+@cache
+def recipe(name: str) -> Recipe:
     linear = schedules.linear()
     return Recipe(
         schedule=linear,
         chain=process.every_step(linear),
-        denoiser=step.in_training(unet.network(SMALL), linear, "eps"),
+        denoiser=step.in_training(NETWORKS[name], linear, "eps"),
         objective=losses.simple("eps"),
         time_sampler=timestep_sampling.build("uniform"),
         optimizer=optax.sgd(0.5),
@@ -53,18 +62,24 @@ def on(how: str, devices: int) -> Layout:
     return Layout(how, tuple(jax.local_devices()[:devices]))
 
 
-def begin(recipe: Recipe) -> TrainState:
-    return step.initial_state(jax.random.key(1), fresh(SMALL), recipe)
+def begin(name: str) -> TrainState:
+    params = fresh(SMALL) if name == "unet" else jnp.linspace(0.2, 1.5, 64).reshape(8, 8)
+    return step.initial_state(jax.random.key(1), params, recipe(name))
 
 
-def after_steps(recipe: Recipe, state: TrainState, batches: Iterable, layout: Layout | None) -> TrainState:
-    if layout is None:
-        run = jax.jit(partial(step.train_steps, recipe))
-    else:
-        run = sharding.parallelise(partial(step.train_steps, recipe), layout).run
-        state = replicate(state, layout)
+@cache
+def steps_of(name: str, layout: Layout | None, **changes: object) -> Callable:
+    """(state, batches) -> (state, metrics), compiled once for all tests."""
+    steps = partial(step.train_steps, (recipe(name) if name in NETWORKS else on_seven_times(name))._replace(**changes))
+    return jax.jit(steps) if layout is None else sharding.parallelise(steps, layout).run
+
+
+def after_steps(
+    name: str, state: TrainState, batches: Iterable, layout: Layout | None, **changes: object
+) -> TrainState:
+    state = state if layout is None else replicate(state, layout)
     for images in batches:
-        state, metrics = run(state, images[None])
+        state, metrics = steps_of(name, layout, **changes)(state, images[None])
         assert np.isfinite(metrics.loss).all()
     return state
 
@@ -75,52 +90,57 @@ def assert_same_parameters(got: TrainState, wanted: TrainState) -> None:
         np.testing.assert_allclose(a, b, atol=1e-6 * max(1, float(np.abs(b).max())))
 
 
-@pytest.fixture(scope="module")
-def alone(recipe: Recipe) -> TrainState:
-    return after_steps(recipe, begin(recipe), IMAGES, None)
-
-
-@pytest.mark.parametrize(("devices", "how"), SPREAD)
-def test_many_devices_make_the_step_of_one(recipe: Recipe, alone: TrainState, devices: int, how: str) -> None:
-    # plain SGD: a gradient summed over devices, or shared noise, would show at once
-    assert_same_parameters(after_steps(recipe, begin(recipe), IMAGES, on(how, devices)), alone)
+@cache
+def alone(name: str) -> TrainState:
+    """After three steps on one device; the parameters have moved by far more than is looked for."""
+    before, after = begin(name), after_steps(name, begin(name), IMAGES, None)
+    assert (
+        max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before.params, after.params))) > 1e-3
+    )
+    return after
 
 
 @pytest.mark.parametrize(
-    ("devices", "microbatches", "how"),
+    ("name", "devices", "how"),
     [
-        (1, 4, "pmap"),
-        (4, 2, "shard_map"),
-        pytest.param(4, 2, "pmap", marks=pytest.mark.slow),
-        pytest.param(1, 4, "shard_map", marks=pytest.mark.slow),
+        *(("rescaled", devices, how) for devices in (1, 4, 8) for how in PARALLEL),
+        ("unet", 8, "pmap"),
+        ("unet", 8, "shard_map"),
+        *(pytest.param("unet", n, how, marks=pytest.mark.slow) for n in (1, 4) for how in PARALLEL),
     ],
 )
-def test_microbatches_make_the_step_of_the_whole_batch(
-    recipe: Recipe, alone: TrainState, devices: int, microbatches: int, how: str
-) -> None:
-    parts = recipe._replace(microbatches=microbatches)
-    assert_same_parameters(after_steps(parts, begin(parts), IMAGES, on(how, devices)), alone)
+def test_many_devices_make_the_step_of_one(name: str, devices: int, how: str) -> None:
+    # plain SGD: a gradient summed over devices, or shared noise, would show at once
+    assert_same_parameters(after_steps(name, begin(name), IMAGES, on(how, devices)), alone(name))
 
 
-@pytest.mark.parametrize("unroll", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_steps_of_one_call_are_the_steps_of_many(recipe: Recipe, alone: TrainState, unroll: bool) -> None:
+@pytest.mark.parametrize(
+    ("devices", "microbatches", "how"), [(1, 4, "pmap"), (4, 2, "shard_map"), (4, 2, "pmap"), (1, 4, "shard_map")]
+)
+@pytest.mark.parametrize("name", ["rescaled", pytest.param("unet", marks=pytest.mark.slow)])
+def test_microbatches_make_the_step_of_the_whole_batch(name: str, devices: int, microbatches: int, how: str) -> None:
+    got = after_steps(name, begin(name), IMAGES, on(how, devices), microbatches=microbatches)
+    assert_same_parameters(got, alone(name))
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("name", ["rescaled", pytest.param("unet", marks=pytest.mark.slow)])
+def test_steps_of_one_call_are_the_steps_of_many(name: str, unroll: bool) -> None:
     """The second microbatch's loop is in them, too, written out as on CPUs and as a loop as elsewhere."""
-    recipe = recipe._replace(unroll=unroll, microbatches=2)
     layout = on("pmap", 4)
-    run = sharding.parallelise(partial(step.train_steps, recipe), layout).run
-    state, metrics = run(replicate(begin(recipe), layout), IMAGES)
-    assert_same_parameters(state, alone)
+    run = steps_of(name, layout, unroll=unroll, microbatches=2)
+    state, metrics = run(replicate(begin(name), layout), IMAGES)
+    assert_same_parameters(state, alone(name))
     assert metrics.loss.shape == (len(IMAGES),) and int(state.step) == len(IMAGES)
 
 
 @pytest.mark.parametrize(("before", "after"), [(8, 1), (8, 4), (1, 8), (4, 8)])
-def test_a_run_stored_on_some_devices_goes_on_on_others(
-    recipe: Recipe, alone: TrainState, tmp_path: Path, before: int, after: int
-) -> None:
-    stored = after_steps(recipe, begin(recipe), IMAGES[:2], on("pmap", before))
+@pytest.mark.parametrize("name", ["rescaled", pytest.param("unet", marks=pytest.mark.slow)])
+def test_a_run_stored_on_some_devices_goes_on_on_others(name: str, tmp_path: Path, before: int, after: int) -> None:
+    stored = after_steps(name, begin(name), IMAGES[:2], on("pmap", before))
     store(tmp_path, stored, {})
-    restored = checkpoints.restore(tmp_path, begin(recipe))
-    assert_same_parameters(after_steps(recipe, restored, IMAGES[2:], on("pmap", after)), alone)
+    restored = checkpoint.restore(tmp_path, begin(name))
+    assert_same_parameters(after_steps(name, restored, IMAGES[2:], on("pmap", after)), alone(name))
 
 
 # ---------------------------------------------------------------- time samplers
@@ -133,6 +153,7 @@ def linear_network(params: jax.Array, x_t: jax.Array, t: jax.Array, keys: jax.Ar
 SEVEN_TIMES = process.steps(schedules.linear(), timesteps.even(1000, 7))
 
 
+@cache
 def on_seven_times(sampler_name: str) -> Recipe:
     """A cheap recipe whose chain has so few times that every one has its ten losses after some steps."""
     linear = schedules.linear()
@@ -150,9 +171,8 @@ def on_seven_times(sampler_name: str) -> Recipe:
 
 
 def many_steps(name: str, layout: Layout | None, steps: int = 20) -> TrainState:
-    recipe = on_seven_times(name)
-    state = step.initial_state(jax.random.key(1), jnp.float32(0.3), recipe)
-    return after_steps(recipe, state, [IMAGES[i % 3] for i in range(steps)], layout)
+    state = step.initial_state(jax.random.key(1), jnp.float32(0.3), on_seven_times(name))
+    return after_steps(name, state, [IMAGES[i % 3] for i in range(steps)], layout)
 
 
 @pytest.fixture(scope="module")
@@ -211,12 +231,13 @@ def test_the_history_goes_on_after_a_restore(histories: dict[str, TrainState], t
     name = "loss_second_moment"
     stored = many_steps(name, on("pmap", 8), steps=12)
     store(tmp_path, stored, {})
-    recipe = on_seven_times(name)
-    restored = checkpoints.restore(tmp_path, step.initial_state(jax.random.key(1), jnp.float32(0.3), recipe))
+    restored = checkpoint.restore(
+        tmp_path, step.initial_state(jax.random.key(1), jnp.float32(0.3), on_seven_times(name))
+    )
     for got, wanted in zip(restored.history, stored.history, strict=True):
         np.testing.assert_array_equal(got, wanted)
         assert got.dtype == wanted.dtype
-    last = after_steps(recipe, restored, [IMAGES[i % 3] for i in range(12, 20)], on("shard_map", 1))
+    last = after_steps(name, restored, [IMAGES[i % 3] for i in range(12, 20)], on("shard_map", 1))
     np.testing.assert_array_equal(last.history.counts, histories[name].history.counts)
     np.testing.assert_allclose(last.history.losses, histories[name].history.losses, rtol=1e-5)
 

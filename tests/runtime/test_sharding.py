@@ -22,7 +22,7 @@ from ddpm_jax.evaluation import moments
 from ddpm_jax.models import unet
 from ddpm_jax.runtime import sharding
 from ddpm_jax.runtime.sharding import MOST_CORES, PARALLEL, Layout, replicate
-from ddpm_jax.training import step, timestep_sampling
+from ddpm_jax.training import checkpoints, step, timestep_sampling
 from ddpm_jax.training.step import Recipe, TrainState
 from tests.models.test_unet import LEAST, fresh
 from tests.storing import store
@@ -139,7 +139,7 @@ def test_steps_of_one_call_are_the_steps_of_many(name: str, unroll: bool) -> Non
 def test_a_run_stored_on_some_devices_goes_on_on_others(name: str, tmp_path: Path, before: int, after: int) -> None:
     stored = after_steps(name, begin(name), IMAGES[:2], on("pmap", before))
     store(tmp_path, stored, {})
-    restored = checkpoint.restore(tmp_path, begin(name))
+    restored = checkpoints.restore(tmp_path, begin(name))
     assert_same_parameters(after_steps(name, restored, IMAGES[2:], on("pmap", after)), alone(name))
 
 
@@ -231,7 +231,7 @@ def test_the_history_goes_on_after_a_restore(histories: dict[str, TrainState], t
     name = "loss_second_moment"
     stored = many_steps(name, on("pmap", 8), steps=12)
     store(tmp_path, stored, {})
-    restored = checkpoint.restore(
+    restored = checkpoints.restore(
         tmp_path, step.initial_state(jax.random.key(1), jnp.float32(0.3), on_seven_times(name))
     )
     for got, wanted in zip(restored.history, stored.history, strict=True):

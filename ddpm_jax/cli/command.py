@@ -1,11 +1,13 @@
 """From a command line to an experiment and its exit code: 2 for a wrong value, in one line, with nothing lost."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 import tyro
 
+from ddpm_jax.cli import choices
 from ddpm_jax.runtime import distributed, sharding, xla
 from ddpm_jax.training.config import Stopped
 
@@ -28,6 +30,9 @@ def command_line(
       argv: default the process's own.
       program: its name in --help; default what the process was called by.
     """
+    if {"-h", "--help"} & {*(sys.argv[1:] if argv is None else argv)}:
+        words = (description or inspect.getdoc(kind) or "").partition("Attributes:")[0].strip()
+        description = f"{words}\n\nChoices by name:\n{choices.text(kind)}"
     config = tyro.cli(kind, description=description, args=argv, prog=program)
     sharding.use_cores()
     with distributed.ending_together():

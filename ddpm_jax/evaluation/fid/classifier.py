@@ -3,12 +3,11 @@
 scikit-learn's multilayer perceptron on pixels; its last hidden layer is the feature space.
 """
 
+from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
-import sklearn
 from jaxtyping import Float, Int, UInt8
-from sklearn.neural_network import MLPClassifier
 
 from ddpm_jax.runtime import cache
 from ddpm_jax.runtime.cache import Keep
@@ -64,13 +63,15 @@ def fit(
     """
 
     def compute() -> cache.Arrays:
+        from sklearn.neural_network import MLPClassifier  # a second, which --help need not wait for
+
         network = MLPClassifier((128, 32), random_state=seed, max_iter=400)
         network.fit(_inputs(images_uint8, levels), labels)
         layers = zip(network.coefs_, network.intercepts_, strict=True)
         named = {f"{name}_{i}": part for i, layer in enumerate(layers) for name, part in zip("wb", layer, strict=True)}
         return {**named, "classes": network.classes_}
 
-    inputs = dict(images=images_uint8, labels=labels, levels=levels, seed=seed, sklearn=sklearn.__version__)
+    inputs = dict(images=images_uint8, labels=labels, levels=levels, seed=seed, sklearn=version("scikit-learn"))
     found = keep("classifiers", {**inputs, "version": VERSION}, compute)
     depth = len(found) // 2
     weights, biases = ([found[f"{name}_{i}"] for i in range(depth)] for name in "wb")

@@ -1,9 +1,11 @@
 """From a command line to an experiment and its exit code: 2 for a wrong value, in one line, with nothing lost."""
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import tyro
 
@@ -34,9 +36,15 @@ def command_line(
         words = (description or inspect.getdoc(kind) or "").partition("Attributes:")[0].strip()
         description = f"{words}\n\nChoices by name:\n{choices.text(kind)}"
     config = tyro.cli(kind, description=description, args=argv, prog=program)
+    config = dataclasses.replace(config, **_expanded(config))  # type: ignore[type-var]
     sharding.use_cores()
     with distributed.ending_together():
         _perform(run, config)
+
+
+def _expanded(config: Any) -> dict[str, Path]:
+    """The paths of a dataclass with `~` as the user's folder, as a shell leaves it in --workdir=~/runs."""
+    return {name: value.expanduser() for name, value in vars(config).items() if isinstance(value, Path)}
 
 
 def _perform(run: Callable[[C], None], config: C) -> None:

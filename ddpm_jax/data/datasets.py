@@ -249,7 +249,7 @@ DATASETS: dict[str, Callable[..., DataSet]] = {
 }
 
 
-def load(name: str, image_size: int | None = None) -> DataSet:
+def load(name: str | Path, image_size: int | None = None) -> DataSet:
     """The data set called `name`.
 
     Args:
@@ -265,8 +265,8 @@ def load(name: str, image_size: int | None = None) -> DataSet:
     """
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size = {image_size}: it is at least 1")
-    if name.startswith((".", "/", "~")) or name.endswith(".npz"):
-        return _of_path(name, image_size)
+    if isinstance(name, Path) or name.startswith((".", "/", "~")) or name.endswith(".npz"):
+        return _of_path(str(name), image_size)
     if name in DATASETS:
         found = DATASETS[name]() if image_size is None else DATASETS[name](image_size)
     elif tfds.is_known(name):

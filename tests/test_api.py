@@ -1,0 +1,60 @@
+"""The public face: lazy, typed, and its examples run as they stand."""
+
+import doctest
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import ddpm_jax
+from ddpm_jax import api
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_importing_the_package_imports_nothing_that_takes_time() -> None:
+    code = "import sys, ddpm_jax; assert not {'jax', 'numpy', 'flax', 'scipy'} & {*sys.modules}, sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("name", sorted({*dir(ddpm_jax)} - {name for name in dir(ddpm_jax) if name.startswith("_")}))
+def test_every_name_of_the_face_is_there(name: str) -> None:
+    assert getattr(ddpm_jax, name) is not None
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'schedule'"):
+        ddpm_jax.schedule  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        ddpm_jax.data.nothing  # noqa: B018
+
+
+def test_type_checkers_see_every_name() -> None:
+    """The names that load lazily are those that are declared to type checkers."""
+    text = (ROOT / "ddpm_jax/__init__.py").read_text(encoding="utf-8").partition("if TYPE_CHECKING:")[2]
+    declared = {*re.findall(r"^    from \S+ import (\w+) as \1$", text, re.MULTILINE)}
+    assert declared == {*ddpm_jax._MODULES, *ddpm_jax._NAMES, "data"}
+
+
+def test_the_examples_of_the_face_run() -> None:
+    results = doctest.testmod(api)
+    assert results.attempted >= 6 and results.failed == 0
+
+
+def test_the_six_lines_of_the_package_run_as_they_stand() -> None:
+    lines = (ddpm_jax.__doc__ or "").partition("when it is first used:\n")[2].partition("Below it lie")[0]
+    names: dict = {}
+    short = re.sub(r"K=50, n=16", "K=5, n=2", lines).replace("K=(10, 50)", "K=(5,)")
+    short = short.replace("data.calibration)", "data.calibration.images[:4])")
+    assert short != lines
+    few = "data = data._replace(**{part: type(data.test)(*(a[:4] for a in getattr(data, part))) for part in PARTS})"
+    code = "\n".join(line.strip() for line in short.strip().splitlines())
+    code = code.replace("rows =", f"{few}\nrows =")
+    exec(code, names | {"PARTS": ("calibration", "test")}, names)
+    assert names["x_0"].shape == (2, 8, 8, 1) and np.isfinite(names["x_0"]).all()
+    assert [row["variance"] for row in names["rows"]] == ["small", "large", "analytic"]
+    assert jax.numpy.isfinite(names["moments"].error[:, 1:]).all()

@@ -17,10 +17,10 @@ from benchmarks import turns
 from benchmarks.tpu_check import lower_step
 from benchmarks.turns import Job, Row
 from ddpm_jax.data.datasets import DataSet, Split
-from ddpm_jax.diffusion import process, sampler, timesteps, variances
+from ddpm_jax.diffusion import process, timesteps, variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.variances import Calibration
-from ddpm_jax.evaluation import moments
+from ddpm_jax.evaluation import moments, samples
 from ddpm_jax.models import unet
 from ddpm_jax.models.unet import UNetConfig
 from ddpm_jax.runtime import sharding
@@ -190,7 +190,8 @@ def sampling(bench: Bench, draw: Callable[[], Any]) -> Callable[[], Any]:
     small = variances.build("small", Calibration(wanted.schedule))
     denoiser, shape = setup.denoiser_of(wanted.config, wanted.network, wanted.schedule, draw()), bench.images.shape
     key = jax.random.key(2)
-    return lambda: jax.block_until_ready(sampler.sample(key, steps, denoiser, small, shape, layout=bench.layout))
+    draw_all = partial(samples.sample_each, key, steps, denoiser, (small,), shape, layout=bench.layout)
+    return lambda: jax.block_until_ready(draw_all())
 
 
 def measuring(bench: Bench, draw: Callable[[], Any]) -> Callable[[], Any]:

@@ -21,8 +21,9 @@ import numpy as np
 from benchmarks import tpu
 from ddpm_jax.cli.command import command_line
 from ddpm_jax.data.datasets import DataSet, Split
-from ddpm_jax.diffusion import process, sampler, timesteps, variances
+from ddpm_jax.diffusion import process, timesteps, variances
 from ddpm_jax.diffusion.variances import Calibration
+from ddpm_jax.evaluation import samples
 from ddpm_jax.runtime import cache, sharding, xla
 from ddpm_jax.runtime.sharding import Layout
 from ddpm_jax.runtime.xla import DoesNotFit, Program
@@ -119,13 +120,8 @@ def lower_sampler(wanted: Run, spread: Layout, batch: int, K: int) -> jax.stages
     params = jax.eval_shape(partial(setup.fresh, wanted)).ema[0]
     steps = process.steps(wanted.schedule, timesteps.even(wanted.schedule.T, K))
     small = variances.build("small", Calibration(wanted.schedule))
-    return sampler.lower(
-        steps,
-        setup.denoiser_of(wanted.config, wanted.network, wanted.schedule, params),
-        small,
-        (batch, *wanted.data.shape),
-        spread,
-    )
+    denoiser = setup.denoiser_of(wanted.config, wanted.network, wanted.schedule, params)
+    return samples.lower(steps, denoiser, small, (batch, *wanted.data.shape), spread)
 
 
 def checked(

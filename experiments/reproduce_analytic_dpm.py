@@ -24,7 +24,7 @@ import numpy as np
 
 from ddpm_jax.cli import provenance
 from ddpm_jax.cli.command import command_line
-from ddpm_jax.diffusion import process, sampler, timesteps, variances
+from ddpm_jax.diffusion import process, timesteps, variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.process import Kernel
 from ddpm_jax.diffusion.variances import Calibration
@@ -154,7 +154,7 @@ def speed(plan: Plan) -> float:
     seconds = []
     for seed in range(2):
         started = time.perf_counter()
-        x_0 = sampler.sample(jax.random.key(seed), steps, model.denoiser, choice, shape, design.rules)
+        x_0 = samples.sample_each(jax.random.key(seed), steps, model.denoiser, (choice,), shape, design.rules)
         jax.block_until_ready(x_0)
         seconds.append(time.perf_counter() - started)
     return shape[0] * PROBE / seconds[-1]

@@ -4,17 +4,17 @@ The article's predict step. A network is read once, here; samplers, losses and e
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 from jaxtyping import Float, Int
 
+from ddpm_jax.diffusion.process import Column, add_noise
 from ddpm_jax.diffusion.schedules import Schedule, Times, rows
 
 Images = Float[Array, "b *x"]
-Column = Any  # float64 (K,) arrays on the host; inside a scan the float32 number of one step
 
 
 class Prediction(NamedTuple):
@@ -43,24 +43,18 @@ Network = Callable[..., Images]
 
 def from_eps(schedule: Schedule, x_t: Images, t: Times, output: Images) -> Prediction:
     """The network says eps. Ho et al. 2020, equation 15; at alpha_bar_t = 0 it says nothing of x_0 and is refused."""
-    x_0 = (x_t - jnp.sqrt(rows(schedule.one_minus_alpha_bar, t, x_t)) * output) / jnp.sqrt(
-        rows(schedule.alpha_bar, t, x_t)
-    )
-    return Prediction(output, x_0)
+    signal, noise = _roots(schedule, t, x_t)
+    return Prediction(output, (x_t - noise * output) / signal)
 
 
 def from_x_0(schedule: Schedule, x_t: Images, t: Times, output: Images) -> Prediction:
     """The network says x_0: the article's x-bar(x_t)."""
-    eps = (x_t - jnp.sqrt(rows(schedule.alpha_bar, t, x_t)) * output) / jnp.sqrt(
-        rows(schedule.one_minus_alpha_bar, t, x_t)
-    )
-    return Prediction(eps, output)
+    return Prediction(_eps_of(x_t, output, *_roots(schedule, t, x_t)), output)
 
 
 def from_v(schedule: Schedule, x_t: Images, t: Times, output: Images) -> Prediction:
     """The network says v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0. Salimans & Ho 2022, section 4."""
-    signal = jnp.sqrt(rows(schedule.alpha_bar, t, x_t))
-    noise = jnp.sqrt(rows(schedule.one_minus_alpha_bar, t, x_t))
+    signal, noise = _roots(schedule, t, x_t)
     return Prediction(noise * x_t + signal * output, signal * x_t - noise * output)
 
 
@@ -72,6 +66,20 @@ def from_mu(schedule: Schedule, x_t: Images, t: Times, output: Images) -> Predic
     """
     of_x_0, of_x_t = _posterior(schedule, t, x_t)
     return from_x_0(schedule, x_t, t, (output - of_x_t * x_t) / of_x_0)
+
+
+def _roots(schedule: Schedule, t: Times, like: Images) -> tuple[Array, Array]:
+    """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), shaped to multiply a batch.
+
+    Numerics: of the rows in the batch's precision, on the host and where the schedule is an argument of a jitted
+    function alike, so that a network means the same in training and wherever it is evaluated.
+    """
+    return jnp.sqrt(rows(schedule.alpha_bar, t, like)), jnp.sqrt(rows(schedule.one_minus_alpha_bar, t, like))
+
+
+def _eps_of(x_t: Images, x_0: Images, signal: Column | Array, noise: Column | Array) -> Images:
+    """The noise that is left when x_0 is taken out of x_t."""
+    return (x_t - signal * x_0) / noise
 
 
 def _posterior(schedule: Schedule, t: Times, like: Images) -> tuple[Array, Array]:
@@ -108,13 +116,12 @@ def target(schedule: Schedule, x_0: Images, t: Times, eps: Images, kind: str) ->
     Raises:
       ValueError: the kind is unknown.
     """
-    signal = jnp.sqrt(rows(schedule.alpha_bar, t, x_0))
-    noise = jnp.sqrt(rows(schedule.one_minus_alpha_bar, t, x_0))
+    signal, noise = _roots(schedule, t, x_0)
     if kind == "v":
         return signal * eps - noise * x_0
     if kind == "mu":
         of_x_0, of_x_t = _posterior(schedule, t, x_0)
-        return of_x_0 * x_0 + of_x_t * (signal * x_0 + noise * eps)
+        return of_x_0 * x_0 + of_x_t * add_noise(x_0, eps, signal, noise)
     if kind not in PREDICTIONS:
         raise ValueError(f"unknown prediction {kind!r}: choose one of {', '.join(PREDICTIONS)}")
     return {"eps": eps, "x_0": x_0}[kind]
@@ -132,12 +139,11 @@ def clip_x_0(x_t: Images, prediction: Prediction, signal: Column | Array, noise:
       noise: sqrt(1 - alpha_bar_t), broadcastable.
     """
     x_0 = jnp.clip(prediction.x_0, -1, 1)
-    return prediction._replace(eps=(x_t - signal * x_0) / noise, x_0=x_0)
+    return prediction._replace(eps=_eps_of(x_t, x_0, signal, noise), x_0=x_0)
 
 
 def _clipped(denoiser: Denoiser, schedule: Schedule, x_t: Images, t: Int[Array, " b"]) -> Prediction:
-    signal, noise = (jnp.sqrt(rows(table, t, x_t)) for table in (schedule.alpha_bar, schedule.one_minus_alpha_bar))
-    return clip_x_0(x_t, denoiser(x_t, t), signal, noise)
+    return clip_x_0(x_t, denoiser(x_t, t), *_roots(schedule, t, x_t))
 
 
 def clipped(denoiser: Denoiser, schedule: Schedule) -> Denoiser:

@@ -122,7 +122,7 @@ def _log_scaled_tail(a: Array) -> Array:
 
     Differs from: log(erfcx(a/sqrt 2)/2), whose JAX version is 0 in float32 for arguments near 9.3.
     """
-    return jnp.polyval(jnp.asarray(TAIL[::-1], jnp.float32), (2 - a) / (2 + a)) - jnp.log1p(a / 2)
+    return jnp.polyval(jnp.asarray(TAIL[::-1], a.dtype), (2 - a) / (2 + a)) - jnp.log1p(a / 2)
 
 
 def _log1mexp(d: Array) -> Array:

@@ -60,9 +60,10 @@ def noised(
     keys: Key[Array, " b"] | None = None,
 ) -> Noised:
     """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps at the step k of a chain. Ho et al. 2020, equation 4."""
-    like = lambda column: jnp.asarray(column, x_0.dtype)[k].reshape(-1, *[1] * (x_0.ndim - 1))  # noqa: E731
-    step = Steps(*map(like, chain))._replace(s=jnp.asarray(chain.s)[k], t=jnp.asarray(chain.t)[k])
-    return Noised(schedule, k, step, x_0, eps, step.signal * x_0 + step.noise * eps, levels, keys)
+    drawn = Steps(*(jnp.asarray(column)[k] for column in process.cast(chain, x_0.dtype)))
+    step = Steps(*(variances.beside(column, x_0) for column in drawn))._replace(s=drawn.s, t=drawn.t)
+    x_t = process.add_noise(x_0, eps, step.signal, step.noise)
+    return Noised(schedule, k, step, x_0, eps, x_t, levels, keys)
 
 
 def per_example(values: Images) -> Float[Array, " b"]:
@@ -153,9 +154,9 @@ def bound_term(choice: ReverseVariance, chain: Steps, drawn: Noised, prediction:
         log_var = variances.beside(jnp.asarray(table, drawn.x_0.dtype)[drawn.k], drawn.x_0)
     else:
         log_var = choice.log_var(step, drawn.x_t, prediction)
-    mean = step.mean_x_0 * prediction.x_0 + step.mean_x_t * drawn.x_t
+    mean = process.mean(step, prediction.x_0, drawn.x_t)
     model = Gaussian(mean, jnp.broadcast_to(log_var, mean.shape), choice.basis)
-    posterior = Gaussian(step.mean_x_0 * drawn.x_0 + step.mean_x_t * drawn.x_t, step.log_tb_floored)
+    posterior = Gaussian(process.mean(step, drawn.x_0, drawn.x_t), step.log_tb_floored)
     return jnp.where(step.s == 0, -_decoded(drawn, model), gaussian.kl(posterior, model))
 
 

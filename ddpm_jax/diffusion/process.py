@@ -10,18 +10,37 @@ b = 1 - a would err by up to 3.6e-3 (cosine, T = 4000); cast once they err by 6e
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
-from ddpm_jax.diffusion.denoiser import Column, Images
 from ddpm_jax.diffusion.gaussian import Gaussian
 from ddpm_jax.diffusion.schedules import Schedule, Times, rows
 
+Batch = Float[Array, "b *x"]
+Column = Any  # float64 (K,) arrays on the host; inside a scan the number of one step, in the images' precision
 
-def diffuse(schedule: Schedule, x_0: Images, t: Times, eps: Images) -> Images:
+
+def add_noise(x_0: Batch, eps: Batch, signal: Column | Array, noise: Column | Array) -> Batch:
     """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps. Ho et al. 2020, equation 4.
+
+    Args:
+      x_0: data.
+      eps: standard-normal noise.
+      signal: sqrt(alpha_bar_t), broadcastable, in the precision of the data.
+      noise: sqrt(1 - alpha_bar_t), likewise.
+    """
+    return signal * x_0 + noise * eps
+
+
+def diffuse(schedule: Schedule, x_0: Batch, t: Times, eps: Batch) -> Batch:
+    """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps at times of a schedule. Ho et al. 2020, equation 4.
+
+    Numerics: of tables on the host the square roots are taken in float64.
 
     Args:
       schedule: the forward process.
@@ -29,10 +48,14 @@ def diffuse(schedule: Schedule, x_0: Images, t: Times, eps: Images) -> Images:
       t: one time, or one per example, in 0..T.
       eps: standard-normal noise.
     """
-    return jnp.sqrt(rows(schedule.alpha_bar, t, x_0)) * x_0 + jnp.sqrt(rows(schedule.one_minus_alpha_bar, t, x_0)) * eps
+    signal, noise = (
+        rows(table.__array_namespace__().sqrt(table), t, x_0)
+        for table in (schedule.alpha_bar, schedule.one_minus_alpha_bar)
+    )
+    return add_noise(x_0, eps, signal, noise)
 
 
-def posterior(schedule: Schedule, x_0: Images, x_t: Images, s: int, t: int) -> Gaussian:
+def posterior(schedule: Schedule, x_0: Batch, x_t: Batch, s: int, t: int) -> Gaussian:
     """q(x_s | x_t, x_0), exact. Ho et al. 2020, equations 6 and 7 for s = t - 1; the article's Bayes step.
 
     Args:
@@ -45,9 +68,8 @@ def posterior(schedule: Schedule, x_0: Images, x_t: Images, s: int, t: int) -> G
     Raises:
       ValueError: not 0 <= s < t <= T.
     """
-    step = pairs(schedule, np.asarray([s]), np.asarray([t]))
-    mean = jnp.asarray(step.mean_x_0, x_0.dtype) * x_0 + jnp.asarray(step.mean_x_t, x_0.dtype) * x_t
-    return Gaussian(mean, jnp.asarray(step.log_tb[0], x_0.dtype))
+    step = cast(pairs(schedule, np.asarray([s]), np.asarray([t])), x_0.dtype)
+    return Gaussian(mean(step, x_0, x_t), step.log_tb[0])
 
 
 class Kernel(NamedTuple):
@@ -126,6 +148,25 @@ class Steps(NamedTuple):
     def K(self) -> int:
         """The number of steps."""
         return self.t.shape[0]
+
+
+def cast(steps: Steps, dtype: DTypeLike) -> Steps:
+    """The coefficients rounded once to the precision of images; s and t stay whole numbers."""
+    rounded = {name: jnp.asarray(column, dtype) for name, column in steps._asdict().items() if name not in ("s", "t")}
+    return steps._replace(**rounded)
+
+
+def mean(step: Steps, x_0: Batch, x_t: Batch) -> Batch:
+    """The mean of q(x_s | x_t, x_0), mean_x_0 x_0 + mean_x_t x_t. Ho et al. 2020, equation 7; Song et al. 2021 (DDIM),
+    equation 12, for other kernels. With x_0_hat in the place of x_0 it is the reverse step's: the article's predict,
+    then correct.
+
+    Args:
+      step: one step's coefficients, broadcastable, in the precision of the images.
+      x_0: data, or what a denoiser says of them.
+      x_t: the images with the noise of time t.
+    """
+    return step.mean_x_0 * x_0 + step.mean_x_t * x_t
 
 
 def steps(schedule: Schedule, times: np.ndarray | list[int], kernel: Kernel = DDPM) -> Steps:

@@ -1,7 +1,9 @@
 """The reverse chain: predict x_0, correct x_t, repeat; one `lax.scan` over any trajectory.
 
 The kernel decides the mean and the variance is a choice of its own, so DDPM and DDIM-type sampling are one step. Fixed
-variances enter as an array: one compilation serves all of them at a given K.
+variances enter as an array: one compilation serves all of them at a given K. `sample` and `sample_path` run where their
+arguments are and may themselves be jitted, mapped and differentiated; `prepare` and `scan` are their two halves, for
+those who spread samples over devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,16 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int, Key
 
-from ddpm_jax.diffusion import gaussian, variances
+from ddpm_jax.diffusion import gaussian, process, variances
 from ddpm_jax.diffusion.bases import Basis
 from ddpm_jax.diffusion.conventions import Rules, log_var_cap
-from ddpm_jax.diffusion.denoiser import Column, Denoiser, Images, as_argument, clip_x_0
-from ddpm_jax.diffusion.process import DDPM, Kernel, Steps, ddim
+from ddpm_jax.diffusion.denoiser import Denoiser, Images, as_argument, clip_x_0
+from ddpm_jax.diffusion.process import DDPM, Column, Kernel, Steps, ddim
 from ddpm_jax.diffusion.variances import ReverseVariance
-from ddpm_jax.runtime import sharding
-from ddpm_jax.runtime.sharding import Layout
 
 SAMPLERS: dict[str, Callable[[float], Kernel]] = {"ddpm": lambda eta: DDPM, "ddim": ddim}
 
@@ -31,22 +32,21 @@ class Path(NamedTuple):
 
     Attributes:
       x_0: (n, *x) the end of the chain.
-      x_0_hat: (K, n, *x) the predicted data of every step, from T down; None where it was not asked for.
+      x_0_hat: (K, n, *x) the predicted data of every step, from T down.
     """
 
     x_0: Images
-    x_0_hat: Float[Array, "K n *x"] | None
+    x_0_hat: Float[Array, "K n *x"]
 
 
 def sample(
     key: Key[Array, "..."],
     steps: Steps,
     denoiser: Denoiser,
-    reverse_variance: ReverseVariance,
+    variance: ReverseVariance,
     shape: tuple[int, ...],
     rules: Rules = Rules(),
     x_T: Images | None = None,
-    layout: Layout = Layout(),
 ) -> Images:
     """Samples of the model. Ho et al. 2020, algorithm 2, for any trajectory, kernel and variance.
 
@@ -56,11 +56,10 @@ def sample(
         and all choices share their noise.
       steps: the chain, from `process.steps`.
       denoiser: the network, or a closed form.
-      reverse_variance: the choice of `variance`.
+      variance: a choice of `variances`.
       shape: (n, *x).
       rules: the conventions.
-      x_T: where the chains start; default standard normal.
-      layout: how samples are spread over devices.
+      x_T: where the chains start; default standard normal. All of a chain is in its precision.
 
     Returns:
       x_0, (n, *x), not clipped.
@@ -69,43 +68,23 @@ def sample(
       ValueError: the variance does not fit the kernel or the network, the rules are unknown, or keys or x_T do not fit
         the shape.
     """
-    return _chain(key, steps, denoiser, (reverse_variance,), shape, rules, x_T, layout, record=False).x_0
+    shared, examples, static = prepare(key, steps, denoiser, (variance,), shape, rules, x_T)
+    return _jitted(shared, examples, **static, record=False)[0]
 
 
-def sample_each(
+def sample_path(
     key: Key[Array, "..."],
     steps: Steps,
     denoiser: Denoiser,
-    choices: Sequence[ReverseVariance],
+    variance: ReverseVariance,
     shape: tuple[int, ...],
     rules: Rules = Rules(),
-    layout: Layout = Layout(),
-) -> Float[Array, "choices n *x"]:
-    """`sample` of several variances; those that are fixed and diagonal in the same basis share their batches.
-
-    Ho et al. 2020, algorithm 2.
-
-    Args:
-      key: see `sample`; sample i of every choice has the same noise.
-      steps: the chain.
-      denoiser: the network, or a closed form.
-      choices: of `variance`.
-      shape: (n, *x) of each.
-      rules: the conventions.
-      layout: how samples are spread over devices.
-
-    Raises:
-      ValueError: see `sample`.
-    """
-    alike: dict[Any, list[int]] = {}
-    for i, choice in enumerate(choices):
-        alike.setdefault(choice.basis if choice.headless else i, []).append(i)
-    found: dict[int, Images] = {}
-    for places in alike.values():
-        together = [choices[i] for i in places]
-        x_0 = _chain(key, steps, denoiser, together, shape, rules, None, layout, record=False).x_0
-        found |= dict(zip(places, x_0.reshape(-1, *shape), strict=True))
-    return jnp.stack([found[i] for i in range(len(choices))])
+    x_T: Images | None = None,
+) -> Path:
+    """As `sample`, with x_0_hat of every step: the article's predict, then correct."""
+    shared, examples, static = prepare(key, steps, denoiser, (variance,), shape, rules, x_T)
+    x_0, x_0_hat = _jitted(shared, examples, **static, record=True)
+    return Path(x_0, jnp.moveaxis(x_0_hat, 1, 0)[::-1])
 
 
 def keys_of(key: Key[Array, ""], first: int, last: int) -> Key[Array, " n"]:
@@ -113,87 +92,93 @@ def keys_of(key: Key[Array, ""], first: int, last: int) -> Key[Array, " n"]:
     return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(first, last))
 
 
-def sample_path(
-    key: Key[Array, "..."],
-    steps: Steps,
-    denoiser: Denoiser,
-    reverse_variance: ReverseVariance,
-    shape: tuple[int, ...],
-    rules: Rules = Rules(),
-    x_T: Images | None = None,
-    layout: Layout = Layout(),
-) -> Path:
-    """As `sample`, with x_0_hat of every step: the article's predict, then correct."""
-    return _chain(key, steps, denoiser, (reverse_variance,), shape, rules, x_T, layout, record=True)
+class Shared(NamedTuple):
+    """What all chains of a `scan` read; arrays.
+
+    Attributes:
+      steps: the chain.
+      denoiser: the network, with its parameters.
+      log_vars: (K, choices, 1, ..) or (K, choices, *x), nats, of variances that are fixed; None for one that is not.
+      cap: (K,) the largest log variance of each step, nats.
+    """
+
+    steps: Steps
+    denoiser: Denoiser
+    log_vars: Float[Array, "K choices ..."] | Float[np.ndarray, "K choices ..."] | None
+    cap: Column
 
 
-def _chain(
+class Chains(NamedTuple):
+    """What tells the chains of a `scan` apart; one row a chain.
+
+    Attributes:
+      keys: of the noise.
+      choice: which of the variances.
+      x_T: where the chains start; None for standard normal.
+    """
+
+    keys: Key[Array, " n"]
+    choice: Int[Array, " n"] | Int[np.ndarray, " n"]
+    x_T: Images | None
+
+
+def prepare(
     key: Key[Array, "..."],
     steps: Steps,
     denoiser: Denoiser,
     choices: Sequence[ReverseVariance],
     shape: tuple[int, ...],
-    rules: Rules,
-    x_T: Images | None,
-    layout: Layout,
-    record: bool,
-) -> Path:
-    """The host's part, then one compiled scan; the samples of one choice after those of another."""
-    if key.ndim and len(key) != shape[0]:
-        raise ValueError(f"{len(key)} keys for {shape[0]} samples: give one key, or one per sample")
-    if x_T is not None and x_T.shape != shape:
-        raise ValueError(f"x_T has shape {x_T.shape}, the samples {shape}")
-    keys = key if key.ndim else keys_of(key, 0, shape[0])
-    keys, which = jnp.concatenate([keys] * len(choices)), np.repeat(np.arange(len(choices)), shape[0])
-    shared, fixed = _program(steps, denoiser, choices, shape, rules)
-    x_0, x_0_hat = sharding.over_examples(_scan, shared, (keys, which, x_T), layout, **fixed, record=record)
-    return Path(x_0, None if x_0_hat is None else jnp.moveaxis(x_0_hat, 1, 0)[::-1])
-
-
-def lower(
-    steps: Steps,
-    denoiser: Denoiser,
-    reverse_variance: ReverseVariance,
-    shape: tuple[int, ...],
-    layout: Layout,
     rules: Rules = Rules(),
-) -> jax.stages.Lowered:
-    """What `sample` would run on a block of images, for the compiler of devices that need not be here.
+    x_T: Images | None = None,
+) -> tuple[Shared, Chains, dict[str, Any]]:
+    """The host's half of `sample`: arguments are checked, fixed variances and the rules become arrays.
 
     Ho et al. 2020, algorithm 2.
 
     Args:
+      key: see `sample`; sample i of every choice has the same noise.
       steps: the chain.
-      denoiser: of `denoiser.make_denoiser`; its parameters may be shapes.
-      reverse_variance: the choice of `variance`.
-      shape: (n, *x) of a block; n a multiple of the number of devices.
-      layout: the devices.
+      denoiser: the network, or a closed form.
+      choices: one variance, or several that are fixed and diagonal in one basis.
+      shape: (n, *x) of the samples of one choice.
       rules: the conventions.
+      x_T: see `sample`; of one choice alone.
+
+    Returns:
+      What all chains share, the chains (those of one choice after those of another), and what `scan` is compiled for.
+
+    Raises:
+      ValueError: see `sample`; or the choices do not go together.
     """
-    shared, fixed = _program(steps, denoiser, (reverse_variance,), shape, rules)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), shape[0]))
-    which = jax.ShapeDtypeStruct(shape[:1], np.int32)
-    return sharding.lower_over_examples(_scan, shared, (keys, which, None), layout, **fixed, record=False)
-
-
-def _program(
-    steps: Steps, denoiser: Denoiser, choices: Sequence[ReverseVariance], shape: tuple[int, ...], rules: Rules
-) -> tuple[Any, dict[str, Any]]:
-    """What all chains share and what is compiled in: fixed variances and the rules become arrays.
-
-    Several choices are fixed, in one basis, with tables (K, choices, 1, ..) or (K, choices, *x).
-    """
+    one, together = choices[0], len(choices) > 1
+    if together and (x_T is not None or any(not each.headless or each.basis != one.basis for each in choices)):
+        raise ValueError(f"{len(choices)} variances in one scan: give fixed ones of one basis, and no x_T")
+    if key.ndim and len(key) != shape[0]:
+        raise ValueError(f"{len(key)} keys for {shape[0]} samples: give one key, or one per sample")
+    if x_T is not None and x_T.shape != shape:
+        raise ValueError(f"x_T has shape {x_T.shape}, the samples {shape}")
     for choice in choices:
         variances.check_steps(choice, steps)
         _check_heads(choice, denoiser, shape)
-    one, table = choices[0], None
-    if one.headless:
-        tables = [variances.table(choice, steps) for choice in choices]
-        wide = [each.reshape(*each.shape, *[1] * (len(shape) - each.ndim)) for each in tables]
-        table = np.stack(np.broadcast_arrays(*wide), axis=1)
+    keys = key if key.ndim else keys_of(key, 0, shape[0])
+    keys, which = jnp.concatenate([keys] * len(choices)), np.repeat(np.arange(len(choices)), shape[0])
+    table = _stacked([_table(choice, steps) for choice in choices], len(shape)) if one.headless else None
     of_x_t = None if one.headless else one.log_var
-    fixed = dict(shape=shape[1:], log_var_of=of_x_t, basis=one.basis, clip=rules.clip_x_0)
-    return (steps, as_argument(denoiser), table, log_var_cap(rules, steps)), fixed
+    static = dict(shape=shape[1:], log_var_of=of_x_t, basis=one.basis, clip=rules.clip_x_0)
+    return Shared(steps, as_argument(denoiser), table, log_var_cap(rules, steps)), Chains(keys, which, x_T), static
+
+
+def _table(choice: ReverseVariance, steps: Steps) -> Any:
+    """log sigma^2 of every step; of numbers that are differentiated as they come, for nobody can look at them."""
+    log_var = choice.log_var(steps, None, None)
+    return log_var if isinstance(log_var, jax.core.Tracer) else variances.table(choice, steps)
+
+
+def _stacked(tables: Sequence[Any], ndim: int) -> Any:
+    """Tables (K,) or (K, *x) side by side: (K, choices, ...), to multiply samples of so many dimensions."""
+    wide = [each.reshape(*each.shape, *[1] * (ndim - each.ndim)) for each in tables]
+    numbers = jnp if any(isinstance(each, jax.core.Tracer) for each in wide) else np
+    return numbers.stack(numbers.broadcast_arrays(*wide), axis=1)
 
 
 def _check_heads(choice: ReverseVariance, denoiser: Denoiser, shape: tuple[int, ...]) -> None:
@@ -205,14 +190,14 @@ def _check_heads(choice: ReverseVariance, denoiser: Denoiser, shape: tuple[int, 
             variances.read_head(said, name)
 
 
-def _noise(keys: Key[Array, " n"], t: Array | int, shape: tuple[int, ...]) -> Images:
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), shape))(keys)
+def _noise(keys: Key[Array, " n"], t: Array | int, shape: tuple[int, ...], dtype: DTypeLike = float) -> Images:
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), shape, dtype))(keys)
 
 
 @jax.default_matmul_precision("highest")
-def _scan(
-    shared: tuple[Steps, Denoiser, Float[Array, "K choices ..."] | None, Column],
-    examples: tuple[Key[Array, " n"], Int[Array, " n"], Images | None],
+def scan(
+    shared: Shared,
+    examples: Chains,
     *,
     shape: tuple[int, ...],
     log_var_of: Callable | None,
@@ -220,20 +205,41 @@ def _scan(
     clip: bool,
     record: bool,
 ) -> tuple[Images, Float[Array, "n K *x"] | None]:
-    """One device's chains: x_0, and x_0_hat of every step from s = 0 up if it is recorded."""
-    (steps, denoiser, table, cap), (keys, which, x_T) = shared, examples
+    """The device's half of `sample`, on what `prepare` has made. Ho et al. 2020, algorithm 2.
+
+    Args:
+      shared: what all chains read.
+      examples: the chains.
+      shape: (*x).
+      log_var_of: (step, x_t, prediction) -> log sigma^2, nats, of a variance that is not fixed.
+      basis: where the variances are diagonal.
+      clip: whether x_0_hat is clipped.
+      record: whether x_0_hat is kept.
+
+    Returns:
+      x_0, and x_0_hat of every step from s = 0 up, None where it is not kept.
+    """
+    keys, which, x_T = examples
+    start = _noise(keys, 0, shape) if x_T is None else x_T
+    rounded = (process.cast(shared.steps, start.dtype), *_cast((shared.log_vars, shared.cap), start.dtype))
 
     def step_back(x_t: Images, at: tuple[Steps, Any, Column]) -> tuple[Images, Images | None]:
         step, fixed_log_vars, largest = at
-        prediction = denoiser(x_t, jnp.full(x_t.shape[0], step.t))
+        prediction = shared.denoiser(x_t, jnp.full(x_t.shape[0], step.t))
         if clip:
             prediction = clip_x_0(x_t, prediction, step.signal, step.noise)
-        mean = step.mean_x_0 * prediction.x_0 + step.mean_x_t * x_t
+        mean = process.mean(step, prediction.x_0, x_t)
         log_var = fixed_log_vars[which] if log_var_of is None else log_var_of(step, x_t, prediction)
         kernel = gaussian.Gaussian(mean, jnp.minimum(log_var, largest), basis)
-        x_s = gaussian.sample(kernel, _noise(keys, step.t, shape))
+        x_s = gaussian.sample(kernel, _noise(keys, step.t, shape, x_t.dtype))
         return x_s, (prediction.x_0 if record else None)
 
-    start = _noise(keys, 0, shape) if x_T is None else x_T
-    x_0, x_0_hat = jax.lax.scan(step_back, start, (steps, table, cap), reverse=True)
+    x_0, x_0_hat = jax.lax.scan(step_back, start, rounded, reverse=True)
     return x_0, None if x_0_hat is None else jnp.moveaxis(x_0_hat, 0, 1)
+
+
+def _cast(tree: Any, dtype: DTypeLike) -> Any:
+    return jax.tree.map(lambda column: jnp.asarray(column, dtype), tree)
+
+
+_jitted = jax.jit(scan, static_argnames=("shape", "log_var_of", "basis", "clip", "record"))

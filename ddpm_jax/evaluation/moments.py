@@ -361,7 +361,7 @@ def look(
     def at_time(_: None, at: tuple[Steps, dict[str, tuple[Steps, Any]]]) -> tuple[None, Any]:
         step, prepared = at
         eps = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step.t), x_0.shape[1:]))(keys)
-        x_t = step.signal * x_0 + step.noise * eps
+        x_t = process.add_noise(x_0, eps, step.signal, step.noise)
         prediction = denoiser(x_t, jnp.full(len(x_0), step.t))
         if clip_x_0:
             prediction = denoisers.clip_x_0(x_t, prediction, step.signal, step.noise)

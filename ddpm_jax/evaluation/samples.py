@@ -1,6 +1,6 @@
-"""Samples of every variance x K with common random numbers, and their Frechet distances by variance, K and seed.
+"""Samples on all devices: every variance x K with common random numbers, and their Frechet distances.
 
-The distance is taken in the features of any network. In the main job that is a small classifier
+Distances, by variance, K and seed, are taken in the features of any network. In the main job that is a small classifier
 (`fid.classifier`), and the distance is not the FID.
 """
 
@@ -10,22 +10,23 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import UInt8
+from jaxtyping import Float, Key, UInt8
 from tqdm import tqdm
 
 from ddpm_jax.data.transforms import to_levels
 from ddpm_jax.diffusion import process, sampler
 from ddpm_jax.diffusion.conventions import Rules
-from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.denoiser import Denoiser, Images
 from ddpm_jax.diffusion.process import Steps
 from ddpm_jax.diffusion.variances import ReverseVariance
 from ddpm_jax.evaluation import likelihood
 from ddpm_jax.evaluation.fid import extractors, frechet
 from ddpm_jax.evaluation.fid.extractors import FeatureExtractor, Reference
 from ddpm_jax.evaluation.likelihood import REFERENCE, Cell, Choices
-from ddpm_jax.runtime import cache
+from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.runtime.cache import Arrays, Keep
 from ddpm_jax.runtime.sharding import Layout, local
 
@@ -35,6 +36,58 @@ Row = dict[str, Any]
 VERSION = 1  # raised by hand when the numbers of a sample or a strip change: sampler, reverse mean, grey levels
 BLOCKS = 8  # that variances share, at most: they are stored when all are drawn
 SHARD = 2048  # images that are drawn and stored together
+
+
+def sample_each(
+    key: Key[Array, "..."],
+    steps: Steps,
+    denoiser: Denoiser,
+    choices: Sequence[ReverseVariance],
+    shape: tuple[int, ...],
+    rules: Rules = Rules(),
+    layout: Layout = Layout(),
+) -> Float[Array, "choices n *x"]:
+    """`sampler.sample` of several variances on all devices; those fixed in the same basis share their batches.
+
+    Args:
+      key: see `sampler.sample`; sample i of every choice has the same noise.
+      steps: the chain.
+      denoiser: the network, or a closed form.
+      choices: of `variances`.
+      shape: (n, *x) of each.
+      rules: the conventions.
+      layout: how samples are spread over devices.
+
+    Raises:
+      ValueError: see `sampler.sample`.
+    """
+    alike: dict[Any, list[int]] = {}
+    for i, choice in enumerate(choices):
+        alike.setdefault(choice.basis if choice.headless else i, []).append(i)
+    found: dict[int, Images] = {}
+    for places in alike.values():
+        together = [choices[i] for i in places]
+        shared, chains, static = sampler.prepare(key, steps, denoiser, together, shape, rules)
+        x_0, _ = sharding.over_examples(sampler.scan, shared, chains, layout, **static, record=False)
+        found |= dict(zip(places, x_0.reshape(-1, *shape), strict=True))
+    return jnp.stack([found[i] for i in range(len(choices))])
+
+
+def lower(
+    steps: Steps, denoiser: Denoiser, choice: ReverseVariance, shape: tuple[int, ...], layout: Layout
+) -> jax.stages.Lowered:
+    """What `sample_each` would run on a block of images, for the compiler of devices that need not be here.
+
+    Args:
+      steps: the chain.
+      denoiser: of `denoiser.make_denoiser`; its parameters may be shapes.
+      choice: of `variances`.
+      shape: (n, *x) of a block; n a multiple of the number of devices.
+      layout: the devices.
+    """
+    shared, chains, static = sampler.prepare(jax.random.key(0), steps, denoiser, (choice,), shape)
+    shapes = jax.eval_shape(lambda chains: chains, chains)
+    return sharding.lower_over_examples(sampler.scan, shared, shapes, layout, **static, record=False)
 
 
 class Draws(NamedTuple):
@@ -84,7 +137,7 @@ def draw(
             places: list[int], steps: Steps = steps, keys: Array = keys, several: list = several
         ) -> list[Arrays]:
             some = [several[i] for i in places]
-            x_0 = sampler.sample_each(keys, steps, denoiser, some, (len(keys), *draws.shape), rules, layout)
+            x_0 = sample_each(keys, steps, denoiser, some, (len(keys), *draws.shape), rules, layout)
             return [dict(images=to_levels(images, rules.levels, rules.rounding)) for images in x_0]
 
         for cell, found in zip(group, cache.fetch_each(keep, "samples", asked, compute), strict=True):
@@ -132,8 +185,9 @@ def inputs(choices: Choices, cell: Cell, rules: Rules) -> dict[str, Any]:
 def _predictions(
     steps: Steps, denoiser: Denoiser, choice: ReverseVariance, shape: tuple[int, ...], rules: Rules
 ) -> cache.Arrays:
-    path = sampler.sample_path(jax.random.key(0), steps, denoiser, choice, shape, rules)
-    return dict(images=to_levels(np.asarray(path.x_0_hat), rules.levels, rules.rounding).swapaxes(0, 1))
+    shared, chains, static = sampler.prepare(jax.random.key(0), steps, denoiser, (choice,), shape, rules)
+    _, x_0_hat = sharding.over_examples(sampler.scan, shared, chains, **static, record=True)
+    return dict(images=to_levels(np.asarray(x_0_hat), rules.levels, rules.rounding)[:, ::-1])
 
 
 def nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

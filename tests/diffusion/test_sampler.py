@@ -11,7 +11,6 @@ from scipy.fft import dctn, idctn
 
 from ddpm_jax.diffusion import conventions, process, sampler, schedules, timesteps, toy, variances
 from ddpm_jax.diffusion.denoiser import Prediction, make_denoiser
-from ddpm_jax.runtime import sharding
 from tests.oracle import gaussian_world, pairs
 from tests.oracle import schedules as oracle_schedules
 from tests.oracle import variances as oracle_variances
@@ -461,31 +460,6 @@ def test_one_compilation_serves_every_fixed_variance_at_a_given_K(short):
     assert first == len(only_one)
 
 
-def test_several_variances_in_one_batch_are_drawn_as_each_by_itself(short, monkeypatch):
-    """Two bases, tables of one number and of an image, and one that reads a head: three programs for all of them."""
-    known = short_calibration(short)
-    names = ["large", "spectral", "small", "learned", "zero"]
-    choices = [variances.build(name, known._replace(learned_times=(1, 2, 4))) for name in names]
-    steps, sizes, over_examples = process.steps(short, [1, 2, 4]), [], sharding.over_examples
-
-    def counted(function, shared, examples, *more, **fixed):
-        sizes.append(len(examples[0]))
-        return over_examples(function, shared, examples, *more, **fixed)
-
-    def with_heads(params, x_t, t):
-        return jnp.concatenate([params * x_t, jnp.full_like(x_t, -1.0)], axis=-1)
-
-    denoiser = make_denoiser(with_heads, jnp.float32(0.5), short, "eps", ("learned",))
-    key = jax.random.key(3)
-    monkeypatch.setattr(sharding, "over_examples", counted)
-    together = sampler.sample_each(key, steps, denoiser, choices, SMALL_SHAPE, FREE)
-    assert sizes == [3 * SMALL_SHAPE[0], SMALL_SHAPE[0], SMALL_SHAPE[0]]
-    for one, choice in zip(together, choices, strict=True):
-        alone = sampler.sample(key, steps, denoiser, choice, SMALL_SHAPE, FREE)
-        np.testing.assert_allclose(one, alone, rtol=1e-5, atol=1e-6)
-    assert len(np.unique(np.asarray(together), axis=0)) == len(names)
-
-
 def test_schedules_of_equal_length_kernels_and_parameters_share_one_compilation(short):
     traces, network = counting()
     after_first = None
@@ -668,3 +642,186 @@ def test_a_pixel_clip_of_0_is_none():
 def test_an_unknown_protocol_lists_what_there_is():
     with pytest.raises(ValueError, match=r"unknown protocol 'edm': choose one of ddpm, analytic-dpm, iddpm"):
         conventions.protocol("edm", 256)
+
+
+# ---------------------------------------------------------------- under jit, vmap and grad, in either precision
+
+TIMES, C = [10, 200, 600, 1000], 0.25
+CHAIN = process.steps(LINEAR, TIMES)
+WORLD = toy.gaussian(LINEAR, np.full(SMALL_SHAPE[1:], MEAN), np.full(SMALL_SHAPE[1:], C))
+SQUARE = variances.from_excess(lambda step, x_t, prediction: prediction.x_0**2, headless=False)
+
+
+def exact_mean(p, x_t):
+    """The mean of a DDPM step with the exact denoiser, and what that denoiser says; NumPy, float64."""
+    x_0 = MEAN + np.sqrt(p.ab_t) * C / (p.ab_t * C + p.noise_t) * (x_t - np.sqrt(p.ab_t) * MEAN)
+    on_x_0, on_x_t = pairs.posterior_coefficients(p)
+    return on_x_0 * x_0 + on_x_t * x_t, x_0
+
+
+def in_numpy(key, x_T, variance):
+    """The chain in float64, its noise drawn as the precision of x_T has it; variance(pair, x_0_hat) -> sigma^2."""
+    x = np.asarray(x_T, np.float64)
+    for p in reversed(pairs.chain(BETAS, TIMES)):
+        mean, x_0 = exact_mean(p, x)
+        keys = [jax.random.fold_in(jax.random.fold_in(key, i), p.t) for i in range(len(x))]
+        drawn = np.stack([jax.random.normal(each, x.shape[1:], x_T.dtype) for each in keys])
+        x = mean + np.sqrt(variance(p, x_0)) * np.asarray(drawn, np.float64)
+    return x
+
+
+IN_EITHER_PRECISION = [
+    (variances.large(LINEAR), lambda p, x_0: p.b),
+    (variances.spectral(np.full((1001, *SMALL_SHAPE[1:]), 0.5), ((1.0,),)), lambda p, x_0: p.tb + p.v * 0.5),
+    (SQUARE, lambda p, x_0: p.tb + p.v * x_0**2),
+]
+
+
+@pytest.mark.parametrize(("choice", "variance"), IN_EITHER_PRECISION, ids=["large", "spectral", "of_x_t"])
+@pytest.mark.parametrize(("x64", "dtype"), [(False, np.float32), (True, np.float32), (True, np.float64)])
+def test_all_of_a_chain_is_in_the_precision_of_x_T(choice, variance, x64, dtype):
+    seen, key = set(), jax.random.key(3)
+
+    def denoiser(x_t, t):
+        seen.add(x_t.dtype)
+        return WORLD.denoiser(x_t, t)
+
+    with jax.enable_x64(x64):
+        x_T = jnp.asarray(noise(key, 0), dtype)
+        path = sampler.sample_path(key, CHAIN, denoiser, choice, SMALL_SHAPE, FREE, x_T)
+        expected = in_numpy(key, x_T, variance)
+    assert {path.x_0.dtype, path.x_0_hat.dtype, *seen} == {np.dtype(dtype)}
+    np.testing.assert_allclose(path.x_0, expected, atol=1e-12 if dtype == np.float64 else 1e-5)
+
+
+def test_without_x_T_a_chain_is_in_jaxs_own_precision():
+    key = jax.random.key(3)
+    for x64, dtype, atol in ((False, np.float32, 1e-5), (True, np.float64, 1e-12)):
+        with jax.enable_x64(x64):
+            found = sampler.sample(key, CHAIN, WORLD.denoiser, variances.large(LINEAR), SMALL_SHAPE, FREE)
+            x_T = jnp.asarray(noise(key, 0))
+            expected = in_numpy(key, x_T, lambda p, x_0: p.b)
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, expected, atol=atol)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_a_network_of_float32_is_sampled_in_either_precision(x64, short):
+    """Whatever the network computes in, x_t keeps its precision."""
+
+    def network(params, x_t, t):
+        return (params * x_t).astype(jnp.float32)
+
+    with jax.enable_x64(x64):
+        denoiser = make_denoiser(network, jnp.float32(0.5), short, "x_0")
+        steps, x_T = process.steps(short, [1, 4]), jnp.ones(SMALL_SHAPE)
+        found = sampler.sample(jax.random.key(0), steps, denoiser, NO_NOISE, SMALL_SHAPE, FREE, x_T)
+    assert found.dtype == x_T.dtype
+    np.testing.assert_allclose(found, np.prod(slopes(steps, 0.5)), rtol=1e-6)
+
+
+def slopes(steps, scale):
+    """d mean/d x_t of every step where x_0_hat = scale x_t; of float64 coefficients."""
+    return steps.mean_x_0 * scale + steps.mean_x_t
+
+
+@pytest.mark.parametrize("choice", [variances.large(LINEAR), SQUARE], ids=["large", "of_x_t"])
+def test_a_jitted_sampler_draws_the_same(choice):
+    def drawn(key, x_T):
+        return sampler.sample(key, CHAIN, WORLD.denoiser, choice, SMALL_SHAPE, FREE, x_T)
+
+    key, x_T = jax.random.key(1), jnp.asarray(noise(jax.random.key(7), 0))
+    np.testing.assert_allclose(jax.jit(drawn)(key, x_T), drawn(key, x_T), atol=1e-6)
+
+
+def test_a_sampler_is_mapped_over_keys():
+    def drawn(key):
+        return sampler.sample(key, CHAIN, WORLD.denoiser, variances.large(LINEAR), SMALL_SHAPE, FREE)
+
+    keys = jax.random.split(jax.random.key(1), 3)
+    together = jax.vmap(drawn)(keys)
+    assert len(np.unique(np.asarray(together).reshape(12, -1), axis=0)) == 12
+    for one, key in zip(together, keys, strict=True):
+        np.testing.assert_allclose(one, drawn(key), atol=1e-6)
+
+
+PRECISIONS = pytest.mark.parametrize(("x64", "rtol"), [(False, 1e-5), (True, 1e-12)], ids=["float32", "float64"])
+
+
+@PRECISIONS
+@pytest.mark.parametrize("rules", [FREE, FREE._replace(last_step="mean", pixel_clip=1.0)], ids=["noise", "mean"])
+def test_the_gradient_by_x_T_is_the_product_of_the_slopes(x64, rtol, rules):
+    """x_0 is linear in x_T where data are Gaussian: d x_0/d x_T = prod of d mean/d x_t."""
+
+    def end(x_T):
+        return sampler.sample(
+            jax.random.key(0), CHAIN, WORLD.denoiser, variances.large(LINEAR), SMALL_SHAPE, rules, x_T
+        ).sum()
+
+    with jax.enable_x64(x64):
+        found = jax.grad(end)(jnp.asarray(noise(jax.random.key(7), 0)))
+    expected = np.prod([gaussian_world.mean_slope(p, C) for p in pairs.chain(BETAS, TIMES)])
+    np.testing.assert_allclose(found, np.full(SMALL_SHAPE, expected), rtol=rtol)
+
+
+@PRECISIONS
+def test_the_gradient_by_the_denoisers_parameters_is_the_product_rules(x64, rtol, short):
+    """x_0_hat = p x_t and no noise: x_0 = prod (p mean_x_0 + mean_x_t) x_T."""
+    steps = process.steps(short, [1, 3, 4])
+
+    def end(scale):
+        denoiser = make_denoiser(lambda params, x_t, t: params * x_t, scale, short, "x_0")
+        x_T = jnp.ones(SMALL_SHAPE, scale.dtype)
+        return sampler.sample(jax.random.key(0), steps, denoiser, NO_NOISE, SMALL_SHAPE, FREE, x_T).mean()
+
+    with jax.enable_x64(x64):
+        value, slope = jax.value_and_grad(end)(jnp.asarray(0.7))
+    each = slopes(steps, 0.7)
+    assert float(value) == pytest.approx(np.prod(each), rel=rtol)
+    assert float(slope) == pytest.approx(np.prod(each) * (steps.mean_x_0 / each).sum(), rel=rtol)
+
+
+@PRECISIONS
+def test_the_gradient_by_the_numbers_of_a_fixed_variance(x64, rtol, short):
+    """x_0_hat = x_t/2: d x_0/d M_t = gain eps/(2 sigma_t) carried on by the slopes of the steps after it."""
+    steps, key, shape = process.steps(short, [2, 4]), jax.random.key(0), (1, 1, 1, 1)
+
+    def end(error):
+        denoiser = make_denoiser(lambda params, x_t, t: x_t / 2, None, short, "x_0")
+        x_T = jnp.zeros(shape, error.dtype)
+        return sampler.sample(key, steps, denoiser, variances.isotropic(error), shape, FREE, x_T).sum()
+
+    with jax.enable_x64(x64):
+        h = jnp.asarray([np.nan, 0.5, 0.4, 0.3, 0.2])
+        value, found = jax.value_and_grad(end)(h)
+        eps = np.array([noise(key, t, shape).item() for t in (2, 4)], np.float64)
+    sigma = np.sqrt(steps.base + steps.gain * [0.4, 0.2])
+    carried = [1, slopes(steps, 0.5)[0]]
+    assert float(value) == pytest.approx((carried * sigma * eps).sum(), rel=rtol)
+    expected = np.zeros(5)
+    expected[[2, 4]] = carried * steps.gain * eps / (2 * sigma)
+    np.testing.assert_allclose(found, expected, rtol=rtol)
+
+
+def test_the_gradient_by_one_of_several_variances_leaves_the_others_alone(short):
+    """The two halves of the sampler: choices side by side, each with numbers of its own."""
+    steps, shape = process.steps(short, [2, 4]), (2, 1, 1, 1)
+    denoiser = make_denoiser(lambda params, x_t, t: x_t / 2, None, short, "x_0")
+
+    def ends(errors):
+        choices = [variances.isotropic(error) for error in errors] + [variances.large(short)]
+        shared, chains, static = sampler.prepare(jax.random.key(0), steps, denoiser, choices, shape, FREE)
+        x_0, _ = sampler.scan(shared, chains, **static, record=False)
+        return x_0.reshape(3, 2).sum(1)
+
+    found = jax.jacobian(ends)(jnp.asarray([[np.nan, 0.5, 0.4, 0.3, 0.2]] * 2))
+    moved = np.abs(np.asarray(found)).sum(2) > 0
+    np.testing.assert_array_equal(moved, [[True, False], [False, True], [False, False]])
+
+
+def test_choices_that_cannot_share_a_scan_are_refused(short, four_steps):
+    large, key = variances.large(short), jax.random.key(0)
+    spectral = variances.build("spectral", short_calibration(short))
+    for choices, x_T in (((large, spectral), None), ((large, SQUARE), None), ((large, large), jnp.ones(SMALL_SHAPE))):
+        with pytest.raises(ValueError, match="2 variances in one scan: give fixed ones of one basis, and no x_T"):
+            sampler.prepare(key, four_steps, crooked, choices, SMALL_SHAPE, FREE, x_T)

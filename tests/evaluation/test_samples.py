@@ -1,16 +1,18 @@
 """Samples: common random numbers in every cell, and shards that are parts of the whole."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.diffusion import sampler, schedules, toy, variances
+from ddpm_jax.diffusion import process, sampler, schedules, timesteps, toy, variances
 from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.diffusion.denoiser import make_denoiser
 from ddpm_jax.evaluation import likelihood, samples
 from ddpm_jax.evaluation.likelihood import Wanted
 from ddpm_jax.evaluation.moments import Moments
 from ddpm_jax.evaluation.samples import Draws
-from ddpm_jax.runtime import cache
+from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.runtime.sharding import Layout
 
 SCHEDULE = schedules.linear(30)
@@ -19,6 +21,42 @@ NOTHING = np.full((1, 31), np.nan)
 MOMENTS = Moments(NOTHING, NOTHING, NOTHING, np.zeros(1), 0.2)  # even chains need none
 ONE, THREE = Draws((0,), SHAPE[0], SHAPE[1:]), Draws((0, 1, 2), SHAPE[0], SHAPE[1:])
 CELLS = [("large", "even", 4), ("zero", "even", 4)]
+
+
+def test_several_variances_in_one_batch_are_drawn_as_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bases, tables of one number and of an image, and one that reads a head: three programs for all of them."""
+    excess = np.linspace(0.5, 0.2, 31)
+    spectrum = np.broadcast_to(excess[:, None, None, None], (31, *SHAPE[1:]))
+    known = variances.Calibration(SCHEDULE, spectrum=spectrum, colours=((1.0,),), learned_times=(1, 11, 20, 30))
+    choices = [variances.build(name, known) for name in ("large", "spectral", "small", "learned", "zero")]
+    steps, sizes, over_examples = process.steps(SCHEDULE, timesteps.even(30, 4)), [], sharding.over_examples
+
+    def counted(function, shared, chains, *more, **static):  # type: ignore[no-untyped-def]
+        sizes.append(len(chains.keys))
+        return over_examples(function, shared, chains, *more, **static)
+
+    def with_heads(params: jax.Array, x_t: jax.Array, t: jax.Array) -> jax.Array:
+        return jnp.concatenate([params * x_t, jnp.full_like(x_t, -1.0)], axis=-1)
+
+    denoiser = make_denoiser(with_heads, jnp.float32(0.5), SCHEDULE, "eps", ("learned",))
+    key, rules = jax.random.key(3), Rules("noise", clip_x_0=False)
+    monkeypatch.setattr(sharding, "over_examples", counted)
+    together = samples.sample_each(key, steps, denoiser, choices, SHAPE, rules)
+    assert sizes == [3 * SHAPE[0], SHAPE[0], SHAPE[0]]
+    for one, choice in zip(together, choices, strict=True):
+        alone = sampler.sample(key, steps, denoiser, choice, SHAPE, rules)
+        np.testing.assert_allclose(one, alone, rtol=1e-5, atol=1e-6)
+    assert len(np.unique(np.asarray(together), axis=0)) == len(choices)
+
+
+def test_a_strip_is_the_predictions_of_a_path_in_grey_levels() -> None:
+    world, rules = toy.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2)), Rules(levels=17)
+    choices = likelihood.choose(variances.Calibration(SCHEDULE), Wanted(("large",), ("even",), (4,)), MOMENTS)
+    steps = process.steps(SCHEDULE, timesteps.even(30, 4))
+    path = sampler.sample_path(jax.random.key(0), steps, world.denoiser, variances.large(SCHEDULE), SHAPE, rules)
+    levels = np.round((np.clip(np.asarray(path.x_0_hat), -1, 1) + 1) * 8)
+    found = samples.strip(choices, world.denoiser, ("large", "even", 4), rules, SHAPE)
+    np.testing.assert_array_equal(found, levels.swapaxes(0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +112,7 @@ def test_cells_share_the_noise_of_a_seed(monkeypatch: pytest.MonkeyPatch) -> Non
         keys.setdefault(steps.K, []).extend([np.asarray(jax.random.key_data(key)).tobytes()] * len(some))
         return np.zeros((len(some), *shape))
 
-    monkeypatch.setattr(sampler, "sample_each", record)
+    monkeypatch.setattr(samples, "sample_each", record)
     choices = likelihood.choose(variances.Calibration(SCHEDULE), Wanted(("large", "small"), ("even",), (2, 4)), MOMENTS)
     samples.draw(choices, lambda x_t, t: None, list(choices.times), Rules(levels=17), THREE)
     assert len(keys[2]) == 6
@@ -100,7 +138,7 @@ def test_variances_share_a_batch_where_that_is_a_few_blocks_and_those_stored_are
             stored[name] = compute()
         return stored[name]
 
-    monkeypatch.setattr(sampler, "sample_each", count)
+    monkeypatch.setattr(samples, "sample_each", count)
     names = ("large", "small", "zero")
     choices = likelihood.choose(variances.Calibration(SCHEDULE), Wanted(names, ("even",), (4,)), MOMENTS)
     layout, rules = Layout(devices=tuple(jax.devices()[:2]), batch=batch), Rules(levels=17)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ddpm_jax.diffusion import sampler
+from ddpm_jax.evaluation import samples
 from ddpm_jax.evaluation.fid import extractors
 from ddpm_jax.evaluation.fid.extractors import FeatureExtractor
 from experiments import reproduce_analytic_dpm, reproduce_smoke
@@ -70,7 +70,7 @@ def test_the_tables_stand_beside_the_published_and_a_second_run_draws_nothing(
     def never(*of: object) -> None:
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(sampler, "sample_each", never)
+    monkeypatch.setattr(samples, "sample_each", never)
     command(files, tmp_path)
     again = json.loads((tmp_path / "results.json").read_text())
     assert (again["fid"], again["nll"]) == (first["fid"], first["nll"])
@@ -79,7 +79,7 @@ def test_the_tables_stand_beside_the_published_and_a_second_run_draws_nothing(
 def test_a_run_that_is_killed_goes_on_cell_by_cell(
     files: reproduce_smoke.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, drawn = sampler.sample_each, []
+    whole, drawn = samples.sample_each, []
 
     def counted(*of, **more):  # type: ignore[no-untyped-def]
         if len(drawn) == 5:
@@ -87,7 +87,7 @@ def test_a_run_that_is_killed_goes_on_cell_by_cell(
         drawn.append(of)
         return whole(*of, **more)
 
-    monkeypatch.setattr(sampler, "sample_each", counted)
+    monkeypatch.setattr(samples, "sample_each", counted)
     with pytest.raises(SystemExit) as stop:
         command(files, tmp_path)
     assert stop.value.code == 130

@@ -112,9 +112,9 @@ PREDICTIONS = (
     Mistake(
         "x_0_from_eps_without_square_root",
         "x_0 = (x_t - sqrt(1 - alpha_bar) eps)/sqrt(alpha_bar)",
-        "from_eps",
-        "jnp.sqrt(rows(schedule.one_minus_alpha_bar, t, x_t))",
-        "rows(schedule.one_minus_alpha_bar, t, x_t)",
+        "_roots",
+        "jnp.sqrt(rows(schedule.one_minus_alpha_bar, t, like))",
+        "rows(schedule.one_minus_alpha_bar, t, like)",
         "test_any_output_agrees_with_x_t",
     ),
     Mistake(
@@ -145,7 +145,7 @@ PREDICTIONS = (
         "clip_leaves_eps",
         "eps_hat agrees with the clipped x_0_hat: x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps",
         "clip_x_0",
-        "prediction._replace(eps=(x_t - signal * x_0) / noise, x_0=x_0)",
+        "prediction._replace(eps=_eps_of(x_t, x_0, signal, noise), x_0=x_0)",
         "prediction._replace(x_0=x_0)",
         "test_clipped_x_0_lies_in_the_data_range_and_eps_agrees_with_it",
     ),
@@ -156,9 +156,25 @@ PROCESS = (
         "diffuse_without_square_root",
         "x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps",
         "diffuse",
-        "jnp.sqrt(rows(schedule.one_minus_alpha_bar, t, x_0))",
-        "rows(schedule.one_minus_alpha_bar, t, x_0)",
+        "table.__array_namespace__().sqrt(table)",
+        "table",
         "test_diffuse_mixes_data_and_noise",
+    ),
+    Mistake(
+        "noise_of_the_signals_size",
+        "x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps",
+        "add_noise",
+        "noise * eps",
+        "signal * eps",
+        "test_noised_is_the_forward_process_with_the_columns_beside_the_data",
+    ),
+    Mistake(
+        "mean_forgets_x_t",
+        "the mean of q(x_s | x_t, x_0) is mean_x_0 x_0 + mean_x_t x_t",
+        "mean",
+        "step.mean_x_0 * x_0 + step.mean_x_t * x_t",
+        "step.mean_x_0 * x_0",
+        "test_posterior_is_bayes_rule_on_the_joint_gaussian",
     ),
     Mistake(
         "eta_not_squared",
@@ -306,6 +322,14 @@ OBJECTIVES = (
 
 SAMPLER = (
     Mistake(
+        "chain_in_the_precision_of_its_tables",
+        "all of a chain is in the precision of x_T",
+        "_noise",
+        "jax.random.normal(jax.random.fold_in(key, t), shape, dtype)",
+        "jax.random.normal(jax.random.fold_in(key, t), shape, 'float32')",
+        "test_all_of_a_chain_is_in_the_precision_of_x_T",
+    ),
+    Mistake(
         "network_asked_at_t_less_1",
         "the network is asked at t in 1..T",
         "step_back",
@@ -317,8 +341,8 @@ SAMPLER = (
         "noise_of_the_time_that_is_reached",
         "the noise of a step is drawn for its time t: the same for every chain that visits t",
         "step_back",
-        "_noise(keys, step.t, shape)",
-        "_noise(keys, step.s, shape)",
+        "_noise(keys, step.t, shape, x_t.dtype)",
+        "_noise(keys, step.s, shape, x_t.dtype)",
         "test_the_noise_depends_on_the_time_and_not_on_the_steps_index",
     ),
     Mistake(

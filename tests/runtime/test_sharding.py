@@ -273,11 +273,11 @@ def denoiser() -> Denoiser:
 def samples(denoiser: Denoiser, layout: Layout, n: int = 7) -> np.ndarray:
     linear = schedules.linear()
     steps = process.steps(linear, [1, 300, 600, 1000])
-    chain = sampler.sample_path(
-        jax.random.key(3), steps, denoiser, variances.large(linear), (n, 8, 8, 1), Rules("noise"), layout=layout
+    shared, chains, static = sampler.prepare(
+        jax.random.key(3), steps, denoiser, (variances.large(linear),), (n, 8, 8, 1), Rules("noise")
     )
-    assert chain.x_0_hat is not None
-    return np.concatenate([chain.x_0_hat, chain.x_0[None]])
+    x_0, x_0_hat = sharding.over_examples(sampler.scan, shared, chains, layout, **static, record=True)
+    return np.concatenate([x_0_hat.swapaxes(0, 1), x_0[None]])
 
 
 def measured(denoiser: Denoiser, layout: Layout) -> moments.Moments:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from benchmarks import tpu
-from ddpm_jax.diffusion import sampler, variances
+from ddpm_jax.diffusion import variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.variances import Calibration
-from ddpm_jax.evaluation import moments
+from ddpm_jax.evaluation import moments, samples
 from ddpm_jax.runtime import sharding, xla
 from ddpm_jax.runtime.sharding import PARALLEL, Layout
 from ddpm_jax.runtime.xla import Collective, DoesNotFit
@@ -113,7 +113,7 @@ def test_samples_do_not_wait_for_each_other(wanted: Run, how: str) -> None:
     params = jax.eval_shape(partial(setup.fresh, wanted)).ema[0]
     chain, small = wanted.recipe.chain, variances.build("small", Calibration(wanted.schedule))
     layout = Layout(how, tuple(jax.local_devices()))
-    lowered = sampler.lower(chain, setup.denoiser_of(wanted, params), small, (16, 8, 8, 1), layout)
+    lowered = samples.lower(chain, setup.denoiser_of(wanted, params), small, (16, 8, 8, 1), layout)
     assert xla.compiled(lowered).collectives == ()
 
 
@@ -129,7 +129,7 @@ def lowered_sampler(wanted: Run, layout: Layout) -> jax.stages.Lowered:
     params = jax.eval_shape(partial(setup.fresh, wanted)).ema[0]
     small = variances.build("small", Calibration(wanted.schedule))
     shape = (2 * len(layout.devices or ()), 8, 8, 1)
-    return sampler.lower(wanted.recipe.chain, setup.denoiser_of(wanted, params), small, shape, layout)
+    return samples.lower(wanted.recipe.chain, setup.denoiser_of(wanted, params), small, shape, layout)
 
 
 def test_samples_ask_for_full_precision(wanted: Run) -> None:

@@ -16,11 +16,11 @@ from jaxtyping import Float, Float64
 from scipy.interpolate import CubicSpline
 from scipy.special import log_ndtr, logsumexp
 
-from ddpm_jax.diffusion import conventions, mixtures
+from ddpm_jax.diffusion import conventions, mixtures, process
 from ddpm_jax.diffusion.conventions import Rules
-from ddpm_jax.diffusion.denoiser import Column, Denoiser, Images, as_argument, clip_x_0
+from ddpm_jax.diffusion.denoiser import Denoiser, Images, as_argument, clip_x_0
 from ddpm_jax.diffusion.mixtures import Mixture
-from ddpm_jax.diffusion.process import Steps
+from ddpm_jax.diffusion.process import Column, Steps
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.toy import World
 from ddpm_jax.diffusion.variances import OfState, ReverseVariance, check_steps, table
@@ -130,7 +130,7 @@ def _evaluate(
         prediction = denoiser(x_t, jnp.full(len(x_t), step.t))
         if clip:
             prediction = clip_x_0(x_t, prediction, step.signal, step.noise)
-        mean = step.mean_x_0 * prediction.x_0 + step.mean_x_t * x_t
+        mean = process.mean(step, prediction.x_0, x_t)
         log_var = fixed if log_var_of is None else log_var_of(step, x_t, prediction)
         return mean.ravel(), jnp.broadcast_to(jnp.minimum(log_var, largest), x_t.shape).ravel()
 

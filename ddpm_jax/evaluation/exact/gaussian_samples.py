@@ -12,7 +12,7 @@ from jax import Array
 from jax.tree_util import Partial
 from jaxtyping import Float, Int, Key
 
-from ddpm_jax.diffusion import conventions, process, sampler, toy, variances
+from ddpm_jax.diffusion import conventions, process, toy, variances
 from ddpm_jax.diffusion.bases import Basis
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Denoiser, Images, Prediction
@@ -20,7 +20,7 @@ from ddpm_jax.diffusion.process import Kernel, Steps
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.toy import World
 from ddpm_jax.diffusion.variances import Calibration, ReverseVariance
-from ddpm_jax.evaluation import likelihood
+from ddpm_jax.evaluation import likelihood, samples
 from ddpm_jax.evaluation.exact import gaussian_chain
 from ddpm_jax.evaluation.exact.gaussian_chain import Final
 
@@ -103,7 +103,7 @@ def _one(known: _Known, choice: ReverseVariance, steps: Steps, last_step: str) -
     log_var = np.minimum(fixed_log_var(choice, steps, denoiser, data.c.shape), cap)
     exact = gaussian_chain.final(known.schedule, steps, log_var, data.c, data.mean)
     seen_in_pixels = Partial(_Turned(choice.basis), denoiser)
-    x_0 = sampler.sample(known.key, steps, seen_in_pixels, choice, (known.n, *data.c.shape), rules)
+    (x_0,) = samples.sample_each(known.key, steps, seen_in_pixels, (choice,), (known.n, *data.c.shape), rules)
     drawn = np.asarray(choice.basis.forward(x_0), np.float64)
     scores = [_score(data, float(level), exact, drawn) for level in np.unique(data.c)]
     return {name: [score[name] for score in scores] for name in scores[0]}

@@ -49,13 +49,15 @@ tpu-check:  ## compile for Cloud TPU without one; minutes, installs libtpu into 
 	@$(MAKE) --no-print-directory VENV=.venv-tpu JAX_EXTRA=tpu .venv-tpu/.installed-tpu
 	.venv-tpu/bin/python -m benchmarks.tpu_check --json runs/tpu_check.json
 
-check: $(STAMP)  ## lint, format and types
+check: $(STAMP)  ## lint, format, imports and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 clean:  ## remove .venv, build files and caches; keep runs
-	rm -rf $(VENV) .venv-tpu .venv-oracles build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-tpu .venv-oracles build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache \
+		.import_linter_cache
 	find ddpm_jax experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.txt pyproject.toml

@@ -59,7 +59,7 @@ def figures(found: Row) -> list[Row]:
     return rows
 
 
-def ratios(found: Row) -> list[Row]:
+def ratios(found: Row) -> list[Row]:  # noqa: C901  # one kind of row after another
     """What can be trusted on a busy machine: quotients of a turn, and [least, median, largest] of them.
 
     Args:

@@ -85,7 +85,7 @@ def colour_axes(images_uint8: UInt8[np.ndarray, "n h w c"]) -> Axes:
 
 
 def radial_bins(shape: tuple[int, ...]) -> Int[np.ndarray, "h w c"]:
-    """The bin of every DCT coefficient of an image (H, W, C): round(sqrt(i^2 + j^2)) of its frequency, by colour axis.
+    """The bin of every DCT coefficient of an image (H, W, C): r = round(sqrt(i^2 + j^2)) at frequency (i, j), by axis.
 
     Sizes of images that are not square count in cycles a longer side.
     """

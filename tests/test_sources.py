@@ -22,12 +22,12 @@ NO_FORMULA = set(
     denoiser.as_argument denoiser.check_prediction denoiser.make_denoiser
     finite_sets.blocks losses.build mixtures.of process.Steps.K process.cast
     schedules.Schedule.T schedules.rows timesteps.explicit timesteps.named
-    variances.beside variances.build variances.check_name variances.check_steps variances.measured variances.read_head
-    variances.table
+    registry.named variances.beside variances.build variances.check_steps variances.find variances.heads_of
+    variances.needs variances.read_head variances.table
     density.grid
     likelihood.Choices.schedule likelihood.calibrate likelihood.choose likelihood.identity likelihood.likelihoods
     likelihood.rows
-    moments.load moments.look moments.save moments.visit
+    moments.load moments.look moments.save moments.variance_identity moments.visit
     step_kl.best_decoder step_kl.between_nodes step_kl.decoder_between_nodes step_kl.decoder_nodes step_kl.interpolate
     step_kl.needs_table step_kl.nodes step_kl.of_spectrum step_kl.prepare step_kl.tabulate
     """.split()

@@ -4,6 +4,7 @@ All the article's kernels are Gaussians; this file is all that the project knows
 dimension (the mean over the D values of an example), so that images of any size compare.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -11,7 +12,6 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 from numpy.polynomial import chebyshev
-from scipy.special import erfcx
 
 from ddpm_jax.diffusion.bases import PIXEL, Basis
 
@@ -102,11 +102,14 @@ def discretised_log_mass(
 DEGREE, POINTS = 11, 400
 
 
-def _fitted() -> list[float]:
+@cache
+def _tail() -> list[float]:
     """Coefficients in v = (2 - a)/(2 + a) of log Phi(-a) + a^2/2 + log(1 + a/2), a >= 0, by Chebyshev's points.
 
     At most 5e-8 off. The form is that of Press et al. 2007 (Numerical Recipes), section 6.2.2, for erfc.
     """
+    from scipy.special import erfcx  # takes as long to import as NumPy: --help need not wait for it
+
     v = np.cos(np.pi * (np.arange(POINTS) + 0.5) / POINTS)
     a = 2 * (1 - v) / (1 + v)
     return chebyshev.cheb2poly(
@@ -114,15 +117,12 @@ def _fitted() -> list[float]:
     ).tolist()
 
 
-TAIL = _fitted()
-
-
 def _log_scaled_tail(a: Array) -> Array:
     """log Phi(-a) + a^2/2 for a >= 0.
 
     Differs from: log(erfcx(a/sqrt 2)/2), whose JAX version is 0 in float32 for arguments near 9.3.
     """
-    return jnp.polyval(jnp.asarray(TAIL[::-1], a.dtype), (2 - a) / (2 + a)) - jnp.log1p(a / 2)
+    return jnp.polyval(jnp.asarray(_tail()[::-1], a.dtype), (2 - a) / (2 + a)) - jnp.log1p(a / 2)
 
 
 def _log1mexp(d: Array) -> Array:

@@ -177,7 +177,7 @@ def read(workdir: str | os.PathLike[str], step: int | None = None, ema_decay: fl
     folder = None if is_builtin(workdir) else checkpoints.folder_of(Path(workdir).expanduser())
     stored = _said(packaged(workdir, "network")) if folder is None else checkpoints.describe(folder, step)
     if "config" not in stored:
-        raise ValueError(f"{workdir} holds heads, not a training run: give the workdir of experiments.train")
+        raise ValueError(f"{workdir} holds heads, not a training run: give the workdir of ddpm-jax train")
     config, network = from_dict(Config, stored["config"]), from_dict(UNetConfig, stored["network"])
     rates = config.ema_decay
     if ema_decay not in (None, *rates):
@@ -247,7 +247,7 @@ def load_heads(workdir: str | os.PathLike[str], model: Model) -> Model:
     folder = None if is_builtin(workdir) else checkpoints.folder_of(Path(workdir).expanduser())
     stored = _said(packaged(workdir, "heads")) if folder is None else checkpoints.describe(folder)
     if "heads" not in stored:
-        raise ValueError(f"{workdir} holds a training run, not heads: give the workdir of experiments.train_heads")
+        raise ValueError(f"{workdir} holds a training run, not heads: give the workdir of ddpm-jax heads")
     check_age(stored, model.fingerprint, Path(workdir))
     if stored["model"] != model.fingerprint:
         raise ValueError(

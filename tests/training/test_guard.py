@@ -14,8 +14,8 @@ from ddpm_jax.training.step import Metrics, Recent, TrainState
 HOLDS = """
 import sys, time
 from pathlib import Path
-from ddpm_jax import guard
-with guard.locked(Path(sys.argv[1])):
+from ddpm_jax.training import loop
+with loop.locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """

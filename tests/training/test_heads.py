@@ -15,9 +15,10 @@ from ddpm_jax.diffusion import schedules, timesteps, toy
 from ddpm_jax.models import unet
 from ddpm_jax.training import checkpoints, heads, model
 from ddpm_jax.training.config import Config, Heads
-from ddpm_jax.training.model import Subject
+from ddpm_jax.training.model import Model
 from tests.storing import store
 
+DIGITS = datasets.digits()
 SHORT = schedules.linear(30)
 PACE = Config(save_every=2, log_every=2, sample_every=0)
 HEADS = Heads(heads=("npr", "learned_range"), head_steps=4, head_batch=8)
@@ -34,28 +35,29 @@ def tiny_networks() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def frozen() -> Subject:
+def frozen() -> Model:
     """Digits taken for one Gaussian: a denoiser in closed form."""
-    images = datasets.load("digits")
-    x = images.train.images / 8.0 - 1
+    x = DIGITS.train.images / 8.0 - 1
     world = toy.gaussian(SHORT, x.mean(axis=0), x.var(axis=0) + 1e-3)
-    return model.of_function(lambda x_t, t: world.denoiser(x_t, t).eps, SHORT, "eps", images, "gaussian")
+    return model.of_function(
+        lambda x_t, t: world.denoiser(x_t, t).eps, SHORT, "eps", DIGITS.shape, DIGITS.levels, "gaussian"
+    )
 
 
 @pytest.fixture(scope="module")
-def trained(frozen: Subject, tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, Path]:
+def trained(frozen: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
     folder = tmp_path_factory.mktemp("heads")
-    return heads.fit(HEADS, PACE, frozen, folder), folder
+    return heads.fit(HEADS, PACE, frozen, DIGITS, folder), folder
 
 
-def said(headed: Subject) -> dict[str, np.ndarray]:
+def said(headed: Model) -> dict[str, np.ndarray]:
     x_t = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
     prediction = headed.denoiser(x_t, jnp.asarray([1, 7, 30]))
     assert prediction.heads is not None
     return {"eps": np.asarray(prediction.eps), **{name: np.asarray(head) for name, head in prediction.heads.items()}}
 
 
-def test_the_mean_stays_and_the_heads_are_there(frozen: Subject, trained: tuple[Subject, Path]) -> None:
+def test_the_mean_stays_and_the_heads_are_there(frozen: Model, trained: tuple[Model, Path]) -> None:
     headed, _ = trained
     assert headed.heads == ("npr", "learned_range")
     assert headed.fingerprint != frozen.fingerprint
@@ -64,9 +66,9 @@ def test_the_mean_stays_and_the_heads_are_there(frozen: Subject, trained: tuple[
     assert (said(headed)["npr"] > 0).all()
 
 
-def test_heads_read_back_are_those_that_were_trained(frozen: Subject, trained: tuple[Subject, Path]) -> None:
+def test_heads_read_back_are_those_that_were_trained(frozen: Model, trained: tuple[Model, Path]) -> None:
     headed, folder = trained
-    again = heads.load(folder, frozen)
+    again = model.load_heads(folder, frozen)
     assert again.fingerprint == headed.fingerprint and again.heads == headed.heads
     for name, values in said(headed).items():
         np.testing.assert_array_equal(said(again)[name], values)
@@ -74,28 +76,29 @@ def test_heads_read_back_are_those_that_were_trained(frozen: Subject, trained: t
 
 @pytest.mark.slow
 def test_two_and_two_steps_with_a_restore_between_are_four(
-    frozen: Subject, trained: tuple[Subject, Path], tmp_path: Path
+    frozen: Model, trained: tuple[Model, Path], tmp_path: Path
 ) -> None:
-    heads.fit(replace(HEADS, head_steps=2), PACE, frozen, tmp_path)
-    assert heads.fit(HEADS, PACE, frozen, tmp_path).fingerprint == trained[0].fingerprint
+    heads.fit(replace(HEADS, head_steps=2), PACE, frozen, DIGITS, tmp_path)
+    assert heads.fit(HEADS, PACE, frozen, DIGITS, tmp_path).fingerprint == trained[0].fingerprint
 
 
 @pytest.mark.slow
 def test_heads_are_fitted_to_the_mean_that_the_config_names(
-    frozen: Subject, trained: tuple[Subject, Path], tmp_path: Path
+    frozen: Model, trained: tuple[Model, Path], tmp_path: Path
 ) -> None:
     """The Gaussian's x_0_hat leaves [-1, 1]: without the clip the errors are others."""
-    free = heads.fit(replace(HEADS, fit_clip_x_0=False), PACE, frozen, tmp_path)
+    free = heads.fit(replace(HEADS, fit_clip_x_0=False), PACE, frozen, DIGITS, tmp_path)
     assert (free.clip_x_0, trained[0].clip_x_0) == (False, True)
     assert np.abs(said(free)["npr"] - said(trained[0])["npr"]).max() > 0
 
 
-def test_learned_is_bound_to_the_chain_it_was_fitted_on(frozen: Subject, tmp_path: Path) -> None:
-    wanted = heads.resolve(replace(HEADS, heads=("learned",), chain=5), frozen)
+def test_learned_is_bound_to_the_chain_it_was_fitted_on(frozen: Model, tmp_path: Path) -> None:
+    wanted = heads.resolve(replace(HEADS, heads=("learned",), chain=5), frozen, DIGITS)
     state = jax.jit(lambda: heads.fresh(wanted, 0))()
-    assert heads.headed(wanted, state).learned_times == tuple(timesteps.even(30, 5).tolist())
+    five = tuple(timesteps.even(30, 5).tolist())
+    assert model.with_heads(frozen, wanted.config, wanted.network, state.ema[0]).learned_times == five
     store(tmp_path / checkpoints.CHECKPOINTS, state, heads.describe(wanted, 0))
-    assert heads.load(tmp_path, frozen).learned_times == tuple(timesteps.even(30, 5).tolist())
+    assert model.load_heads(tmp_path, frozen).learned_times == five
 
 
 @pytest.mark.parametrize(
@@ -110,26 +113,26 @@ def test_learned_is_bound_to_the_chain_it_was_fitted_on(frozen: Subject, tmp_pat
         ({"head_learning_rate": 0.0}, "head_learning_rate = 0: it must be positive"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(frozen: Subject, change: dict, message: str) -> None:
+def test_what_cannot_be_trained_is_refused(frozen: Model, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        heads.resolve(replace(HEADS, **change), frozen)
+        heads.resolve(replace(HEADS, **change), frozen, DIGITS)
 
 
 def test_another_denoiser_another_training_and_other_heads_are_refused(
-    frozen: Subject, trained: tuple[Subject, Path], tmp_path: Path
+    frozen: Model, trained: tuple[Model, Path], tmp_path: Path
 ) -> None:
     _, folder = trained
     other = frozen._replace(fingerprint="another", name="another")
     with pytest.raises(ValueError, match="trained on another denoiser than another"):
-        heads.load(folder, other)
-    with pytest.raises(ValueError, match=r"holds heads with subject = .*, not another: choose another --workdir"):
-        heads.fit(HEADS, PACE, other, folder)
+        model.load_heads(folder, other)
+    with pytest.raises(ValueError, match=r"holds heads with model = .*, not another: choose another --workdir"):
+        heads.fit(HEADS, PACE, other, DIGITS, folder)
     with pytest.raises(ValueError, match="holds heads with size = narrow, not wide"):
-        heads.fit(replace(HEADS, size="wide"), PACE, frozen, folder)
-    shapes = jax.eval_shape(lambda: heads.fresh(heads.resolve(HEADS, frozen), 0))
+        heads.fit(replace(HEADS, size="wide"), PACE, frozen, DIGITS, folder)
+    shapes = jax.eval_shape(lambda: heads.fresh(heads.resolve(HEADS, frozen, DIGITS), 0))
     state = checkpoints.restore(folder / checkpoints.CHECKPOINTS, shapes)
     store(tmp_path / checkpoints.CHECKPOINTS, state, {"config": {}})
-    for act in (lambda: heads.load(tmp_path, frozen), lambda: heads.fit(HEADS, PACE, frozen, tmp_path)):
+    for act in (lambda: model.load_heads(tmp_path, frozen), lambda: heads.fit(HEADS, PACE, frozen, DIGITS, tmp_path)):
         with pytest.raises(ValueError, match="holds a training run, not heads"):
             act()
 

@@ -42,7 +42,7 @@ FEW = [
 STAND_IN = """
 import sys
 from itertools import count
-from experiments import turns
+from benchmarks import turns
 
 def prepare(settings):
     print("a library that talks")

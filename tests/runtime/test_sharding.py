@@ -383,7 +383,7 @@ def test_of_the_cores_as_many_work_as_divide_the_batch(batch: int, microbatches:
     ],
 )
 def test_every_core_stands_as_a_device_unless_the_user_says_how_many(environment: dict[str, str], count: str) -> None:
-    program = "from ddpm_jax import devices as d; d.use_cores(); import jax; print(jax.device_count()); d.use_cores()"
+    program = "import jax, ddpm_jax.runtime.sharding as s; s.use_cores(); print(jax.device_count()); s.use_cores()"
     clean = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
     done = subprocess.run(
         [sys.executable, "-c", program], env={**clean, **environment}, capture_output=True, text=True, check=True

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import tpu
 from ddpm_jax.diffusion import variances
 from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.variances import Calibration
 from ddpm_jax.evaluation import moments, samples
 from ddpm_jax.runtime import sharding, xla
@@ -108,12 +109,16 @@ def test_devices_tell_each_other_gradients_and_metrics_alone(wanted: Run, how: s
     assert found.collectives[0].bytes == pytest.approx(parameters, rel=0.01)
 
 
+def denoiser_of(wanted: Run, params: Any) -> Denoiser:
+    return setup.denoiser_of(wanted.config, wanted.network, wanted.schedule, params)
+
+
 @pytest.mark.parametrize("how", PARALLEL)
 def test_samples_do_not_wait_for_each_other(wanted: Run, how: str) -> None:
     params = jax.eval_shape(partial(setup.fresh, wanted)).ema[0]
     chain, small = wanted.recipe.chain, variances.build("small", Calibration(wanted.schedule))
     layout = Layout(how, tuple(jax.local_devices()))
-    lowered = samples.lower(chain, setup.denoiser_of(wanted, params), small, (16, 8, 8, 1), layout)
+    lowered = samples.lower(chain, denoiser_of(wanted, params), small, (16, 8, 8, 1), layout)
     assert xla.compiled(lowered).collectives == ()
 
 
@@ -129,7 +134,7 @@ def lowered_sampler(wanted: Run, layout: Layout) -> jax.stages.Lowered:
     params = jax.eval_shape(partial(setup.fresh, wanted)).ema[0]
     small = variances.build("small", Calibration(wanted.schedule))
     shape = (2 * len(layout.devices or ()), 8, 8, 1)
-    return samples.lower(wanted.recipe.chain, setup.denoiser_of(wanted, params), small, shape, layout)
+    return samples.lower(wanted.recipe.chain, denoiser_of(wanted, params), small, shape, layout)
 
 
 def test_samples_ask_for_full_precision(wanted: Run) -> None:
@@ -146,7 +151,7 @@ def test_the_pass_for_likelihoods_asks_for_full_precision(wanted: Run, monkeypat
         raise Seen(sharding.lower_over_examples(*args, **fixed).as_text())
 
     monkeypatch.setattr(sharding, "over_examples", lower)
-    denoiser = setup.denoiser_of(wanted, jax.jit(partial(setup.fresh, wanted))().ema[0])
+    denoiser = denoiser_of(wanted, jax.jit(partial(setup.fresh, wanted))().ema[0])
     with pytest.raises(Seen) as seen:
         moments.measure(
             jax.random.key(0),

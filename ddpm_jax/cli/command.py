@@ -14,6 +14,13 @@ from ddpm_jax.runtime import distributed, sharding, xla
 from ddpm_jax.training.config import Stopped
 
 C = TypeVar("C")
+IN_THE_NAME = {
+    "frac": "interpolated:{}",
+    "c": "family:{}",
+    "clamp-head": "learned_range:clamped",
+    "no-clamp-head": "learned_range",
+}
+"""Former options of a choice, by what now stands in its name."""
 
 
 def command_line(
@@ -32,7 +39,9 @@ def command_line(
       argv: default the process's own.
       program: its name in --help; default what the process was called by.
     """
-    if {"-h", "--help"} & {*(sys.argv[1:] if argv is None else argv)}:
+    argv = sys.argv[1:] if argv is None else argv
+    check_moved(kind, argv)
+    if {"-h", "--help"} & {*argv}:
         words = (description or inspect.getdoc(kind) or "").partition("Attributes:")[0].strip()
         description = f"{words}\n\nChoices by name:\n{choices.text(kind)}"
     config = tyro.cli(kind, description=description, args=argv, prog=program)
@@ -45,6 +54,25 @@ def command_line(
 def _expanded(config: Any) -> dict[str, Path]:
     """The paths of a dataclass with `~` as the user's folder, as a shell leaves it in --workdir=~/runs."""
     return {name: value.expanduser() for name, value in vars(config).items() if isinstance(value, Path)}
+
+
+def check_moved(kind: type[Any], argv: list[str]) -> None:
+    """End with one line and exit code 2 at a former option of a choice, which says what is written in its place.
+
+    Args:
+      kind: of the options; where it has neither `variance` nor `variances` nothing has moved.
+      argv: the words of the command line.
+    """
+    fields = [field.name for field in dataclasses.fields(kind)]
+    option = next((name for name in ("variances", "variance") if name in fields), None)
+    for i, word in enumerate(argv if option else ()):
+        name, _, value = word.partition("=")
+        former = name.removeprefix("--").replace("_", "-")
+        if name.startswith("--") and former in IN_THE_NAME and former not in fields:
+            behind = next((word for word in argv[i + 1 : i + 2] if not word.startswith("--")), "NUMBER")
+            choice = IN_THE_NAME[former].format(value or behind)
+            print(f"error: {name} is now part of the choice's name: --{option} {choice}", file=sys.stderr)
+            sys.exit(2)
 
 
 def _perform(run: Callable[[C], None], config: C) -> None:

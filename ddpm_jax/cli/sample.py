@@ -110,7 +110,8 @@ def calibration(options: Sample, network: Model, rules: Rules, times: np.ndarray
         images = model.load_data(network, options.data)
     except ValueError as error:
         raise ValueError(
-            f"variance {options.variance!r} is measured on images, and {error}; or give --moments of an ablation"
+            f"variance {options.variance!r} is measured on images, and {error}; give others of their shape with "
+            "--data, or --moments of an ablation"
         ) from error
     known = known._replace(colours=bases.colour_axes(seen(images.train).images))
     key = jax.random.fold_in(jax.random.key(options.seed), 1)

@@ -154,8 +154,29 @@ SAMPLE = [
     ("--K 3 --T 200", "T = 200 has no effect"),
     ("--K 3 --sampler ddim --eta 2", "eta = 2 is outside [0, 1]"),
     ("--K 3 --sampler ddim --variance interpolated", "defined for the DDPM kernel only"),
-    ("--K 3 --variance interpolated --frac 2", "frac = 2 is outside [0, 1]"),
-    ("--K 3 --variance family --c -1", "c = -1: a variance of the data is at least 0"),
+    ("--K 3 --variance interpolated:2", "frac = 2 is outside [0, 1]"),
+    ("--K 3 --variance interpolated:half", "variance 'interpolated:half': frac is a number, not 'half'"),
+    ("--K 3 --variance family:-1", "c = -1: a variance of the data is at least 0"),
+    ("--K 3 --variance large:2", "variance 'large:2': large takes nothing after its name, not '2'"),
+    ("--K 3 --variance learned_range:held", "learned_range knows clamped, not 'held'"),
+    ("--variance interpolated --frac 0.7", "--frac is now part of the choice's name: --variance interpolated:0.7\n"),
+    ("--variance family --c=-1", "--c is now part of the choice's name: --variance family:-1\n"),
+    ("--variance family --c", "--c is now part of the choice's name: --variance family:NUMBER\n"),
+    (
+        "--variance learned_range --clamp-head --K 3",
+        "--clamp-head is now part of the choice's name: --variance learned_range:clamped\n",
+    ),
+    ("--no-clamp_head", "--no-clamp_head is now part of the choice's name: --variance learned_range\n"),
+    ("--K 3 --data digits", "data = digits has no effect: large measures nothing, leave it out"),
+    (
+        "--K 3 --variance isotropic --data digits --moments {ablated}/moments.npz",
+        "data = digits has no effect beside --moments: leave one of them out",
+    ),
+    (
+        "--K 3 --variance isotropic --data digit",
+        "variance 'isotropic' is measured on images, and unknown data set 'digit'",
+    ),
+    ("--K 3 --variance isotropic --data loud", "grey level 16, outside [-1, 1] with 16 levels: give it 17"),
     ("--K 3 --last-step none", "unknown last_step 'none': choose mean or noise"),
     ("--K 3 --pixel-clip -1", "pixel_clip = -1"),
     ("--K 3 --protocol edm", "unknown protocol 'edm': choose one of ddpm, analytic-dpm, iddpm"),
@@ -184,7 +205,16 @@ ABLATION = [
     ("--checkpoint {trained} --seeds 0", "seeds = 0: it is at least 1"),
     ("--checkpoint {trained} --images 1", "images = 1: it is at least 2"),
     ("--checkpoint {trained} --last-step none", "unknown last_step 'none'"),
-    ("--checkpoint {trained} --variances interpolated --frac 2", "frac = 2 is outside [0, 1]"),
+    ("--checkpoint {trained} --variances interpolated:2", "frac = 2 is outside [0, 1]"),
+    (
+        "--checkpoint {trained} --variances interpolated --frac 0.7",
+        "--frac is now part of the choice's name: --variances interpolated:0.7\n",
+    ),
+    (
+        "--checkpoint {trained} --c 0.25 --variances family",
+        "--c is now part of the choice's name: --variances family:0.25\n",
+    ),
+    ("--clamp-head", "--clamp-head is now part of the choice's name: --variances learned_range:clamped\n"),
     ("--checkpoint {trained} --training-seeds 2", "training_seeds = 2"),
     ("--checkpoint {trained} --variances sn", "reads the head 'sn' and the denoiser has none: train it with"),
     (
@@ -297,9 +327,67 @@ def test_a_data_set_that_has_changed_is_refused(
     """Levels and numbers of images differ: the first is named, in every process."""
     digits = datasets.digits()
     monkeypatch.setitem(datasets.DATASETS, "digits", lambda: digits._replace(levels=33))
-    for name, argv in (("sample", ["--K", "3"]), ("train", TRAINING)):
-        error = refused(name, [*argv, "--workdir", str(trained)], capsys)
+    of, new = ["--checkpoint", str(trained)], str(trained / "new")
+    for name, argv in (
+        ("sample", ["--K", "3", "--variance", "isotropic", "--workdir", str(trained)]),
+        ("train", [*TRAINING, "--workdir", str(trained)]),
+        ("heads", [*of, "--workdir", new]),
+        ("ablate", [*of, "--K", "3", "--sample-K", "3", "--workdir", new]),
+    ):
+        error = refused(name, argv, capsys)
         assert "was trained on digits with levels 17 and it now has 33" in error
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The workdir of a training, and the path of its images, which are not there any more."""
+    root = tmp_path_factory.mktemp("left")
+    images = noise(root / "images.npz")
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        run("train", *TRAINING, "--data", str(images), "--workdir", str(root / "run"))
+    images.unlink()
+    datasets._of_path.cache_clear()  # as in a new process
+    return root / "run", images
+
+
+def noise(path: Path, side: int = 8) -> Path:
+    """An .npz of images of 256 grey levels."""
+    np.savez(path, images=np.random.default_rng(side).integers(0, 256, (60, side, side, 1), np.uint8))
+    return path
+
+
+def test_a_network_is_sampled_where_its_data_are_not(
+    left: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Unless the variance is measured, which other images of the same shape serve, too."""
+    workdir, images = left
+    few = ["--workdir", str(workdir), "--K", "3", "--n", "2", "--out", str(tmp_path / "out")]
+    for variance in ("small", "large", "interpolated:0.7", "family:0.25"):
+        run("sample", *few, "--variance", variance)
+        assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].shape == (2, 8, 8, 1)
+        shutil.rmtree(tmp_path / "out")
+    for variance in ("isotropic", "family"):
+        error = refused("sample", [*few, "--variance", variance], capsys)
+        assert f"error: variance {variance!r} is measured on images, and {images} is not there" in error
+        assert error.endswith("give others of their shape with --data, or --moments of an ablation\n")
+        run("sample", *few, "--variance", variance, "--data", str(noise(tmp_path / "others.npz")))
+        assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].shape == (2, 8, 8, 1)
+    measured = [*few, "--variance", "isotropic", "--data"]
+    error = refused("sample", [*measured, str(noise(tmp_path / "wide.npz", side=16))], capsys)
+    assert "wide.npz has images of shape (16, 16, 1)" in error and f"{workdir} was trained on (8, 8, 1)" in error
+    assert "digits has images of levels 17 and" in refused("sample", [*measured, "digits"], capsys)
+
+
+def test_what_looks_at_images_names_those_that_are_not_there(
+    left: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    workdir, images = left
+    of = ["--checkpoint", str(workdir), "--workdir", str(tmp_path / "new")]
+    for name, argv in (("ablate", [*of, *FEW]), ("heads", of)):
+        assert f"{images} is not there as a folder or an .npz file" in refused(name, argv, capsys)
+    run("export", "--workdir", str(workdir), "--out", str(tmp_path / "theirs"))
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
 def damage(folder: Path, step: int) -> None:

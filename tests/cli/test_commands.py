@@ -54,9 +54,10 @@ def test_a_dry_run_of_sample_prints_the_times(trained: Path, tmp_path: Path, cap
     [
         ["--variance", "isotropic"],
         ["--variance", "family", "--sampler", "ddim", "--eta", "0.5"],
+        ["--variance", "family:0.25", "--rounding", "down"],
         ["--times", "1", "30"],
     ],
-    ids=["measured", "ddim", "explicit"],
+    ids=["measured", "ddim", "named", "explicit"],
 )
 def test_sample_draws_a_grid(trained: Path, tmp_path: Path, options: list[str]) -> None:
     run("sample", "--workdir", str(trained), "--K", "3", "--n", "5", "--out", str(tmp_path), *options)
@@ -173,9 +174,10 @@ def test_the_example_denoisers_give_a_table_by_command_and_in_python(spec: str, 
     assert bits["isotropic"] < bits["large"] < 8
 
     function = getattr(importlib.import_module(f"experiments.denoisers.{module}"), name)
-    own = model.of_function(function, schedules.linear(), name, datasets.load("digits"))
+    digits = datasets.load("digits")
+    own = model.of_function(function, schedules.linear(), name, digits.shape, digits.levels)
     design = Design(Rules(levels=17), ("large", "isotropic"), ("even",), (10,), ())
-    rows = ablation.compare(own, design)
+    rows = ablation.compare(own, digits, design)
     assert {row["variance"]: row["bits_per_dim"] for row in rows} == pytest.approx(bits, rel=1e-6)
     run("sample", *argv[:4], "--variance", "isotropic", "--K", "10", "--n", "4", "--out", str(tmp_path / "drawn"))
     assert (tmp_path / "drawn" / "samples.png").exists()
@@ -188,5 +190,5 @@ def test_the_readmes_lines_for_a_notebook_give_a_table() -> None:
     assert len([line for line in lines.splitlines() if line]) == 5
     names: dict = {"my_network": lambda x_t, t: x_t / 2}
     exec(lines, names)
-    without_heads = {name for name in VARIANCES if not ablation.needed((name,), schedules.linear())}
+    without_heads = {name for name, entry in VARIANCES.items() if not entry.heads}
     assert {row["variance"] for row in names["rows"]} == without_heads

@@ -5,12 +5,15 @@ import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import pytest
 
 from ddpm_jax.cli import provenance
-from ddpm_jax.training.step import Recent, TrainState
+from ddpm_jax.diffusion import schedules
+from ddpm_jax.training import model
+from ddpm_jax.training.config import Config
+from ddpm_jax.training.model import Stored
+from tests.models.test_unet import LEAST
 
 
 @pytest.fixture
@@ -28,10 +31,9 @@ def test_the_rate_is_the_last_one(log: Path) -> None:
 
 def test_training_is_the_same_in_every_run(log: Path) -> None:
     params = dict(a=jnp.zeros((2, 3)), b=jnp.zeros(4))
-    recent = Recent(jnp.zeros(10), jnp.zeros(10))
-    state = TrainState(jnp.int32(3), params, (params,), (), jax.random.key(0), (), recent)
-    expected = dict(steps=3, parameters=10, loss=[[1, 1.0], [2, 0.5], [3, 1 / 3]])
-    assert provenance.training(log, state) == expected
+    own = model.of_function(lambda x_t, t: x_t, schedules.linear(30), "eps", (8, 8, 1))
+    expected = dict(steps=2, parameters=10, loss=[[1, 1.0], [2, 0.5]])  # the third step was taken after it was stored
+    assert provenance.training(log, Stored(own, Config(), LEAST, params, 2)) == expected
 
 
 @pytest.mark.parametrize("rate", [12.5, None])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ddpm_jax.training import setup
+from ddpm_jax.training import model
 from tests import golden
 from tests.cli.conftest import run
 
@@ -24,12 +24,12 @@ def exported(trained: Path, tmp_path: Path) -> Path:
 
 def test_a_run_goes_out_and_comes_back_the_same(trained: Path, exported: Path, tmp_path: Path) -> None:
     run("import", "--weights", str(exported), "--data", "digits", "--workdir", str(tmp_path / "back"))
-    before, after = (setup.load(folder) for folder in (trained, tmp_path / "back"))
-    assert after.run.schedule.T == before.run.schedule.T and after.run.config.prediction == "eps"
-    assert after.run.network == replace(before.run.network, time_start=0)
+    before, after = (model.read(folder) for folder in (trained, tmp_path / "back"))
+    assert after.model.schedule.T == before.model.schedule.T and after.config.prediction == "eps"
+    assert after.network == replace(before.network, time_start=0)
     x = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
-    t = jnp.array([1, 2, before.run.schedule.T])
-    np.testing.assert_allclose(after.denoiser(x, t).eps, before.denoiser(x, t).eps, rtol=1e-4, atol=1e-5)
+    t = jnp.array([1, 2, before.model.schedule.T])
+    np.testing.assert_allclose(after.model.denoiser(x, t).eps, before.model.denoiser(x, t).eps, rtol=1e-4, atol=1e-5)
     run("sample", "--workdir", str(tmp_path / "back"), "--K", "3", "--n", "2", "--variance", "isotropic")
     assert (tmp_path / "back" / "samples" / "samples.png").exists()
 
@@ -46,7 +46,7 @@ def test_a_learned_head_of_improved_diffusion_is_read(tmp_path: Path, capsys: py
         run("import", *files, "--data", "digits", "--T", "50", "--workdir", str(tmp_path / "run"))
     assert stop.value.code == 2 and "model.json says diffusion_steps = 20, leave --T out" in capsys.readouterr().err
     run("import", *files, "--data", str(tmp_path / "images.npz"), "--workdir", str(tmp_path / "run"))
-    config = setup.load(tmp_path / "run").run.config
+    config = model.read(tmp_path / "run").config
     assert (config.schedule, config.T, config.variance, config.objective) == ("cosine", 20, "learned_range", "hybrid")
     run("sample", "--workdir", str(tmp_path / "run"), "--K", "3", "--n", "2", "--variance", "learned_range")
 

@@ -330,7 +330,7 @@ def _optimal(
         return timesteps.cheapest_paths(costs, wanted.K)
 
     found, table = once(paths), cache.fingerprint(tabulated)
-    known = variance_identity(name, calibration)
+    known = variance_identity(name, calibration, reverse_variances.build(name, calibration))
     inputs = dict(variance=known, table=table, decoder=decoder, own=own, version=VERSION)
     return {K: keep("trajectories", {**inputs, "K": K}, partial(_times, found, K))["times"] for K in wanted.K}
 
@@ -370,7 +370,7 @@ def identity(choices: Choices, name: str, steps: process.Steps) -> Any:
     choice = choices.variances[name]
     if choice.headless:
         return dict(table=reverse_variances.table(choice, steps), basis=choice.basis.name, colours=choice.basis.colours)
-    return variance_identity(name, choices.calibration._replace(excess=None, error=None, spectrum=None))
+    return variance_identity(name, choices.calibration._replace(excess=None, error=None, spectrum=None), choice)
 
 
 def _decoder(choices: Choices, cell: Cell, steps: process.Steps, moments: Moments) -> np.ndarray | None:

@@ -20,7 +20,7 @@ from jaxtyping import Float32, Float64, Int, Key, UInt8
 from tqdm import tqdm
 
 from ddpm_jax.data.transforms import to_unit
-from ddpm_jax.diffusion import bases, process, variances
+from ddpm_jax.diffusion import bases, process, timesteps, variances
 from ddpm_jax.diffusion import denoiser as denoisers
 from ddpm_jax.diffusion.bases import Axes
 from ddpm_jax.diffusion.conventions import Rules
@@ -186,7 +186,7 @@ def measure(
     inputs |= dict(
         colours=colours,
         version=VERSION,
-        tabulated={label: variance_identity(*fixed) for label, fixed in tabulated.items()},
+        tabulated={label: variance_identity(*fixed, choices[label]) for label, fixed in tabulated.items()},
     )
     parts = []
     for some in tqdm(_equal_parts(times, n), desc=f"moments of {n} images", unit="call", mininterval=1):
@@ -196,12 +196,33 @@ def measure(
     return Moments(prior=_prior(schedule, data), variance=float(data.var(axis=0).mean()), colours=colours, **assembled)
 
 
-def variance_identity(name: str, known: Calibration) -> dict[str, Any]:
-    """What tells a variance from others: its name, what it is fixed by, and the version of its formula, or its file."""
+def variance_identity(name: str, known: Calibration, choice: ReverseVariance) -> dict[str, Any]:
+    """What tells a variance from others: its name, what it is fixed by, and the version of its formula.
+
+    One from a user's file has no version: it is known by the file and by its values on fixed probes.
+
+    Args:
+      name: of the choice.
+      known: what it is fixed by.
+      choice: built from these.
+    """
     build = variances.find(name)[0].build
-    ours = build.__module__.partition(".")[0] == __name__.partition(".")[0]
-    version = variances.VERSION if ours else cache.file_hash(build)
-    return dict(name=name, known=known._asdict(), version=version)
+    of = dict(name=name, known=known._asdict())
+    if build.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return {**of, "version": variances.VERSION}
+    return {**of, "file": cache.file_hash(build), "probes": _probed(choice, known)}
+
+
+def _probed(choice: ReverseVariance, known: Calibration) -> np.ndarray:
+    """log sigma^2, nats, of a few steps: of a choice that looks at x_t for noise in the place of images and heads."""
+    steps = process.steps(known.schedule, timesteps.even(known.schedule.T, min(known.schedule.T, 8)))
+    if choice.headless:
+        return variances.table(choice, steps)
+    shape = (2, 8, 8, len(known.colours) or 1) if known.spectrum is None else (2, *known.spectrum.shape[1:])
+    x_t, eps, x_0, *heads = jax.random.normal(jax.random.key(0), (3 + len(choice.heads), *shape))
+    said = Prediction(eps, x_0, {name: abs(head) for name, head in zip(choice.heads, heads, strict=True)})
+    each = [Steps(*(column[k] for column in steps)) for k in range(steps.K)]
+    return np.stack([np.broadcast_to(choice.log_var(step, x_t, said), shape) for step in each])
 
 
 def _assemble(

@@ -18,6 +18,7 @@ To add a choice: write a function that returns a ReverseVariance, and give it an
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -275,10 +276,10 @@ def family(c: float, schedule: Schedule) -> ReverseVariance:
     h = alpha_bar_t c / V_t, and c where alpha_bar_t = 0 (see `process.Steps`).
 
     Raises:
-      ValueError: c < 0.
+      ValueError: c < 0, or it is not finite.
     """
-    if not c >= 0:
-        raise ValueError(f"c = {c:g}: a variance of the data is at least 0")
+    if not 0 <= c < np.inf:
+        raise ValueError(f"c = {c:g}: a variance of the data is finite and at least 0")
     alpha_bar = np.asarray(schedule.alpha_bar)
     total = alpha_bar * c + schedule.one_minus_alpha_bar + (c == 0)
     excess = np.where(alpha_bar > 0, alpha_bar, 1) * c / total
@@ -482,29 +483,34 @@ def find(choice: str) -> tuple[Variance, dict[str, Any]]:
       choice: a name of VARIANCES, its number and switches after colons: `family:0.25`, `learned_range:clamped`.
 
     Raises:
-      ValueError: no choice has this name, or it has no such number or switch.
+      ValueError: no choice has this name, or it has no such number or switch, or one of them is given twice.
     """
     name, *words = choice.split(":")
     entry = registry.named(VARIANCES, name, "variance")
-    arguments: dict[str, Any] = dict.fromkeys(entry.switches, False)
+    defaults: dict[str, Any] = dict.fromkeys(entry.switches, False)
     if entry.number:
-        arguments[entry.number.name] = entry.number.default
+        defaults[entry.number.name] = entry.number.default
+    given: dict[str, Any] = {}
     for word in words:
-        if word in entry.switches:
-            arguments[word] = True
-        elif entry.number:
-            arguments[entry.number.name] = _number(choice, entry.number.name, word)
-        else:
-            known = f"knows {' and '.join(entry.switches)}" if entry.switches else "takes nothing after its name"
-            raise ValueError(f"variance {choice!r}: {name} {known}, not {word!r}")
-    return entry, arguments
+        argument, value = _argument(choice, entry, word)
+        if argument in given:
+            raise ValueError(f"variance {choice!r}: give {argument} once")
+        given[argument] = value
+    return entry, {**defaults, **given}
 
 
-def _number(choice: str, name: str, word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise ValueError(f"variance {choice!r}: {name} is a number, not {word!r}") from None
+def _argument(choice: str, entry: Variance, word: str) -> tuple[str, Any]:
+    """What one word after the name says: the name of an argument, and its value."""
+    if word in entry.switches:
+        return word, True
+    name, switches = choice.partition(":")[0], " and ".join(entry.switches)
+    if entry.number:
+        takes = f"{entry.number.name} is a number" + (f" and {switches} a switch" if switches else "")
+        with suppress(ValueError):
+            return entry.number.name, float(word)
+    else:
+        takes = f"{name} knows {switches}" if switches else f"{name} takes nothing after its name"
+    raise ValueError(f"variance {choice!r}: {takes}, not {word!r}")
 
 
 def needs(choice: str) -> tuple[str, ...]:

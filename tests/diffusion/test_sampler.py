@@ -50,7 +50,7 @@ def gaussian_world_of(c):
 def built(name, c, family_c=0.6):
     """A choice with the moments of the exact denoiser; those that read heads do not need them, and stay one object."""
     h = exact_h(c)
-    known = variances.Calibration(LINEAR, c=family_c, excess=h, error=h, clamp_cov=False)
+    known = variances.Calibration(LINEAR, variance=family_c, excess=h, error=h, clamp_cov=False)
     choice = variances.build(
         name, known._replace(spectrum=np.broadcast_to(h[:, None, None, None], (1001, *SHAPE[1:])), colours=((1.0,),))
     )
@@ -272,7 +272,8 @@ def test_a_sample_alone_is_the_same_as_in_a_batch(short, four_steps):
 def short_calibration(short):
     excess = np.array([np.nan, 0.5, 0.4, 0.3, 0.2])
     spectrum = np.broadcast_to(excess[:, None, None, None], (5, *SMALL_SHAPE[1:]))
-    return variances.Calibration(short, excess=excess, error=excess, spectrum=spectrum, colours=((1.0,),))
+    moments = dict(variance=0.6, excess=excess, error=excess, spectrum=spectrum)
+    return variances.Calibration(short, colours=((1.0,),), **moments)
 
 
 def crooked_with_heads(x_t, t):

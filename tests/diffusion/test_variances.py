@@ -1,6 +1,7 @@
 """Every reverse variance against the oracle, over the registry."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ SHORT = [0.1, 0.3, 0.5, 0.7]
 LINEAR = oracle_schedules.linear(1000)
 BETAS = {name: getattr(oracle_schedules, name)(1000) for name in ("linear", "cosine", "quadratic")}
 NAMES = sorted(variances.VARIANCES)
+NUMBERS = {"interpolated": "interpolated:0.3", "family": "family:0.6"}
 EVERY_CHAIN = [[4], [1, 4], [2, 3, 4], [1, 2, 3, 4], [3]]
 IMAGE = (3, 2)  # height and width
 
@@ -35,13 +37,18 @@ def measured(T, colours=1, seed=0):
 
 def calibration(tables, colours=1, **changes):
     numbers = measured(tables.T, colours)
-    known = variances.Calibration(tables, frac=0.3, c=0.6, colours=axes(colours), clamp_cov=False, **numbers)
+    known = variances.Calibration(tables, variance=0.8, colours=axes(colours), clamp_cov=False, **numbers)
     return known._replace(**changes)
+
+
+def built(name, known):
+    """The entry of this name, with the numbers that the oracle is given."""
+    return variances.build(NUMBERS.get(name, name), known)
 
 
 def with_a_table(tables):
     """The names of the choices that are fixed before sampling."""
-    return [name for name in NAMES if variances.build(name, calibration(tables)).headless]
+    return [name for name in NAMES if built(name, calibration(tables)).headless]
 
 
 TABLED = with_a_table(schedules.from_betas(SHORT))
@@ -82,20 +89,19 @@ def made_up_heads(name, n, colours, seed=1):
 
 def test_the_registry_is_what_the_oracle_knows():
     known = calibration(schedules.from_betas(SHORT))
-    assert {name for name in NAMES if variances.build(name, known).every_kernel} == {
+    assert {name for name in NAMES if built(name, known).every_kernel} == {
         *oracle_variances.HAS_EXCESS,
         "zero",
     }
     assert set(NAMES) - set(oracle_variances.HAS_EXCESS) == {"interpolated", "learned", "learned_range", "zero"}
-    assert {name: variances.build(name, known).heads for name in READING} == {name: (name,) for name in READING}
-    assert all(variances.build(name, known).heads == () for name in TABLED)
+    assert {name: built(name, known).heads for name in READING} == {name: (name,) for name in READING}
+    assert all(built(name, known).heads == () for name in TABLED)
 
 
 @pytest.mark.parametrize("times", EVERY_CHAIN, ids=str)
 @pytest.mark.parametrize("name", TABLED)
 def test_every_choice_equals_the_oracle_on_short_chains(short, name, times):
-    built = variances.build(name, calibration(short))
-    log_var = variances.table(built, process.steps(short, times))
+    log_var = variances.table(built(name, calibration(short)), process.steps(short, times))
     assert len(log_var) == len(times) and log_var.dtype == np.float64
     np.testing.assert_allclose(log_var, oracle_log_var(name, SHORT, chain(SHORT, times)), rtol=1e-12, atol=1e-12)
 
@@ -104,7 +110,7 @@ def test_every_choice_equals_the_oracle_on_short_chains(short, name, times):
 @pytest.mark.parametrize("name", TABLED)
 def test_every_choice_equals_the_oracle_on_long_chains(linear, name, K):
     times = timesteps.even(1000, K)
-    log_var = variances.table(variances.build(name, calibration(linear)), process.steps(linear, times))
+    log_var = variances.table(built(name, calibration(linear)), process.steps(linear, times))
     np.testing.assert_allclose(log_var, oracle_log_var(name, LINEAR, chain(LINEAR, times)), rtol=1e-8)
 
 
@@ -116,7 +122,7 @@ def test_every_choice_equals_the_oracle_at_random_pairs(name, of, colours):
     tables, (s, t) = schedules.SCHEDULES[of](1000), random_pairs(2, 20)
     s[0] = 0
     steps, of_pairs = process.pairs(tables, s, t), [pairs.pair(BETAS[of], *st) for st in zip(s, t, strict=True)]
-    choice = variances.build(name, calibration(tables, colours, learned_times=None))
+    choice = built(name, calibration(tables, colours, learned_times=None))
     if choice.headless:
         got, wanted = variances.table(choice, steps), oracle_log_var(name, BETAS[of], of_pairs, colours=colours)
     else:
@@ -134,9 +140,7 @@ def test_every_choice_equals_the_oracle_at_random_pairs(name, of, colours):
 @pytest.mark.parametrize("name", [name for name in TABLED if name in oracle_variances.HAS_EXCESS])
 def test_choices_with_an_h_are_base_plus_gain_h_for_every_kernel(short, name, eta):
     for times in EVERY_CHAIN:
-        log_var = variances.table(
-            variances.build(name, calibration(short)), process.steps(short, times, process.ddim(eta))
-        )
+        log_var = variances.table(built(name, calibration(short)), process.steps(short, times, process.ddim(eta)))
         wanted = oracle_log_var(name, SHORT, chain(SHORT, times), eta)
         np.testing.assert_allclose(log_var, wanted, rtol=1e-12, atol=1e-12)
 
@@ -145,7 +149,7 @@ def test_choices_with_an_h_are_base_plus_gain_h_for_every_kernel(short, name, et
 @pytest.mark.parametrize("name", [name for name in READING if name in oracle_variances.HAS_EXCESS])
 def test_heads_with_an_h_are_base_plus_gain_h_for_every_kernel(short, name, eta):
     head, eps_hat = made_up_heads(name, 1, 3)
-    choice = variances.build(name, calibration(short))
+    choice = built(name, calibration(short))
     for times in EVERY_CHAIN:
         steps = process.steps(short, times, process.ddim(eta))
         got = read_at(choice, steps, head, eps_hat)
@@ -158,13 +162,13 @@ def test_heads_with_an_h_are_base_plus_gain_h_for_every_kernel(short, name, eta)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_choices_without_an_h_are_refused_with_a_ddim_type_kernel(short, name):
-    built = variances.build(name, calibration(short))
+    choice = built(name, calibration(short))
     steps = process.steps(short, [1, 2, 4], process.ddim(0.5))
-    if built.every_kernel:
-        variances.check_steps(built, steps)
+    if choice.every_kernel:
+        variances.check_steps(choice, steps)
     else:
         with pytest.raises(ValueError, match=r"(?i)ddim|kernel"):
-            variances.check_steps(built, steps)
+            variances.check_steps(choice, steps)
 
 
 def test_interpolated_has_no_h():
@@ -213,9 +217,10 @@ def test_golden_family_linear_445_334(linear):
         assert sigma2 / steps.b[0] == pytest.approx(ratio, abs=5e-7)
 
 
-def test_a_negative_c_is_refused_with_the_value(short):
-    with pytest.raises(ValueError, match="-2"):
-        variances.family(-2.0, short)
+@pytest.mark.parametrize("c", [-2.0, np.nan, np.inf])
+def test_a_c_that_is_no_variance_is_refused_with_the_value(short, c):
+    with pytest.raises(ValueError, match=f"c = {c:g}: a variance of the data is finite and at least 0"):
+        variances.family(c, short)
 
 
 # ---------------------------------------------------------------- analytic
@@ -305,7 +310,7 @@ def test_a_fraction_outside_its_bounds_is_refused_with_the_value(frac):
 
 def test_only_zero_has_no_likelihood_bound(short):
     known = calibration(short)
-    assert [name for name in NAMES if not variances.build(name, known).bound] == ["zero"]
+    assert [name for name in NAMES if not built(name, known).bound] == ["zero"]
 
 
 def test_zero_adds_no_noise_with_any_kernel(short):
@@ -323,24 +328,202 @@ def test_scaled_multiplies_the_variance_and_keeps_its_properties(short):
         assert (tilted.every_kernel, tilted.bound, tilted.headless) == (base.every_kernel, base.bound, base.headless)
 
 
-# ---------------------------------------------------------------- the registry
+# ---------------------------------------------------------------- choices by name
 
 
 def test_an_unknown_name_lists_what_there_is(short):
-    with pytest.raises(ValueError, match="medium") as caught:
-        variances.build("medium", calibration(short))
-    assert all(name in str(caught.value) for name in NAMES)
+    for choice in ("medium", "medium:0.5", ""):
+        with pytest.raises(ValueError, match=f"unknown variance '{choice.partition(':')[0]}'") as caught:
+            variances.build(choice, calibration(short))
+        assert all(name in str(caught.value) for name in NAMES)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("choice", "equal"),
+    [
+        ("interpolated", lambda tables: variances.interpolated(0.5)),
+        ("interpolated:0.5", lambda tables: variances.interpolated(0.5)),
+        ("interpolated:.7", lambda tables: variances.interpolated(0.7)),
+        ("interpolated:0", lambda tables: variances.interpolated(0.0)),
+        ("interpolated:1", lambda tables: variances.large(tables)),
+        ("family", lambda tables: variances.family(0.8, tables)),
+        ("family:0", lambda tables: variances.small()),
+        ("family:1", lambda tables: variances.large(tables)),
+        ("family:2.5e-1", lambda tables: variances.family(0.25, tables)),
+        ("family:100", lambda tables: variances.family(100.0, tables)),
+    ],
+)
+def test_a_choice_carries_its_number_in_its_name(short, choice, equal):
+    """Without one: halfway, and the variance of the data, .8 in this file."""
+    steps = process.steps(short, [1, 2, 4])
+    found, expected = (
+        variances.table(one, steps) for one in (variances.build(choice, calibration(short)), equal(short))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_switch_follows_the_name_and_is_off_without_it(short):
+    known, steps = calibration(short), process.steps(short, [1, 2, 4])
+    head = np.full((3, *IMAGE, 1), 2.5)
+    free, clamped = (
+        read_at(variances.build(choice, known), steps, head, head)[:, 0, 0, 0]
+        for choice in ("learned_range", "learned_range:clamped")
+    )
+    np.testing.assert_allclose(clamped, steps.log_b, rtol=1e-12, atol=1e-12)
+    assert (free > clamped).all()
+
+
+def test_what_a_choice_says_of_itself_is_found_without_building_it():
+    entry, arguments = variances.find("interpolated:0.7")
+    assert entry is variances.VARIANCES["interpolated"]
+    assert arguments == {"frac": 0.7}
+    assert variances.find("interpolated")[1] == {"frac": 0.5}
+    assert variances.find("family")[1] == {"c": "variance"}
+    assert variances.find("learned_range")[1] == {"clamped": False}
+    assert variances.find("learned_range:clamped")[1] == {"clamped": True}
+    assert variances.find("small")[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("small:0.5", "variance 'small:0.5': small takes nothing after its name, not '0.5'"),
+        ("small:", "variance 'small:': small takes nothing after its name, not ''"),
+        ("npr:clamped", "variance 'npr:clamped': npr takes nothing after its name, not 'clamped'"),
+        ("interpolated:", "variance 'interpolated:': frac is a number, not ''"),
+        ("interpolated:half", "variance 'interpolated:half': frac is a number, not 'half'"),
+        ("family:1,5", "variance 'family:1,5': c is a number, not '1,5'"),
+        ("family:0.2:0.3", "variance 'family:0.2:0.3': give c once"),
+        ("learned_range:clamp", "variance 'learned_range:clamp': learned_range knows clamped, not 'clamp'"),
+        ("learned_range:0.5", "variance 'learned_range:0.5': learned_range knows clamped, not '0.5'"),
+        ("learned_range:clamped:clamped", "variance 'learned_range:clamped:clamped': give clamped once"),
+        ("interpolated:1.5", "frac = 1.5 is outside"),
+        ("interpolated:-0.25", "frac = -0.25 is outside"),
+        ("interpolated:nan", "frac = nan is outside"),
+        ("family:-1", "c = -1: a variance of the data is finite and at least 0"),
+        ("family:inf", "c = inf: a variance of the data is finite and at least 0"),
+    ],
+)
+def test_a_wrong_number_or_switch_is_one_line_that_names_it(short, choice, message):
+    with pytest.raises(ValueError) as caught:
+        variances.build(choice, calibration(short))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- what the records say
+
+MOMENTS = ("variance", "excess", "error", "spectrum")
+
+
+def test_every_record_says_what_its_choice_needs_and_reads(short):
+    """Built from exactly what the record asks for, and refused without any one of these."""
+    for name, entry in variances.VARIANCES.items():
+        needed, known = variances.needs(name), calibration(short)
+        least = known._replace(**dict.fromkeys(set(MOMENTS) - set(needed)))
+        choice = variances.build(name, least)
+        assert choice.heads == entry.heads == variances.heads_of([name]), name
+        assert (entry.kind == "trained") == bool(choice.heads), name
+        assert (entry.kind in ("measured", "frequencies")) == bool(entry.moments), name
+        assert (entry.kind == "frequencies") == (choice.basis.name == "dct"), name
+        for missing in needed:
+            words = f"variance '{name}' needs {variances.MOMENTS[missing]}: measure"
+            with pytest.raises(ValueError, match=re.escape(words)) as caught:
+                variances.build(name, known._replace(**{missing: None}))
+            assert "\n" not in str(caught.value)
+
+
+def test_the_records_are_complete():
+    entries = variances.VARIANCES
+    assert {entry.kind for entry in entries.values()} == {"fixed", "measured", "frequencies", "trained"}
+    assert all(entry.summary and "\n" not in entry.summary for entry in entries.values())
+    assert set(variances.MOMENTS) == set(MOMENTS) < set(variances.Calibration._fields)
+    assert {name: variances.needs(name) for name in NAMES if variances.needs(name)} == {
+        "family": ("variance",),
+        "analytic": ("excess",),
+        "isotropic": ("error",),
+        "spectral": ("spectrum",),
+        "spectral_radial": ("spectrum",),
+    }
+
+
+def test_a_number_in_the_name_takes_the_place_of_a_measurement(short):
+    nothing = variances.Calibration(short)
+    assert variances.needs("family:0.25") == variances.needs("interpolated") == ()
+    with pytest.raises(ValueError, match="variance 'family' needs the variance of the data: measure the moments"):
+        variances.build("family", nothing)
+    steps = process.steps(short, [1, 2, 4])
+    of_number, of_data = (
+        variances.table(variances.build(*fixed), steps)
+        for fixed in (("family:0.25", nothing), ("family", nothing._replace(variance=0.25)))
+    )
+    np.testing.assert_array_equal(of_number, of_data)
+    other = variances.build("family:0.25", nothing._replace(variance=4.0))
+    np.testing.assert_array_equal(variances.table(other, steps), of_number)
+
+
+def test_the_heads_of_several_choices_are_listed_once_in_their_order():
+    names = ["sn", "small", "learned_range:clamped", "npr", "learned_range", "sn"]
+    assert variances.heads_of(names) == ("sn", "learned_range", "npr")
+    assert variances.heads_of([]) == variances.heads_of(["zero"]) == ()
+    for asked in (variances.needs, lambda name: variances.heads_of([name])):
+        with pytest.raises(ValueError, match="unknown variance 'smal'"):
+            asked("smal")
 
 
 @pytest.mark.parametrize(
     ("name", "missing"),
     [("analytic", "excess"), ("isotropic", "error"), ("spectral", "spectrum"), ("spectral_radial", "spectrum")],
 )
-def test_a_choice_without_its_measurement_is_refused(short, name, missing):
-    with pytest.raises(variances.Unmeasured, match=r"(?i)needs.*measure"):
-        variances.build(name, calibration(short, **{missing: None}))
-    with pytest.raises(ValueError, match="4 rows and the schedule 5"):
+def test_a_table_of_another_schedule_is_refused(short, name, missing):
+    with pytest.raises(ValueError, match=f"^{re.escape(variances.MOMENTS[missing])} has 4 rows and the schedule 5: "):
         variances.build(name, calibration(short, **{missing: measured(3)[missing]}))
+
+
+# ---------------------------------------------------------------- an entry from outside
+
+
+@pytest.fixture
+def outside(monkeypatch):
+    """A registry with one more entry, which has a number of its own, a switch, a head and a moment."""
+
+    def tilted(known, share, doubled):
+        h = lambda step, x_t, prediction: (1 + doubled) * share * known.error[step.t]  # noqa: E731
+        return variances.from_excess(h, heads=("mine",))
+
+    number = variances.Number("share", 0.5)
+    entry = variances.Variance(tilted, "a share of M_t", "measured", ("mine",), ("error",), number, ("doubled",))
+    monkeypatch.setitem(variances.VARIANCES, "tilted", entry)
+
+
+@pytest.mark.usefixtures("outside")
+@pytest.mark.parametrize(
+    ("choice", "share"),
+    [("tilted", 0.5), ("tilted:0.25", 0.25), ("tilted:doubled", 1.0), ("tilted:doubled:0.1", 0.2),
+     ("tilted:0.1:doubled", 0.2)],
+)  # fmt: skip
+def test_an_entry_from_outside_is_built_with_its_number_and_switch(short, choice, share):
+    steps, known = process.steps(short, [1, 2, 4]), calibration(short)
+    expected = steps.base + steps.gain * share * known.error[steps.t]
+    np.testing.assert_allclose(np.exp(variances.table(variances.build(choice, known), steps)), expected, rtol=1e-12)
+    assert variances.heads_of([choice]) == ("mine",)
+    assert variances.needs(choice) == ("error",)
+    with pytest.raises(ValueError, match=f"variance '{choice}' needs M_t"):
+        variances.build(choice, known._replace(error=None))
+
+
+@pytest.mark.usefixtures("outside")
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("tilted:dubbled", "variance 'tilted:dubbled': share is a number and doubled a switch, not 'dubbled'"),
+        ("tilted:0.1:0.2", "variance 'tilted:0.1:0.2': give share once"),
+    ],
+)
+def test_of_an_entry_with_a_number_and_a_switch_the_message_knows_both(choice, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        variances.find(choice)
 
 
 # ---------------------------------------------------------------- spectral

@@ -10,7 +10,7 @@ import pytest
 from ddpm_jax.diffusion import process, schedules, timesteps, toy, variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
-from ddpm_jax.diffusion.variances import VARIANCES, Fixed
+from ddpm_jax.diffusion.variances import VARIANCES
 from ddpm_jax.evaluation import likelihood, moments, step_kl
 from ddpm_jax.evaluation.likelihood import Wanted
 from ddpm_jax.evaluation.moments import Moments
@@ -58,13 +58,13 @@ def _measured(seed: int) -> tuple[Moments, variances.Calibration]:
     known = UNMEASURED if seed == 0 else _measured(0)[1]
 
     def look(names, known):
-        fixed = {name: Fixed(name, known) for name in names}
+        fixed = {name: (name, known) for name in names}
         return moments.measure(
             jax.random.key(seed), SCHEDULE, DENOISER, images, RULES, None, ONE, colours=known.colours, tabulated=fixed
         )
 
     if seed == 0:
-        known = likelihood.calibrate(known, look((), known), None)
+        known = likelihood.calibrate(known, look((), known))
     return look([name for name in NAMES if name not in one_number(known)], known), known
 
 

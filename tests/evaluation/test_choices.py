@@ -11,8 +11,15 @@ from tests.evaluation.conftest import KS, NAMES, OWN_CHAIN, SCHEDULE, C, defined
 
 def test_family_takes_the_variance_of_the_calibration_images(calibration: variances.Calibration) -> None:
     moments = noisy_moments(0)
-    assert calibration.c == moments.variance == pytest.approx(C.mean(), rel=5 * np.sqrt(2 / 40 / C.size))
-    assert likelihood.calibrate(calibration, moments, 2.0).c == 2.0
+    assert calibration.variance == moments.variance == pytest.approx(C.mean(), rel=5 * np.sqrt(2 / 40 / C.size))
+    assert likelihood.calibrate(calibration._replace(variance=2.0), moments).variance == moments.variance
+    steps = process.steps(SCHEDULE, [1, 30, 60])
+    measured, given, other = (
+        variances.table(variances.build(name, calibration), steps)
+        for name in ("family", f"family:{moments.variance!r}", "family:2")
+    )
+    np.testing.assert_array_equal(measured, given)
+    assert (other > measured).all()
 
 
 def test_calibration_moments_fix_what_the_choices_need_and_leave_what_was_known(

@@ -8,7 +8,6 @@ import pytest
 from ddpm_jax.diffusion import gaussian, process, schedules, timesteps, toy, variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Prediction, clip_x_0
-from ddpm_jax.diffusion.variances import Fixed
 from ddpm_jax.evaluation import likelihood, moments
 from ddpm_jax.evaluation import step_kl as tabulated
 from tests.oracle import bits, gaussians, pairs, trajectories
@@ -24,7 +23,7 @@ def made_up_calibration(tables):
     """Of everything that a choice may ask for."""
     ones = np.full(tables.T + 1, 0.1)
     spectrum = np.arange(1, 5).reshape(2, 2, 1) * ones[:, None, None, None]
-    return variances.Calibration(tables, excess=ones, error=ones, spectrum=spectrum, colours=((1.0,),))
+    return variances.Calibration(tables, 0.6, ones, ones, spectrum, ((1.0,),))
 
 
 def built(name):
@@ -153,7 +152,7 @@ def measured(request):
 
     def look(known, names):
         rules = Rules(levels=256, clip_x_0=clip)
-        fixed = {name: Fixed(name, known) for name in names}
+        fixed = {name: (name, known) for name in names}
         return moments.measure(jax.random.key(0), tables, denoiser, IMAGES, rules, np.array(times), tabulated=fixed)
 
     known = calibration(tables, look(None, ()))
@@ -162,7 +161,7 @@ def measured(request):
 
 def calibration(tables, found):
     excess, error = moments.mean_excess(found), moments.mean_error(found)
-    known = variances.Calibration(tables, c=0.6, frac=0.5, excess=excess, error=error)
+    known = variances.Calibration(tables, variance=0.6, excess=excess, error=error)
     return known._replace(spectrum=found.spectrum, colours=found.colours)
 
 
@@ -342,7 +341,7 @@ def only_errors(error):
 @pytest.mark.parametrize("name", ONE_NUMBER)
 def test_the_optimal_trajectory_never_costs_more_than_the_even_one(linear, name):
     error = smooth_error()
-    known = variances.Calibration(linear, c=0.3, excess=1.2 * error, error=error)
+    known = variances.Calibration(linear, variance=0.3, excess=1.2 * error, error=error)
     cost = likelihood.cost(linear, variances.build(name, known), only_errors(error))
     Ks = [2, 3, 10, 25, 50]
     paths = timesteps.cheapest_paths(cost, Ks)
@@ -358,7 +357,7 @@ def test_the_optimal_trajectory_of_ten_times_is_the_best_of_all(name):
     tables = schedules.from_betas(betas)
     ab = tables.alpha_bar
     error = np.mean([ab * c / (ab * c + 1 - ab) for c in (0.01, 0.5, 2.0)], axis=0)
-    known = variances.Calibration(tables, c=0.3, excess=1.1 * error, error=error)
+    known = variances.Calibration(tables, variance=0.3, excess=1.1 * error, error=error)
     cost = likelihood.cost(tables, variances.build(name, known), only_errors(error))
     for K in range(2, 11):
         least, _ = trajectories.cheapest(cost, K)
@@ -368,7 +367,7 @@ def test_the_optimal_trajectory_of_ten_times_is_the_best_of_all(name):
 @pytest.mark.parametrize("name", ONE_NUMBER)
 def test_the_cost_of_a_pair_is_its_divergence_and_the_data_are_reached_from_1_alone(short, name):
     error = np.array([np.nan, 0.5, 0.4, 0.3, 0.2])
-    choice = variances.build(name, variances.Calibration(short, c=0.6, excess=0.9 * error, error=error))
+    choice = variances.build(name, variances.Calibration(short, variance=0.6, excess=0.9 * error, error=error))
     cost = likelihood.cost(short, choice, only_errors(error))
     assert cost.shape == (5, 5)
     assert cost[0, 1] == 0 and (cost[0, 2:] == np.inf).all()

@@ -8,7 +8,6 @@ import pytest
 from ddpm_jax.diffusion import toy, variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Prediction, make_denoiser
-from ddpm_jax.diffusion.variances import Fixed
 from ddpm_jax.evaluation import moments
 from ddpm_jax.runtime.sharding import Layout
 from tests.oracle import bits, gaussians, pairs, spectra
@@ -290,11 +289,11 @@ def test_evaluations_are_those_that_ran_and_tables_take_none(short):
         jax.debug.callback(lambda t: ran.append(len(t)), t)
         return crooked(x_t, t)._replace(heads=dict.fromkeys(names, 0.1 + 0 * x_t))
 
-    names = tuple(name for name in variances.VARIANCES if variances.build(name, made_up(short)).heads)
+    names = tuple(name for name, entry in variances.VARIANCES.items() if entry.heads)
     for tabulated in ((), (*names, "spectral")):
         ran.clear()
         layout = Layout(devices=ONE, batch=N)
-        rules, fixed = Rules(levels=LEVELS), {name: Fixed(name, made_up(short)) for name in tabulated}
+        rules, fixed = Rules(levels=LEVELS), {name: (name, made_up(short)) for name in tabulated}
         found = moments.measure(KEY, short, counting, IMAGES, rules, None, layout, tabulated=fixed)
         jax.effects_barrier()
         assert sum(ran) == found.evaluations == N * 4

@@ -11,7 +11,6 @@ import pytest
 from ddpm_jax.diffusion import process, schedules, timesteps, toy, variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Prediction
-from ddpm_jax.diffusion.variances import Fixed
 from ddpm_jax.evaluation import likelihood, moments, step_kl
 from ddpm_jax.runtime.sharding import Layout
 from tests.oracle import bits, gaussians, pairs, spectra
@@ -69,17 +68,20 @@ class Case:
     def __init__(self, channels, chain, clamp):
         self.images, self.denoiser = grey_levels(channels), headed(HUNDRED, chain, 3.0 if clamp else 0.6)
         known = variances.Calibration(HUNDRED, colours=COLOURS[channels], learned_times=chain)
-        known = known._replace(clamp_head=clamp, clamp_cov=clamp)
+        known = known._replace(clamp_cov=clamp)
         other = self.look(known, (), seed=4)
-        self.known = likelihood.calibrate(known, other, None)
-        every = {name: variances.build(name, self.known) for name in variances.VARIANCES}
+        self.clamp, self.known = clamp, likelihood.calibrate(known, other)
+        every = {name: variances.build(self.choice_of(name), self.known) for name in variances.VARIANCES}
         self.at = cache(self.at)
         self.choices = {name: choice for name, choice in every.items() if step_kl.needs_table(choice, HUNDRED)}
         self.found = self.look(self.known, tuple(self.choices), seed=3)
 
+    def choice_of(self, name):
+        return f"{name}:clamped" if self.clamp and name == "learned_range" else name
+
     def look(self, known, names, seed):
         images = grey_levels(known.colours and len(known.colours), seed=seed)
-        fixed = {name: Fixed(name, known) for name in names}
+        fixed = {name: (self.choice_of(name), known) for name in names}
         return moments.measure(
             KEY, HUNDRED, self.denoiser, images, RULES, None, ONE, colours=known.colours, tabulated=fixed
         )
@@ -101,7 +103,7 @@ class Case:
             sigma2 = oracle_variances.variance(name, p, HUNDRED.beta[1:], spectrum=self.known.spectrum)
         elif name.startswith("learned"):
             head = said.heads[name]
-            head = np.clip(head, -1, 1) if self.known.clamp_head and name == "learned_range" else head
+            head = np.clip(head, -1, 1) if self.clamp and name == "learned_range" else head
             sigma2 = oracle_variances.variance(name, p, HUNDRED.beta[1:], head=head)
         else:
             h = oracle_variances.excess_of(name, p, head=said.heads[name], eps_hat=said.eps)
@@ -126,7 +128,7 @@ def case(request):
 
 def test_every_choice_that_is_not_one_number_is_tabulated(case):
     """Those of the registry that read a head, and the spectral ones."""
-    wanted = {name for name in variances.VARIANCES if variances.build(name, case[0].known).heads}
+    wanted = {name for name, entry in variances.VARIANCES.items() if entry.heads}
     assert set(case[0].choices) == wanted | {"spectral", "spectral_radial"}
 
 
@@ -166,7 +168,7 @@ def test_the_log_ratio_is_the_mean_of_log_sigma2_over_tb(case):
     s = times[4]
     p, (_, _, said) = pairs.pair(HUNDRED.beta[1:], s, t), case.at(t)
     table = case.found.tables["learned_range"]
-    head = np.clip(said.heads["learned_range"], -1, 1) if case.known.clamp_head else said.heads["learned_range"]
+    head = np.clip(said.heads["learned_range"], -1, 1) if case.clamp else said.heads["learned_range"]
     found = np.interp(np.log(p.u), np.log(table.u[t]), table.log_ratio[t])
     assert found == pytest.approx(-np.mean((head + 1) / 2 * np.log(p.rho)), abs=2e-3)
 
@@ -273,7 +275,7 @@ def test_thirty_two_nodes_say_what_a_hundred_and_twenty_eight_do(monkeypatch):
     denoiser, images = headed(HUNDRED, EVEN), grey_levels(1)
     known = variances.Calibration(HUNDRED)
     names = ("npr", "learned_range")
-    fixed = {name: Fixed(name, known) for name in names}
+    fixed = {name: (name, known) for name in names}
     choices = {name: variances.build(name, known) for name in names}
     steps = process.steps(HUNDRED, list(EVEN))
 
@@ -320,7 +322,7 @@ def test_a_spectrum_judged_by_another_costs_the_divergence(short):
 def test_one_number_a_step_needs_no_table(short):
     spectrum = np.full((5, 2, 2, 1), 0.1)
     row = np.full(5, 0.1)
-    known = variances.Calibration(short, excess=row, error=row, spectrum=spectrum, colours=COLOURS[1])
+    known = variances.Calibration(short, 0.3, row, row, spectrum, COLOURS[1])
     needing = {name for name in variances.VARIANCES if step_kl.needs_table(variances.build(name, known), short)}
     assert {"npr", "learned", "spectral"} <= needing
     assert not needing & {"small", "large", "analytic", "isotropic", "zero"}
@@ -354,9 +356,9 @@ def test_where_no_data_are_left_the_bound_counts_the_error_of_x_0(tables):
     times = [1, 4, 9, 15, 20]
     steps = process.steps(tables, times)
     denoiser = toy.exact_heads(world, steps)
-    known = variances.Calibration(tables, c=c, clamp_cov=False)
+    known = variances.Calibration(tables, variance=c, clamp_cov=False)
     names = ("npr", "ocm", "learned_range")
-    fixed = {name: Fixed(name, known) for name in names}
+    fixed = {name: (name, known) for name in names}
     found = moments.measure(KEY, tables, denoiser, images, RULES, None, ONE, tabulated=fixed)
     x_0 = images / 127.5 - 1
     np.testing.assert_allclose(found.error[:, 20], (x_0**2).mean((1, 2, 3)), rtol=1e-5)

@@ -270,7 +270,7 @@ VARIANCES = (
     Mistake(
         "moments_of_the_earlier_time",
         "analytic, isotropic and spectral take row t",
-        "_row",
+        "_row_of",
         "table[step.t]",
         "table[step.t - 1]",
         "test_every_choice_equals_the_oracle_on_long_chains",
@@ -287,8 +287,8 @@ VARIANCES = (
         "sn_keeps_the_squared_prediction",
         "sn: h = g - eps_hat^2",
         "sn",
-        "read(prediction, 'sn') - prediction.eps**2",
-        "read(prediction, 'sn')",
+        "read_head(prediction, 'sn') - prediction.eps**2",
+        "read_head(prediction, 'sn')",
         "test_the_perfect_head_in_a_gaussian_world_is_the_true_variance",
     ),
 )
@@ -477,7 +477,7 @@ LIKELIHOOD = (
     Mistake(
         "worst_decoder",
         "the best variance of the decoder is where L_0 is least",
-        "best",
+        "best_decoder",
         "fine[values.argmin()]",
         "fine[values.argmax()]",
         "test_the_best_variance_is_the_least_of_a_one_dimensional_search",

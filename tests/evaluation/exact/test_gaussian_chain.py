@@ -194,7 +194,7 @@ def test_the_bound_is_the_one_from_the_worlds_moments(chain, name):
     tables, steps, _ = chain
     c = C.reshape(1, 2, 3)
     moments = gaussian_chain.moments(tables, c)
-    choice = variances.build(name, likelihood.calibrate(Calibration(tables, clamp_cov=False), moments, None))
+    choice = variances.build(name, likelihood.calibrate(Calibration(tables, clamp_cov=False), moments))
     nats = gaussian_chain.step_kl(tables, steps, variances.table(choice, steps), c).sum()
     assert nats / np.log(2) == pytest.approx(likelihood.bits_per_dim(steps, choice, moments).kl, rel=1e-9, abs=1e-12)
 

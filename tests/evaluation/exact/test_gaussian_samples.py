@@ -26,7 +26,7 @@ KEY = jax.random.key(0)
 def known(short):
     """What the registry needs in this world."""
     fixed = Calibration(short, clamp_cov=False, learned_times=tuple(TIMES.tolist()))
-    return calibrate(fixed, gaussian_chain.moments(short, DATA.c), None)
+    return calibrate(fixed, gaussian_chain.moments(short, DATA.c))
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,7 @@ def test_a_run_that_is_killed_goes_on_cell_by_cell(
         drawn.append(of)
         return whole(*of, **more)
 
+    monkeypatch.setattr(reproduce_analytic_dpm, "speed", lambda plan: 1.0)  # it draws, too
     monkeypatch.setattr(samples, "sample_each", counted)
     with pytest.raises(SystemExit) as stop:
         command(files, tmp_path)

@@ -119,7 +119,8 @@ def test_for_its_gradient_cpus_alone_make_the_swish_again_but_not_the_averages()
     p = random_params(layer, x)
     traced = jax.jit(jax.grad(lambda x: (layer.apply({"params": p}, x) ** 2).sum())).trace(x)
     cpu, tpu, cuda = (traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu", "cuda"))
-    assert [text.count("stablehlo.exponential") for text in (cpu, tpu, cuda)] == [2, 1, 1]
+    ours, *others = (text.count("stablehlo.exponential") for text in (cpu, tpu, cuda))
+    assert [2 * other for other in others] == [ours, ours] and ours > 0
     assert cpu.count("stablehlo.reduce(") == tpu.count("stablehlo.reduce(") > 0
 
 

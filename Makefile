@@ -55,8 +55,8 @@ check: $(STAMP)  ## lint, format, imports and types
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
-clean:  ## remove .venv, build files and caches; keep runs
-	rm -rf $(VENV) .venv-tpu .venv-oracles build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache \
+clean:  ## remove environments, build files and caches; keep runs
+	rm -rf $(VENV) .venv-tpu .venv-oracles .venv-3.* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache
 	find ddpm_jax experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -5,14 +5,6 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-import jax
-import pytest
-from jaxtyping import install_import_hook
-
-from ddpm_jax.data import datasets
-from ddpm_jax.diffusion import schedules
-from tests import tfds_folder
-
 # Compiling takes most of the time of the tests: without LLVM's optimisations about a third less, and with XLA's former
 # code generator half of that, as long as jaxlib has it (later versions end where they do not know a flag). Tests that
 # run their programs for longer than they compile them ask for `optimised`, which is level 1.
@@ -25,7 +17,16 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+from jaxtyping import install_import_hook
+
 install_import_hook("ddpm_jax", "beartype.beartype")
+
+import jax
+import pytest
+
+from ddpm_jax.data import datasets
+from ddpm_jax.diffusion import schedules
+from tests import tfds_folder
 
 
 @pytest.fixture(scope="module", autouse=True)

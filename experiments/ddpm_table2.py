@@ -58,9 +58,9 @@ class DdpmTable2:
 
     Attributes:
       workdir: where the trainings, results.json, tables.md, figure.png and the cells go.
-      data: a name of data.DATASETS.
+      data: a name of datasets.DATASETS.
       preset: a name of unet.PRESETS.
-      schedule: a name of schedule.SCHEDULES.
+      schedule: a name of schedules.SCHEDULES.
       T: number of noise levels, and of steps of every chain.
       steps: training steps.
       batch: images a step, over all devices.

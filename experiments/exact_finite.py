@@ -57,9 +57,9 @@ class ExactFinite:
 
     Attributes:
       workdir: where results.json, tables.md, figure.png and the cells go.
-      data: a name of data.DATASETS.
+      data: a name of datasets.DATASETS.
       examples: images of the set, the first of the training images; default all.
-      schedule: a name of schedule.SCHEDULES.
+      schedule: a name of schedules.SCHEDULES.
       T: number of noise levels.
       variances: choices, numbers after colons (interpolated:0.7); default all.
       K: chain lengths.

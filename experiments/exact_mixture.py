@@ -40,7 +40,7 @@ class ExactMixture:
       weights: of the modes.
       means: of the modes.
       deviations: standard deviations of the modes.
-      schedule: a name of schedule.SCHEDULES.
+      schedule: a name of schedules.SCHEDULES.
       T: number of noise levels.
       variances: choices, numbers after colons (interpolated:0.7); default all.
       K: chain lengths.

@@ -27,8 +27,8 @@ class Train:
       training: the run.
       workdir: folder of checkpoints, metrics.jsonl and TensorBoard files.
       coordinator: host:port of the first of several processes; default what the cluster says (Cloud TPU, SLURM, GKE).
-      processes: how many there are.
-      process: which of them this is, from 0.
+      processes: number of processes.
+      process: index of this process, from 0.
       dry_run: print the resolved config and stop.
     """
 
@@ -52,11 +52,11 @@ class Sample:
 
     Attributes:
       workdir: of a trained run.
-      checkpoint_step: which of its checkpoints; default the newest.
-      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
-      denoiser: module:function of your own network (x_t, t) -> what --prediction says, instead of a trained run.
+      checkpoint_step: training step of the checkpoint; default the newest.
+      checkpoint_ema: decay rate of the EMA to use; default the run's first.
+      denoiser: module:function of a custom denoiser f(x_t, t) that predicts --prediction, instead of a trained run.
       data: the images that a variance is measured on; default those the network was trained on, of a --denoiser digits.
-      image_size: crop and shrink images to so many pixels; default as they are.
+      image_size: side length in pixels that images are cropped and shrunk to; default unchanged.
       schedule: the noise schedule it was trained for.
       T: number of noise levels.
       prediction: what it predicts: eps, x_0, v or mu.
@@ -70,12 +70,13 @@ class Sample:
       K: chain length.
       n: number of images.
       seed: of the noise.
-      protocol: the conventions of a paper: ddpm, analytic-dpm or iddpm; each can be set alone.
-      last_step: noise of the last step: mean (none) or noise; default the protocol's.
-      pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
+      protocol: conventions of a paper: ddpm, analytic-dpm or iddpm; the options below override single ones.
+      last_step: the final step: mean (no noise) or noise (sampled); default the protocol's.
+      pixel_clip: largest noise of the step to the first time of the chain, in grey levels (Analytic-DPM); 0 for none;
+        default the protocol's.
       clip_x_0: clip predicted data to [-1, 1]; default the protocol's.
-      clamp_cov: hold estimated covariances of the data within [0, 1]; default the protocol's.
-      rounding: of grey levels, nearest or down; default the protocol's.
+      clamp_cov: clamp estimates of Cov[x_0 | x_t] to [0, 1]; default the protocol's.
+      rounding: of samples to grey levels, nearest or down; default the protocol's.
       out: folder for the images; default workdir/samples.
       force: draw again what is in out/cells.
       dry_run: print the resolved options and stop.
@@ -113,7 +114,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class TrainHeads:
-    """Train the heads of the variances that look at x_t, on a network that stays as it is.
+    """Train the heads of state-dependent variances on a frozen network.
 
     For ddpm-jax ablate --head-checkpoint. Run again with the same --workdir to go on where it stopped.
 
@@ -125,14 +126,14 @@ class TrainHeads:
       training: which heads, and how long.
       workdir: folder of the heads' checkpoints, metrics.jsonl and TensorBoard files.
       checkpoint: workdir of the run whose network is frozen.
-      checkpoint_step: which of its checkpoints; default the newest.
-      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
-      denoiser: module:function of your own network (x_t, t) -> what --prediction says, in place of --checkpoint.
-      data: of a --denoiser; default digits.
-      image_size: crop and shrink images to so many pixels; default as they are.
-      schedule: of a --denoiser.
-      T: of a --denoiser.
-      prediction: of a --denoiser.
+      checkpoint_step: training step of the checkpoint; default the newest.
+      checkpoint_ema: decay rate of the EMA to use; default the run's first.
+      denoiser: module:function of a custom denoiser f(x_t, t) that predicts --prediction, instead of --checkpoint.
+      data: with --denoiser: its data set; default digits.
+      image_size: side length in pixels that images are cropped and shrunk to; default unchanged.
+      schedule: with --denoiser: its noise schedule.
+      T: with --denoiser: its number of noise levels.
+      prediction: with --denoiser: what it predicts.
       seed: of everything random.
       parallel: how a step is spread over devices: pmap or shard_map.
       save_every: steps between checkpoints.
@@ -171,29 +172,30 @@ class Ablation:
 
     Attributes:
       training: the network's run.
-      heads: that are trained on it, all of them if any variance that is compared reads one; none on a --checkpoint or
-        --denoiser.
+      heads: to train for the variances that read them; none with --checkpoint or --denoiser.
       workdir: where the run, the heads, the cells, the tables and the report go.
       checkpoint: workdir of a finished run whose network to take.
-      checkpoint_step: which of its checkpoints; default the newest.
-      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
-      denoiser: module:function of your own network (x_t, t) -> what --prediction says, trained for --schedule and --T.
+      checkpoint_step: training step of the checkpoint; default the newest.
+      checkpoint_ema: decay rate of the EMA to use; default the run's first.
+      denoiser: module:function of a custom denoiser f(x_t, t) that predicts --prediction, for --schedule and --T.
       head_checkpoint: workdir of ddpm-jax heads, for the network of --checkpoint or --denoiser.
-      training_seeds: networks to train, from seed upwards; the report shows their spread.
+      training_seeds: number of networks to train, from seed upwards; the report shows their spread.
       variances: choices in the order of the tables, their numbers and switches after colons (interpolated:0.7); default
         all that the network has heads for.
       trajectories: quadratic, optimal or optimal_free, beside even.
       K: chain lengths of the likelihood table.
       sample_K: chain lengths that are sampled, on the even trajectory.
-      images: samples of each cell and seed.
+      images: samples per variance, K and seed.
       seeds: sampling seeds.
-      features: what samples are judged in, a name of features.FEATURES.
-      protocol: the conventions of a paper: ddpm, analytic-dpm or iddpm; each can be set alone.
-      last_step: noise of the last step: mean (none) or noise; default the protocol's.
-      pixel_clip: bound on the noise of the step into tau_1, in grey levels; 0 for none; default the protocol's.
+      features: feature extractor for the Frechet distance of samples.
+      protocol: conventions of a paper: ddpm, analytic-dpm or iddpm; the options below override single ones.
+      last_step: the final step: mean (no noise) or noise (sampled); default the protocol's.
+      pixel_clip: largest noise of the step to the first time of the chain, in grey levels (Analytic-DPM); 0 for none;
+        default the protocol's.
       clip_x_0: clip predicted data to [-1, 1]; default the protocol's.
-      clamp_cov: hold estimated covariances of the data within [0, 1]; default the protocol's.
-      decoder: the variance of p(x_0 | x_tau_1): shared, tb(1, 2) for all, or own; default the protocol's.
+      clamp_cov: clamp estimates of Cov[x_0 | x_t] to [0, 1]; default the protocol's.
+      decoder: variance of the decoder p(x_0 | x_tau_1): shared (tb(1, 2) for all) or own (each choice's); default the
+        protocol's.
       force: measure and draw again what is in workdir/cells.
       dry_run: print the resolved config and stop.
     """
@@ -226,7 +228,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Fid:
-    """The FID of samples, with everything that it depends on printed beside it.
+    """The FID and related metrics of saved samples, with everything that they depend on.
 
     Reads an .npz of images (arr_0, as ddpm-jax sample and others write it) and compares it with a data set or with an
     .npz of reference statistics (pytorch-fid, guided-diffusion, EDM, score_sde). Nothing is downloaded.
@@ -238,13 +240,13 @@ class Fid:
       samples: .npz with the images arr_0.
       reference: .npz of reference statistics, or the name of a data set.
       inception: path of the weights of FID's network.
-      fid_protocol: how images are given to it: pytorch-fid, ddpm, score_sde, improved-diffusion or edm.
+      fid_protocol: preprocessing and rounding of a project: pytorch-fid, ddpm, score_sde, improved-diffusion or edm.
       split: of the data set, train or test; default the protocol's.
-      image_size: crop and shrink its images to so many pixels; default as they are.
+      image_size: side length in pixels that its images are cropped and shrunk to; default unchanged.
       n: take the first so many samples; default all.
-      against_images: KID, precision and recall, too, for which the features of so many reference images are kept.
+      against_images: number of reference images for KID, precision and recall; 0 for none of these.
       seed: of the subsets.
-      workdir: for fid.json, the figures with their stamp; statistics of the reference are kept in workdir/cells.
+      workdir: where fid.json goes, the metrics with their settings; reference statistics are cached in workdir/cells.
       dry_run: print the options and stop.
     """
 
@@ -263,7 +265,7 @@ class Fid:
 
 @dataclass(frozen=True)
 class ImportWeights:
-    """Take over a network that another project trained: Hugging Face diffusers, or openai/improved-diffusion.
+    """Import the weights of another project: Hugging Face diffusers, or openai/improved-diffusion.
 
     Writes a workdir with a checkpoint, which ddpm-jax sample, heads and ablate take. Nothing in a file is executed.
 
@@ -271,14 +273,14 @@ class ImportWeights:
 
     Attributes:
       weights: a folder of diffusers (UNet2DModel), or a state dict of improved-diffusion (.pt, or .safetensors).
-      data: what the network was trained on: a name of data.DATASETS, any image set of TFDS, a folder, or an .npz.
+      data: what the network was trained on: a data set by name, any image set of TFDS, a folder, or an .npz.
       description: of a state dict: JSON of UNetModel's arguments, with diffusion_steps and rescale_timesteps.
       workdir: where the checkpoint goes.
-      image_size: crop and shrink images to so many pixels; default as they are.
+      image_size: side length in pixels that images are cropped and shrunk to; default unchanged.
       schedule: the noise schedule it was trained for; default what the folder's scheduler says, or linear.
-      T: number of noise levels; default what the folder says, or 1000; a description has its own.
+      T: number of noise levels; default what the folder says, or 1000; with --description its diffusion_steps.
       prediction: what it predicts: eps, x_0 or v; default what the folder's scheduler says, or eps.
-      average: rate of the average of parameters that the weights are; a name in what is written, nothing more.
+      average: EMA decay rate recorded for the weights; metadata only.
       dry_run: print what would be imported and stop.
     """
 
@@ -304,8 +306,8 @@ class ExportWeights:
 
     Attributes:
       workdir: of a trained run.
-      checkpoint_step: which of its checkpoints; default the newest.
-      checkpoint_ema: which of its averages of the parameters, by rate; default the first.
+      checkpoint_step: training step of the checkpoint; default the newest.
+      checkpoint_ema: decay rate of the EMA to use; default the run's first.
       out: the folder; default workdir/diffusers.
       dry_run: print the descriptions that would be written and stop.
     """

@@ -31,10 +31,10 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("Train", "train", "train a denoiser, or go on with its training"),
     "sample": Command("Sample", "sample", "draw images from a trained denoiser"),
-    "heads": Command("TrainHeads", "heads", "train heads of variances on a network that stays as it is"),
+    "heads": Command("TrainHeads", "heads", "train the heads of state-dependent variances on a frozen network"),
     "ablate": Command("Ablation", "ablate", "compare reverse variances by likelihood and by samples"),
-    "fid": Command("Fid", "fid", "the FID of a file of samples, and what it depends on"),
-    "import": Command("ImportWeights", "import_weights", "take over a network of another project"),
+    "fid": Command("Fid", "fid", "compute FID and related metrics of saved samples"),
+    "import": Command("ImportWeights", "import_weights", "import weights of another project"),
     "export": Command("ExportWeights", "export_weights", "write a network for Hugging Face diffusers"),
 }
 IMPORT = "--import"

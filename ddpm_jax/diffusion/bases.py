@@ -54,7 +54,7 @@ def dct(colours: Axes) -> Basis:
     """
     axes = np.asarray(colours)
     if axes.ndim != 2 or not np.allclose(axes @ axes.T, np.eye(len(axes)), atol=1e-6):
-        raise ValueError(f"colour axes {axes.tolist()} are not orthonormal rows: take them from basis.colour_axes")
+        raise ValueError(f"colour axes {axes.tolist()} are not orthonormal rows: take them from bases.colour_axes")
     return Basis("dct", partial(_turn, axes, False), partial(_turn, axes, True), colours)
 
 

@@ -23,7 +23,7 @@ class Prediction(NamedTuple):
     Attributes:
       eps: predicted noise.
       x_0: predicted data.
-      heads: what the variances that are trained read, each (b, *x), by name and in its natural unit (`heads`).
+      heads: what the variances that are trained read, each (b, *x), by name and in its natural unit (`models.heads`).
     """
 
     eps: Images

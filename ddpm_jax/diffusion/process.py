@@ -3,7 +3,7 @@
 With a = alpha_bar_t / alpha_bar_s and b = 1 - a, the posterior q(x_s | x_t, x_0) has variance
 tb = b (1 - alpha_bar_s) / (1 - alpha_bar_t) (the article's sigma_t^2; Ho et al. 2020, equation 7). A reverse step puts
 x_0_hat in the place of x_0 (predict) and moves from x_t to x_s (correct). What it should add as noise is the subject of
-`variance`.
+`variances`.
 
 Numerics: the coefficients of a chain (`Steps`) are formed in float64 NumPy, once per trajectory. From float32 tables
 b = 1 - a would err by up to 3.6e-3 (cosine, T = 4000); cast once they err by 6e-8.

@@ -146,7 +146,7 @@ def _mixture_reverse(data: Mixture, schedule: Schedule, x_t: Images, s: int, t: 
 def finite(schedule: Schedule, images: Data, block: int = finite_sets.BLOCK) -> World:
     """Data drawn from a finite set with replacement: a perfect network for real images.
 
-    x_0_hat = sum_i w_i y_i with the weights of `finite_set`. Its reverse kernel is a mixture of n points' posteriors,
+    x_0_hat = sum_i w_i y_i with the weights of `finite_sets`. Its reverse kernel is a mixture of n points' posteriors,
     (b, n, *x) numbers: for small sets.
 
     Args:

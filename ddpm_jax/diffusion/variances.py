@@ -237,7 +237,7 @@ def sn(clamp_cov: bool = True) -> ReverseVariance:
     """
 
     def h(step: Steps, x_t: Any, prediction: Prediction | None) -> Any:
-        return read_head(prediction, "sn") - prediction.eps**2  # type: ignore[union-attr]  # read() refuses None
+        return read_head(prediction, "sn") - prediction.eps**2  # type: ignore[union-attr]  # read_head() refuses None
 
     return estimated(h, clamp_cov, heads=("sn",), headless=False)
 
@@ -290,7 +290,7 @@ def analytic(excess: Table, clamp_cov: bool = True) -> ReverseVariance:
     """The optimum for an exact mean: h = 1 - Gamma_t, Gamma_t = E||eps_hat||^2 / D. Bao et al. 2022, theorem 1.
 
     Args:
-      excess: 1 - Gamma_t, row t for time t (row 0 unused), from `eval.moments`.
+      excess: 1 - Gamma_t, row t for time t (row 0 unused), from `evaluation.moments`.
       clamp_cov: hold Cov[x_0 | x_t] = (1 - alpha_bar_t)/alpha_bar_t h within [0, 1], as the paper does for data in
         [-1, 1]. Never for unbounded data.
     """
@@ -308,7 +308,7 @@ def isotropic(error: Table) -> ReverseVariance:
     Minimises 1/2 [r (1 + u M_t) - 1 - log r] over r = tb/sigma^2; equals `analytic` when the network is exact.
 
     Args:
-      error: M_t, row t for time t (row 0 unused), from `eval.moments`.
+      error: M_t, row t for time t (row 0 unused), from `evaluation.moments`.
     """
     return from_excess(partial(_row_of, error))
 
@@ -320,7 +320,7 @@ def spectral(spectrum: Float[np.ndarray, "m h w c"], colours: Axes) -> ReverseVa
     never more than `isotropic` on the images that fixed both (Jensen's inequality). This project's own.
 
     Args:
-      spectrum: M_{t,j}, row t for time t (row 0 unused), from `eval.moments`; averaged over bins or not.
+      spectrum: M_{t,j}, row t for time t (row 0 unused), from `evaluation.moments`; averaged over bins or not.
       colours: axes of the basis, see `bases.dct`.
     """
     return from_excess(partial(_row_of, spectrum), basis=bases.dct(colours))

@@ -1,7 +1,7 @@
 """An ablation of the reverse variance: one denoiser under every choice, measured once, tabulated, sampled.
 
 `check` and `measure` begin it, `choose` fixes variances and trajectories by calibration images, `tabulate`, `sample`
-and `pictures` give what a report shows; `compare` is the likelihood table alone. `whole_chain` is one variance on all
+and `pictures` give what a report shows; `compare` is the likelihood table alone. `judge_whole_chain` is one variance on all
 T steps, without calibration, and `over_networks` the spread over networks trained alike. Everything expensive goes
 through a `Keep` and is found again when nothing it depends on has changed.
 """
@@ -366,7 +366,7 @@ def judge_whole_chain(
     Args:
       model: the network.
       data: its images.
-      wanted: from `design`.
+      wanted: from `whole_chain_design`.
       key: of the noise on test images.
       means: how the work is done.
 
@@ -391,7 +391,7 @@ def over_networks(tables: Sequence[list[Row]], samples: Sequence[list[Row]]) -> 
 
     Args:
       tables: the likelihood rows of each network, in bits/dim; those of the test split are read.
-      samples: the rows by (variance, trajectory, K) of each network, from `quality.distances`.
+      samples: the rows by (variance, trajectory, K) of each network, from `samples.distances`.
 
     Returns:
       One row a cell: mean and standard deviation over networks, None where nothing was measured.

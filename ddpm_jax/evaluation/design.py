@@ -14,9 +14,9 @@ class Design(NamedTuple):
       trajectories: quadratic, optimal or optimal_free, beside even.
       K: chain lengths of the likelihood table.
       sample_K: chain lengths that are sampled, on the even trajectory.
-      images: samples of each cell and seed.
+      images: samples per variance, K and seed.
       seeds: sampling seeds.
-      features: what samples are judged in, a name of `features.FEATURES`.
+      features: feature extractor for the Frechet distance, a name of `features.FEATURES`.
     """
 
     rules: Rules

@@ -50,12 +50,12 @@ class Moments(NamedTuple):
       decoder: -log P(x_0 | mean x_0_hat(x_t, t), variance tb(1, 2)), nats per dimension.
       prior: (n,) KL(q(x_T | x_0) || N(0, 1)), nats per dimension.
       variance: Var x_0, averaged over dimensions.
-      decoders: `decoder` at other variances, those of `decoders.nodes`.
+      decoders: `decoder` at other variances, those of `step_kl.decoder_nodes`.
       spectrum: M_{t,j} = E (u_j . (eps - eps_hat))^2, u_j the DCT along the colour axes; row t for time t.
       spectrum_error: its standard error over images.
       radial_error: that of its averages over radial bins.
       colours: the axes, one a row.
-      tables: of the variances that are not one number a step, see `costs`.
+      tables: of the variances that are not one number a step, see `step_kl`.
       evaluations: of the network, counted where they were made; those found again count as they were.
     """
 

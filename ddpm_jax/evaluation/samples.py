@@ -204,7 +204,7 @@ def distances(
     """Frechet distance of every cell and seed to the reference images, and its mean and deviation over seeds.
 
     Args:
-      drawn: see `quality.draw`.
+      drawn: see `draw`.
       judge: the network whose features are compared.
       reference: training images.
 

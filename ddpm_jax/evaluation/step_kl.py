@@ -45,7 +45,7 @@ class Table(NamedTuple):
       log_ratio: log(sigma^2/base) there, averaged over images and coefficients, in nats.
       clamped: share of the estimates that were moved into their bounds, by time.
       decoders: L_0 of every image with the choice's own variance at s = 0, nats per dimension, where the stand-in for
-        log tb(0, t) is each of `decoders.nodes`; None for a choice of the form base + gain h.
+        log tb(0, t) is each of `step_kl.decoder_nodes`; None for a choice of the form base + gain h.
     """
 
     u: Float64[np.ndarray, "times nodes"]

@@ -102,7 +102,7 @@ def with_heads(
       denoiser: frozen; a Partial's leaves stay arguments of jitted users.
       network: (params, x_t, t) -> (b, H, W, C len(names)).
       params: the head network's.
-      names: of LOSSES, in the order of the output channels.
+      names: of NATURAL, in the order of the output channels.
       unit: see `units`.
       clip: the heads were fitted to a mean with x_0_hat clipped; the denoiser's own mean stays as it is.
     """

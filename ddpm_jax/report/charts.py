@@ -311,7 +311,7 @@ def _said(made: Chart, curve: Curve, i: int) -> str:
 
 
 def _points(made: Chart, curve: Curve) -> list[list[Any]]:
-    """Those points of a curve that lie in its panel, at most `chart.MOST_POINTS` of them."""
+    """Those points of a curve that lie in its panel, at most `MOST_POINTS` of them."""
     axis, count = made.figure.axes[curve.panel], len(curve.where)
     places = axis.transData.transform(np.column_stack([curve.x[:count], curve.y[:count]]))
     low, high = axis.bbox.get_points()

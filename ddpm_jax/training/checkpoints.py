@@ -355,7 +355,7 @@ def read_arrays(folder: epath.PathLike, step: int) -> dict[str, np.ndarray]:
     """All arrays of a checkpoint by name, compared with their checksums.
 
     Raises:
-      manifest.Damaged: one has changed since it was stored. Others where files are missing.
+      Damaged: one has changed since it was stored. Others where files are missing.
     """
     place = absolute(folder)
     return _arrays(place, step, _describe(place, step))

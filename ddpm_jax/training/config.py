@@ -22,22 +22,21 @@ class Config:
     """A training run.
 
     Attributes:
-      data: a name of data.DATASETS, any image set of TFDS (lsun/bedroom), a folder of images, or an .npz; default the
+      data: a data set by name, any image set of TFDS (lsun/bedroom), a folder of images, or an .npz; default the
         preset's.
-      image_size: crop and shrink images to so many pixels; default as they are, 64 for celeb_a.
-      preset: a name of unet.PRESETS.
-      schedule: a name of schedule.SCHEDULES.
+      image_size: side length in pixels that images are cropped and shrunk to; default unchanged, 64 for celeb_a.
+      preset: the shape of the U-Net.
+      schedule: the noise schedule.
       T: number of noise levels.
       prediction: what the network predicts: eps, x_0, v or mu.
       objective: simple, mu_mse, vlb or hybrid.
-      variance: the one in the loss of vlb and hybrid; learned and learned_range become outputs of the network.
+      variance: the reverse variance in the bound of vlb and hybrid; the heads it reads become outputs of the network.
       weighting: of the error over times: uniform, min_snr or truncated_snr.
       time_sampler: how training draws times: uniform, antithetic or loss_second_moment.
       steps: training steps.
       batch: images a step, over all devices of all processes.
-      microbatches: parts of a device's share of the batch that are worked through one after another, to save memory;
-        default as few as fit.
-      remat: keep of every block its input alone and make the rest again for the gradient: less memory, more work.
+      microbatches: gradient accumulation steps on each device, to save memory; default as few as fit.
+      remat: rematerialise each block in the backward pass: less memory, more work.
       optimizer: adam, adamw, lookahead (slow steps over adam's) or sgd.
       learning_rate: the largest, after warm-up.
       rate_schedule: of the learning rate after warm-up: constant, or falling to 0 at the last step: cosine or linear.
@@ -46,16 +45,16 @@ class Config:
       weight_decay: of adamw; default 0.01.
       slow_period: of lookahead, fast steps to one slow step; default 5.
       slow_step: of lookahead, share of the way from the slow parameters to the fast ones; default 0.5.
-      ema_decay: of the averages of the parameters, any number of rates; the first is used afterwards.
+      ema_decay: EMA decay rates of the parameters, one or more; the first is evaluated.
       activations: precision in training: float32 or bfloat16; parameters and statistics stay float32.
       seed: of everything random.
       parallel: how a step is spread over devices: pmap or shard_map.
       steps_per_call: training steps in one program call; default 1 on CPUs and 10 on accelerators.
       log_every: steps between lines of metrics.jsonl.
       save_every: steps between checkpoints, each with the loss of held-out images.
-      keep: how many of the newest checkpoints stay.
-      keep_every: checkpoints of the multiples of so many steps stay, too; 0 for none.
-      keep_best: how many of the checkpoints with the least held-out loss stay, too.
+      keep: number of newest checkpoints to keep.
+      keep_every: also keep the checkpoints of the multiples of so many steps; 0 for none.
+      keep_best: number of checkpoints of the least held-out loss to keep as well.
       checkpoints: folder of the checkpoints, local or in a bucket (gs://bucket/run); default workdir/checkpoints.
       sample_every: steps between sample grids; 0 for none.
       wandb: project of Weights & Biases, which must be installed; default none.
@@ -106,14 +105,14 @@ class Heads:
 
     Attributes:
       heads: which: npr, sn, ocm, learned, learned_range; default all.
-      size: of their network: narrow or wide.
-      chain: number of steps of the even chain whose times are drawn; default all of 1..T. `learned` is then defined on
+      size: width of their network: narrow or wide.
+      chain: train on the times of an even chain of so many steps; default all of 1..T. `learned` is then defined on
         that chain alone.
       fit_clip_x_0: fit the error of predicted data clipped to [-1, 1], as sampling clips them.
       head_steps: training steps.
       head_batch: images a step, over all devices.
       head_learning_rate: Adam's, after warm-up.
-      head_ema_decay: of the average of the parameters that is used afterwards.
+      head_ema_decay: EMA decay rate of the parameters.
     """
 
     heads: tuple[str, ...] = ()

@@ -50,7 +50,7 @@ class Model(NamedTuple):
       heads: names of what it says beside the mean.
       learned_times: of the chain that `learned` was trained on, see `variances.learned`.
       clip_x_0: whether its heads were fitted to a mean with x_0_hat clipped; None where they came with the mean.
-      trained_on: what its data set says of itself (`setup.describe`), with `name` and `image_size`; None where it is
+      trained_on: what its data set says of itself (`datasets.describe`), with `name` and `image_size`; None where it is
         not known.
     """
 

@@ -89,7 +89,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 """By name: (learning rate, **its own settings) -> optimiser.
 
 adam: Kingma & Ba 2015. adamw: Loshchilov & Hutter 2019. lookahead: over adam. All treat every number alike: small
-arrays reach them joined (see packing), and one that looks at whole arrays, as LAMB does, would see the joined ones."""
+arrays reach them joined (see `pack`), and one that looks at whole arrays, as LAMB does, would see the joined ones."""
 
 OWN = {"adamw": {"weight_decay": 0.01}, "lookahead": {"slow_period": 5, "slow_step": 0.5}}
 """The settings that one optimiser alone reads, with their defaults: those of optax's examples for lookahead."""

@@ -1,4 +1,4 @@
-"""A config's names become things, and checkpoints become denoisers; refuses what cannot work before work is done.
+"""A config is resolved: its names become objects; what cannot work is refused before any work is done.
 
 What is asked must agree with what is stored: every difference is named, none is overridden.
 """

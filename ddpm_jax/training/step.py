@@ -55,7 +55,7 @@ class TrainState(NamedTuple):
       step: number of updates made.
       params: of the network.
       ema: exponential moving averages of params, one a rate, right from step 1.
-      opt_state: optax's, of packed parameters; see packing.
+      opt_state: optax's, of packed parameters; see `optimizers.pack`.
       key: root of all randomness; never changes.
       history: of the time sampler.
       recent: losses of the last steps by noise level.

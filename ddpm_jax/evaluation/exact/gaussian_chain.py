@@ -43,7 +43,7 @@ class Affine(NamedTuple):
 
 
 def excess(schedule: Schedule, c: Directions) -> np.ndarray:
-    """M_t = 1 - Gamma_t = alpha_bar_t c / V_t of every direction, (T + 1, *x); row 0 is NaN, as in `eval.moments`.
+    """M_t = 1 - Gamma_t = alpha_bar_t c / V_t of every direction, (T + 1, *x); row 0 is NaN, as in `evaluation.moments`.
 
     Its mean over directions is what `analytic` and `isotropic` measure in this world. Counted in x_0, and so c, where
     alpha_bar_t = 0; see `process.Steps`.
@@ -55,7 +55,7 @@ def excess(schedule: Schedule, c: Directions) -> np.ndarray:
 
 
 def moments(schedule: Schedule, c: Directions) -> Moments:
-    """What `eval.moments` would measure on endlessly many images N(0, c) with the exact denoiser: M_t = mean of
+    """What `evaluation.moments` would measure on endlessly many images N(0, c) with the exact denoiser: M_t = mean of
     alpha_bar_t c / V_t and L_T = 1/2 [alpha_bar_T (mean c - 1) - log(1 - alpha_bar_T)]. L_0 is left out, as 0.
 
     Args:

@@ -364,7 +364,7 @@ def save_scheduler(folder: Path, described: Mapping[str, Any]) -> None:
 
 
 def write_scheduler(scheduler: Scheduler) -> dict[str, Any]:
-    """The scheduler_config.json of a DDPMScheduler, with every beta; the inverse of `read`.
+    """The scheduler_config.json of a DDPMScheduler, with every beta; the inverse of `read_scheduler`.
 
     Raises:
       ValueError: diffusers has no such prediction or variance.

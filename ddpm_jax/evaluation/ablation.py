@@ -1,8 +1,8 @@
 """An ablation of the reverse variance: one denoiser under every choice, measured once, tabulated, sampled.
 
 `check` and `measure` begin it, `choose` fixes variances and trajectories by calibration images, `tabulate`, `sample`
-and `pictures` give what a report shows; `compare` is the likelihood table alone. `judge_whole_chain` is one variance on all
-T steps, without calibration, and `over_networks` the spread over networks trained alike. Everything expensive goes
+and `pictures` give what a report shows; `compare` is the likelihood table alone. `judge_whole_chain` is one variance on
+all T steps, without calibration, and `over_networks` the spread over networks trained alike. Everything expensive goes
 through a `Keep` and is found again when nothing it depends on has changed.
 """
 

@@ -211,7 +211,7 @@ def _mean_costs(
 
 Row = dict[str, Any]
 Cell = tuple[str, str, int]
-VERSION = 1  # raised by hand when the numbers of a bound or a cheapest path change: step_kl, timesteps, decoders
+VERSION = 1  # raised by hand when the numbers of a bound or a cheapest path change: step_kl, timesteps
 OPTIMAL = "optimal"
 FREE = "optimal_free"  # the first time is chosen, too, with a decoder variance of its own
 REFERENCE = "isotropic"  # what differences are taken to

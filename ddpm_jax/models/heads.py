@@ -1,7 +1,6 @@
-"""Heads of their own on a frozen denoiser: what a second network says of x_t, and the losses that fit it.
+"""Heads on a frozen denoiser: outputs of a second network g(x_t, t), in the natural unit of each variance.
 
-The mean stays as it was trained, or as a world knows it; only the variance learns. All heads are outputs of one network
-g(x_t, t) and are fitted together, each by its own loss.
+The mean stays as it was trained; only the variance learns. Their losses are in `training.heads`.
 """
 
 from collections.abc import Callable

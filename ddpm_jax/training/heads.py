@@ -263,7 +263,7 @@ def _check_same(wanted: dict[str, Any], workdir: Path, stored: dict[str, Any]) -
     """Refuse to go on with heads of another denoiser or config; more steps are no difference."""
     if "heads" not in stored:
         raise ValueError(f"{workdir} holds a training run, not heads: choose another --workdir")
-    check_age(stored, wanted["model"], workdir)
+    check_age(stored, workdir)
     setup.check_agreement(workdir, "heads", _flat(wanted), _flat(stored), {"head_steps"})
 
 

@@ -248,7 +248,7 @@ def load_heads(workdir: str | os.PathLike[str], model: Model) -> Model:
     stored = _said(packaged(workdir, "heads")) if folder is None else checkpoints.describe(folder)
     if "heads" not in stored:
         raise ValueError(f"{workdir} holds a training run, not heads: give the workdir of ddpm-jax heads")
-    check_age(stored, model.fingerprint, Path(workdir))
+    check_age(stored, Path(workdir))
     if stored["model"] != model.fingerprint:
         raise ValueError(
             f"the heads of {workdir} were trained on another denoiser than {model.name}: train them on this one"
@@ -259,13 +259,17 @@ def load_heads(workdir: str | os.PathLike[str], model: Model) -> Model:
     return with_heads(model, config, network, params)
 
 
-def check_age(stored: dict[str, Any], fingerprint: str, workdir: Path) -> None:
+def check_age(stored: dict[str, Any], workdir: Path) -> None:
     """Refuse heads of format 1, which knew their denoiser by its source code, too: whether it is this one is not known.
+
+    Args:
+      stored: what their checkpoint says; without `model` it is of format 1.
+      workdir: of the heads.
 
     Raises:
       ValueError: see above.
     """
-    if stored.get("model", stored.get("subject")) != fingerprint and "model" not in stored:
+    if "model" not in stored:
         raise ValueError(
             f"the heads of {workdir} are of an earlier version, which knew the denoiser by its source code, too, and "
             "whether it is this one cannot be told: train them again in another --workdir"

@@ -142,21 +142,33 @@ def test_without_names_all_heads_are_meant() -> None:
     assert heads.named(HEADS) == HEADS
 
 
-def test_heads_of_the_first_format_are_read_where_the_denoiser_is_known_as_it_was(
-    frozen: Subject, trained: tuple[Subject, Path], monkeypatch: pytest.MonkeyPatch
+def test_heads_of_the_first_format_are_refused_in_one_line(
+    frozen: Model, trained: tuple[Model, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Elsewhere a hash of source code was part of what it was known by, and nothing can be told."""
-    headed, folder = trained
+    """A hash of source code was part of what they knew their denoiser by: whether it is this one cannot be told."""
+    _, folder = trained
     real = checkpoints.describe
 
     def early(*where: Any) -> dict[str, Any]:
-        stored = {**real(*where), "format": 1}
-        return {**stored, "heads": {name: value for name, value in stored["heads"].items() if name != "size"}}
+        stored = real(*where)
+        return {**{name: stored[name] for name in stored if name != "model"}, "subject": stored["model"], "format": 1}
 
     monkeypatch.setattr(checkpoints, "describe", early)
-    assert heads.load(folder, frozen).fingerprint == headed.fingerprint
-    assert heads.fit(HEADS, PACE, frozen, folder).fingerprint == headed.fingerprint
-    other = frozen._replace(fingerprint="another")
-    for act in (lambda: heads.load(folder, other), lambda: heads.fit(HEADS, PACE, other, folder)):
+    for act in (lambda: model.load_heads(folder, frozen), lambda: heads.fit(HEADS, PACE, frozen, DIGITS, folder)):
         with pytest.raises(ValueError, match=r"of an earlier version, .*: train them again in another --workdir"):
             act()
+
+
+def test_heads_go_on_from_before_an_option_was_there(
+    frozen: Model, trained: tuple[Model, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headed, folder = trained
+    real = checkpoints.describe
+
+    def before(*where: Any) -> dict[str, Any]:
+        stored = real(*where)
+        return {**stored, "heads": {name: value for name, value in stored["heads"].items() if name != "size"}}
+
+    monkeypatch.setattr(checkpoints, "describe", before)
+    assert model.load_heads(folder, frozen).fingerprint == headed.fingerprint
+    assert heads.fit(HEADS, PACE, frozen, DIGITS, folder).fingerprint == headed.fingerprint

@@ -145,5 +145,7 @@ def test_every_variance_is_called_by_what_fixes_it(choices: likelihood.Choices) 
         name for name, choice in choices.variances.items() if choice.heads
     }
     assert [kinds[name] for name in ("small", "family", "zero")] == ["fixed"] * 3
+    numbers = choices._replace(variances=dict.fromkeys(["interpolated:0.2", "learned_range:clamped", "family:4"]))
+    assert list(diagnostics.kinds(numbers).values()) == ["fixed", "trained", "fixed"]
     assert [kinds[name] for name in ("analytic", "isotropic")] == ["measured"] * 2
     assert [kinds[name] for name in ("spectral", "spectral_radial")] == ["frequencies"] * 2

@@ -13,7 +13,7 @@ from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Prediction
 from ddpm_jax.evaluation import ablation
 from ddpm_jax.evaluation.design import Design
-from ddpm_jax.training.model import Subject
+from ddpm_jax.training.model import Model
 
 T, DRAWS = 25, 8
 LINEAR = schedules.linear(T)
@@ -35,12 +35,12 @@ def crooked(x_t, t):
     return Prediction((x_t - jnp.sqrt(ab) * x_0) / jnp.sqrt(noise), x_0, {"learned": head})
 
 
-OWN = Subject("trained", "crooked", FEW, LINEAR, crooked, "crooked", ("learned",), EVERY)
+OWN = Model("trained", "crooked", crooked, LINEAR, "x_0", FEW.shape, FEW.levels, "crooked", ("learned",), EVERY)
 
 
 def judged(name: str, decoder: str) -> tuple[dict, dict]:
     wanted = ablation.whole_chain_design(name, Rules(levels=17, decoder=decoder), LINEAR, images=5, seeds=2)
-    return ablation.judge_whole_chain(OWN, wanted, jax.random.key(0))
+    return ablation.judge_whole_chain(OWN, FEW, wanted, jax.random.key(0))
 
 
 def loss_in_bits(choice) -> float:
@@ -69,7 +69,7 @@ def test_the_bound_of_a_learned_variance_is_the_loss_that_trains_it() -> None:
 @pytest.mark.slow
 def test_a_fixed_variance_has_the_bound_of_a_study_and_one_decoder() -> None:
     row, _ = judged("large", "own")
-    (known,) = ablation.compare(OWN, Design(Rules(levels=17), ("large",), ("even",), (T,)))
+    (known,) = ablation.compare(OWN, FEW, Design(Rules(levels=17), ("large",), ("even",), (T,)))
     assert (row["bits_per_dim"], row["standard_error"]) == pytest.approx(
         (known["bits_per_dim"], known["standard_error"])
     )
@@ -81,6 +81,7 @@ def test_the_design_is_one_variance_on_all_steps() -> None:
     assert (found.images, found.seeds, found.rules.levels) == (5, 2, 17)
 
 
-def test_a_variance_that_has_to_be_measured_is_refused() -> None:
-    with pytest.raises(ValueError, match="measure the moments of the network first"):
-        judged("isotropic", "own")
+@pytest.mark.parametrize("name", ["isotropic", "family"])
+def test_a_variance_that_has_to_be_measured_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"variance '{name}' needs .*: measure the moments of the network first"):
+        judged(name, "own")

@@ -41,8 +41,7 @@ def test_the_calibration_is_the_average_of_exact_covariances(tmp_path: Path) -> 
     """M_(t,j) over as many draws in float64; both are means over 1,000 x_t or more."""
     options = ExactFinite(workdir=tmp_path, examples=9, T=40, K=(2,), variances=("spectral",))
     images, tables, design = exact_finite.resolve(options)
-    subject = exact_finite.subject_of(images, tables)[0]
-    known = exact_finite.calibrate(subject, design, jax.random.key(0))
+    known = exact_finite.calibrate(images, tables, design, jax.random.key(0))
     dct, draw, t = bases.dct(known.colours), np.random.default_rng(0), 40
     assert np.isnan(known.spectrum[2:40]).all()
     levels = images.train.images / 8.0 - 1
@@ -57,7 +56,8 @@ def test_the_calibration_is_the_average_of_exact_covariances(tmp_path: Path) -> 
     expected = tables.alpha_bar[t] / tables.one_minus_alpha_bar[t] * np.mean(found, axis=0)
     error = 5 * np.std(found, axis=0) * np.sqrt(2 / 1000) + 1e-6
     assert (np.abs(known.spectrum[t] - expected) < error).all()
-    assert known.error[t] == pytest.approx(known.spectrum[t].mean())
+    assert known.error[t] == known.excess[t] == pytest.approx(known.spectrum[t].mean())
+    assert known.variance == pytest.approx(levels.var(axis=0).mean(), rel=1e-6)
 
 
 def test_a_dry_run_prints_the_options_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -74,6 +74,7 @@ def test_a_dry_run_prints_the_options_and_writes_nothing(tmp_path: Path, capsys:
         ("--examples 1", "examples = 1: digits has 2 to 150"),
         ("--examples 151", "examples = 151: digits has 2 to 150"),
         ("--variances smal", "unknown variance 'smal'"),
+        ("--variances small:1", "variance 'small:1': small takes nothing after its name, not '1'"),
         ("--K 3 3", "K = 3 3 repeats one"),
         ("--seeds 0", "seeds = 0: it is at least 1"),
         ("--last-step none", "unknown last_step 'none'"),

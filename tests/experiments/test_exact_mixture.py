@@ -59,7 +59,7 @@ def test_a_dry_run_prints_the_options_and_writes_nothing(tmp_path: Path, capsys:
         ("--points 2", "2 points up to 7"),
         ("--points 99 --variances small --K 2", "points = 99: too few for any of these chains"),
         ("--last-step none", "unknown last_step 'none'"),
-        ("--frac 2", "frac = 2 is outside [0, 1]"),
+        ("--variances interpolated:2", "frac = 2 is outside [0, 1]"),
         ("--workdir {file}/deep", "is a file; choose another folder"),
     ],
 )

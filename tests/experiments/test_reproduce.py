@@ -122,7 +122,7 @@ def test_another_network_does_not_take_the_place_of_the_first(
     few = dict(weights=tmp_path / "copy", data=str(files.data), inception=files.inception, workdir=tmp_path)
     shutil.copytree(files.weights, tmp_path / "copy")
     first = resolve(Reproduce(**few))
-    assert resolve(Reproduce(**few)).subject.fingerprint == first.subject.fingerprint
+    assert resolve(Reproduce(**few)).model.fingerprint == first.model.fingerprint
     path = tmp_path / "copy" / "diffusion_pytorch_model.safetensors"
     arrays = load_file(path)
     (tmp_path / "copy" / "model_index.json").write_text("{}")

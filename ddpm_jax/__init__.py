@@ -23,7 +23,7 @@ Below it lie the pure pieces: `ddpm.schedules`, `ddpm.process`, `ddpm.timesteps`
     report      the page an ablation leaves behind
     cli         the commands
 
-Read diffusion/ in this order and you have read the article: schedules, gaussian, denoiser, process, variances, losses,
+Read diffusion/ in this order and you have read the article: schedules, gaussian, process, denoiser, variances, losses,
 sampler.
 """
 

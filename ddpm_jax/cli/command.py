@@ -43,7 +43,8 @@ def command_line(
     check_moved(kind, argv)
     if {"-h", "--help"} & {*argv}:
         words = (description or inspect.getdoc(kind) or "").partition("Attributes:")[0].strip()
-        description = f"{words}\n\nChoices by name:\n{choices.text(kind)}"
+        listed = choices.text(kind)
+        description = f"{words}\n\nChoices by name:\n{listed}" if listed else words
     config = tyro.cli(kind, description=description, args=argv, prog=program)
     config = dataclasses.replace(config, **_expanded(config))  # type: ignore[type-var]
     sharding.use_cores()

@@ -28,7 +28,7 @@ from ddpm_jax.cli.command import command_line
 from ddpm_jax.data.datasets import seen
 from ddpm_jax.diffusion import conventions
 from ddpm_jax.evaluation import ablation
-from ddpm_jax.evaluation.ablation import Means
+from ddpm_jax.evaluation.ablation import Execution
 from ddpm_jax.evaluation.design import Design
 from ddpm_jax.evaluation.fid import classifier
 from ddpm_jax.report import published
@@ -180,8 +180,8 @@ def network(options: DdpmTable2, wanted: Run) -> tuple[Row, Row | None]:
     model = loop.fit(config, folder_of(options, config)).model
     own = partial(cache.fetch, store._replace(common={"denoiser": model.fingerprint}))
     keep: Keep = lambda kind, *rest: (common if kind == "classifiers" else own)(kind, *rest)  # noqa: E731
-    means, key = Means(Layout(options.parallel), keep), jax.random.key(options.seed)
-    measured, judge = ablation.judge_whole_chain(model, wanted.data, design_of(options, wanted), key, means)
+    execution, key = Execution(Layout(options.parallel), keep), jax.random.key(options.seed)
+    measured, judge = ablation.evaluate_whole_chain(model, wanted.data, design_of(options, wanted), key, execution)
     return {"seed": config.seed, "diverged": None, **measured}, judge
 
 

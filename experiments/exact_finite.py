@@ -33,7 +33,7 @@ from ddpm_jax.diffusion.schedules import SCHEDULES, Schedule
 from ddpm_jax.diffusion.toy import World
 from ddpm_jax.diffusion.variances import VARIANCES, Calibration
 from ddpm_jax.evaluation import ablation, likelihood, samples
-from ddpm_jax.evaluation.ablation import Means
+from ddpm_jax.evaluation.ablation import Execution
 from ddpm_jax.evaluation.design import Design
 from ddpm_jax.evaluation.fid import classifier
 from ddpm_jax.evaluation.likelihood import Choices
@@ -97,13 +97,15 @@ def main(options: ExactFinite) -> None:
         return
     model, world = model_of(images, tables)
     store = cache.Store(options.workdir / "cells", {"denoiser": model.fingerprint}, options.force, Counter())
-    means = Means(keep=partial(cache.fetch, store))
+    execution = Execution(keep=partial(cache.fetch, store))
     fixed = calibrate(images, tables, design, jax.random.key(options.seed))
     rows: list[Row] = []
     for K in options.K:
         steps = process.steps(tables, timesteps.even(tables.T, K))
         chain = model._replace(denoiser=toy.exact_heads(world, steps))
-        found, drawn = ablation.sample(chain, images, design._replace(sample_K=(K,)), choose(fixed, design, K), means)
+        found, drawn = ablation.sample(
+            chain, images, design._replace(sample_K=(K,)), choose(fixed, design, K), execution
+        )
         rows += [row(one, drawn, images) for one in found["sample_cells"]]
     parts = dict(variances=list(options.variances), K=list(options.K), measures=MEASURES, rows=rows)
     write(options.workdir, {"config": config, "classifier": found["classifier"], **parts})

@@ -29,7 +29,7 @@ from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.process import Kernel
 from ddpm_jax.diffusion.variances import Calibration
 from ddpm_jax.evaluation import ablation, likelihood, samples
-from ddpm_jax.evaluation.ablation import Means
+from ddpm_jax.evaluation.ablation import Execution
 from ddpm_jax.evaluation.design import Design
 from ddpm_jax.evaluation.fid import extractors, frechet, protocols
 from ddpm_jax.evaluation.fid.protocols import Measure
@@ -64,14 +64,14 @@ def main(options: Reproduce) -> None:
 def reproduce(options: Reproduce) -> None:
     """What main does, in a workdir that no other process writes to."""
     plan = resolve(options)
-    means = Means(keep=keep_of(plan))
+    execution = Execution(keep=keep_of(plan))
     work, said = afford(plan)
     print("\n".join(said), flush=True)
     design = plan.design._replace(images=work.n)
-    calibration = ablation.measure(plan.model, plan.data, design, jax.random.key(0), "calibration", means=means)
-    choices = ablation.choose(plan.model, plan.data, design, calibration, means.keep)
-    test = ablation.measure(plan.model, plan.data, design, jax.random.key(0), "test", choices, means)
-    bounds = likelihood.rows(likelihood.likelihoods(choices, test, means.keep), "test")
+    calibration = ablation.measure(plan.model, plan.data, design, jax.random.key(0), "calibration", execution=execution)
+    choices = ablation.choose(plan.model, plan.data, design, calibration, execution.keep)
+    test = ablation.measure(plan.model, plan.data, design, jax.random.key(0), "test", choices, execution)
+    bounds = likelihood.rows(likelihood.likelihoods(choices, test, execution.keep), "test")
     results: dict[str, Any] = {
         "config": {**plain(plan.options), "schedule": plan.schedule},
         "network": plan.made,
@@ -87,7 +87,7 @@ def reproduce(options: Reproduce) -> None:
         mark, lines = compared(plan, work.n)
         results["notes"]["fid"] = [*lines, *said]
         for choice, cell in sampled(choices, design, sorted(work.chains)):
-            results["fid"].append(fid_row(plan, choice, cell, work.n, means.keep) | {"mark": mark})
+            results["fid"].append(fid_row(plan, choice, cell, work.n, execution.keep) | {"mark": mark})
             write(folder, results)
     print(reproduce_report.text(results))
     print(f"tables: {folder / 'tables.md'}")

@@ -16,7 +16,7 @@ from ddpm_jax.cli import provenance
 from ddpm_jax.cli.arguments import Ablation
 from ddpm_jax.cli.plan import RESULTS, Plan, plain, resolve
 from ddpm_jax.evaluation import ablation, moments
-from ddpm_jax.evaluation.ablation import Means
+from ddpm_jax.evaluation.ablation import Execution
 from ddpm_jax.report import claims, page
 from ddpm_jax.runtime import cache
 from ddpm_jax.runtime.cache import Store
@@ -38,7 +38,7 @@ class Network(NamedTuple):
     images_per_second: float | None = None
 
 
-class Judged(NamedTuple):
+class Evaluated(NamedTuple):
     """What one network gave."""
 
     results: dict[str, Any]
@@ -60,18 +60,18 @@ def main(options: Ablation) -> None:
         Counter[tuple[str, str]](),
     )
     seeds = [options.training.seed + i for i in range(options.training_seeds)]
-    networks, judged = [], []
+    networks, evaluated = [], []
     for seed in seeds:
         networks.append(there or train(plan, seed, seconds))
         store = Store(options.workdir / "cells", {"denoiser": networks[-1].model.fingerprint}, options.force, used)
-        judged.append(judge(plan, networks[-1], store, seconds))
-    results = {**judged[0].results, "config": config, "rules": design.rules._asdict(), "training_seeds": seeds}
-    tables, samples = ([one.results[name] for one in judged] for name in ("likelihood", "sample_cells"))
-    results["spread"] = ablation.over_networks(tables, samples) if len(judged) > 1 else []
-    results["claims"] = claims.judge(results)
+        evaluated.append(evaluate(plan, networks[-1], store, seconds))
+    results = {**evaluated[0].results, "config": config, "rules": design.rules._asdict(), "training_seeds": seeds}
+    tables, samples = ([one.results[name] for one in evaluated] for name in ("likelihood", "sample_cells"))
+    results["spread"] = ablation.over_networks(tables, samples) if len(evaluated) > 1 else []
+    results["claims"] = claims.verdicts(results)
     about = {"about": provenance.about(seconds, networks[0].images_per_second), "forced": options.force}
-    moments.save(options.workdir / "moments.npz", judged[0].calibration, networks[0].model.fingerprint, design.rules)
-    write(options.workdir, results, {**about, "cells": cache.tally(used)}, judged[0].shown)
+    moments.save(options.workdir / "moments.npz", evaluated[0].calibration, networks[0].model.fingerprint, design.rules)
+    write(options.workdir, results, {**about, "cells": cache.tally(used)}, evaluated[0].shown)
     print("\n".join(claims.lines(results["claims"])))
     print(f"report: {options.workdir / 'report.html'}")
 
@@ -110,12 +110,12 @@ def of_training(stored: Stored, model: Model, folder: Path) -> Network:
     return Network(model, to_dict(stored.network), training, provenance.training_rate(log))
 
 
-def judge(plan: Plan, network: Network, store: Store, seconds: Seconds) -> Judged:
+def evaluate(plan: Plan, network: Network, store: Store, seconds: Seconds) -> Evaluated:
     """Everything about one network, as far as it is not in the store yet."""
     model, data, design, training = network.model, plan.data, plan.design, plan.options.training
     keep, key = partial(cache.fetch, store), jax.random.key(training.seed)
-    means = Means(Layout(training.parallel), keep)
-    look = partial(ablation.measure, model, data, design, key, means=means)
+    execution = Execution(Layout(training.parallel), keep)
+    look = partial(ablation.measure, model, data, design, key, execution=execution)
     calibration = timed(seconds, "moments", lambda: look("calibration"))
     choices = timed(seconds, "likelihood", lambda: ablation.choose(model, data, design, calibration, keep))
     measured = timed(
@@ -124,13 +124,13 @@ def judge(plan: Plan, network: Network, store: Store, seconds: Seconds) -> Judge
         lambda: {"calibration": calibration, "test": look("test", choices), "train": look("train")},
     )
     results = timed(seconds, "likelihood", lambda: ablation.tabulate(model, data, design, choices, measured, keep))
-    quality, drawn = timed(seconds, "sample", lambda: ablation.sample(model, data, design, choices, means))
+    quality, drawn = timed(seconds, "sample", lambda: ablation.sample(model, data, design, choices, execution))
     results |= {**quality, "training": network.training}
     results["network"] = dict(
         source=model.source, name=model.name, fingerprint=model.fingerprint, heads=list(model.heads)
     )
     results["data"] = provenance.images(data, calibration.variance)
-    return Judged(results, ablation.pictures(model, data, design, choices, drawn, keep), calibration)
+    return Evaluated(results, ablation.pictures(model, data, design, choices, drawn, keep), calibration)
 
 
 def timed(seconds: Seconds, part: str, work: Callable[[], R]) -> R:

@@ -36,6 +36,6 @@ def main(options: TrainHeads) -> None:
     if options.dry_run:
         print(json.dumps({**to_dict(wanted.config), "network": to_dict(wanted.network)}, indent=2))
         return
-    pace = Config(seed=options.seed, parallel=options.parallel, save_every=options.save_every)
-    heads.fit(options.training, pace, network, data, options.workdir)
+    run = Config(seed=options.seed, parallel=options.parallel, save_every=options.save_every)
+    heads.fit(options.training, run, network, data, options.workdir)
     print(f"{options.workdir}: {', '.join(wanted.config.heads)} trained to step {options.training.head_steps}")

@@ -23,7 +23,7 @@ from ddpm_jax.diffusion.variances import LogVar, ReverseVariance
 GAMMA = 5.0  # where min-SNR levels off. Hang et al. 2023, section 3.4
 
 
-class Noised(NamedTuple):
+class NoisyBatch(NamedTuple):
     """Data with the noise of one step of a chain each, as a training step has drawn them.
 
     Attributes:
@@ -47,7 +47,7 @@ class Noised(NamedTuple):
     keys: Key[Array, " b"] | None
 
 
-Objective = Callable[[Noised, Denoiser], Float[Array, " b"]]
+Objective = Callable[[NoisyBatch, Denoiser], Float[Array, " b"]]
 
 
 def noised(
@@ -58,12 +58,12 @@ def noised(
     eps: Images,
     levels: int | None = None,
     keys: Key[Array, " b"] | None = None,
-) -> Noised:
+) -> NoisyBatch:
     """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps at the step k of a chain. Ho et al. 2020, equation 4."""
     drawn = Steps(*(jnp.asarray(column)[k] for column in process.cast(chain, x_0.dtype)))
     step = Steps(*(variances.beside(column, x_0) for column in drawn))._replace(s=drawn.s, t=drawn.t)
     x_t = process.add_noise(x_0, eps, step.signal, step.noise)
-    return Noised(schedule, k, step, x_0, eps, x_t, levels, keys)
+    return NoisyBatch(schedule, k, step, x_0, eps, x_t, levels, keys)
 
 
 def per_example(values: Images) -> Float[Array, " b"]:
@@ -97,7 +97,7 @@ def simple(regress: str = "eps", weighting: str = "uniform") -> Objective:
             raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(table)}")
     weight = WEIGHTINGS[weighting]
 
-    def loss(drawn: Noised, denoiser: Denoiser) -> Float[Array, " b"]:
+    def loss(drawn: NoisyBatch, denoiser: Denoiser) -> Float[Array, " b"]:
         step, prediction = drawn.step, denoiser(drawn.x_t, drawn.step.t)
         if weight is not None:
             snr = (step.signal / step.noise) ** 2
@@ -112,7 +112,7 @@ def simple(regress: str = "eps", weighting: str = "uniform") -> Objective:
 def mu_mse() -> Objective:
     """||mu-tilde - mu_hat||^2 per dimension, the mean of the posterior. Ho et al. 2020, table 2 ("mu, MSE")."""
 
-    def loss(drawn: Noised, denoiser: Denoiser) -> Float[Array, " b"]:
+    def loss(drawn: NoisyBatch, denoiser: Denoiser) -> Float[Array, " b"]:
         difference = drawn.step.mean_x_0 * (drawn.x_0 - denoiser(drawn.x_t, drawn.step.t).x_0)
         return per_example(difference**2)
 
@@ -135,13 +135,13 @@ def vlb(choice: ReverseVariance, chain: Steps) -> Objective:
         raise ValueError("this variance has no likelihood bound: choose another --variance for the loss")
     variances.check_steps(choice, chain)
 
-    def loss(drawn: Noised, denoiser: Denoiser) -> Float[Array, " b"]:
+    def loss(drawn: NoisyBatch, denoiser: Denoiser) -> Float[Array, " b"]:
         return chain.K * bound_term(choice, chain, drawn, denoiser(drawn.x_t, drawn.step.t))
 
     return loss
 
 
-def bound_term(choice: ReverseVariance, chain: Steps, drawn: Noised, prediction: Prediction) -> Float[Array, " b"]:
+def bound_term(choice: ReverseVariance, chain: Steps, drawn: NoisyBatch, prediction: Prediction) -> Float[Array, " b"]:
     """One term of the bound, nats per dimension; see `vlb`. Ho et al. 2020, equation 5.
 
     Numerics: finite for every step, those that `where` leaves out as well, so that gradients are.
@@ -160,7 +160,7 @@ def bound_term(choice: ReverseVariance, chain: Steps, drawn: Noised, prediction:
     return jnp.where(step.s == 0, -_decoded(drawn, model), gaussian.kl(posterior, model))
 
 
-def _decoded(drawn: Noised, decoder: Gaussian) -> Float[Array, " b"]:
+def _decoded(drawn: NoisyBatch, decoder: Gaussian) -> Float[Array, " b"]:
     """log p(x_0 | x_tau_1): of grey levels a mass, of other data a density."""
     if drawn.levels is None:
         return gaussian.log_prob(decoder, drawn.x_0)
@@ -178,7 +178,7 @@ def hybrid(choice: ReverseVariance, chain: Steps, regress: str = "eps", weightin
         raise ValueError("objective 'hybrid' trains the head of a variance and this one has none: choose learned_range")
     of_mean, of_variance = simple(regress, weighting), vlb(choice, chain)
 
-    def loss(drawn: Noised, denoiser: Denoiser) -> Float[Array, " b"]:
+    def loss(drawn: NoisyBatch, denoiser: Denoiser) -> Float[Array, " b"]:
         prediction = denoiser(drawn.x_t, drawn.step.t)
         still = prediction._replace(
             eps=jax.lax.stop_gradient(prediction.eps), x_0=jax.lax.stop_gradient(prediction.x_0)

@@ -1,9 +1,9 @@
 """An ablation of the reverse variance: one denoiser under every choice, measured once, tabulated, sampled.
 
 `check` and `measure` begin it, `choose` fixes variances and trajectories by calibration images, `tabulate`, `sample`
-and `pictures` give what a report shows; `compare` is the likelihood table alone. `judge_whole_chain` is one variance on
-all T steps, without calibration, and `over_networks` the spread over networks trained alike. Everything expensive goes
-through a `Keep` and is found again when nothing it depends on has changed.
+and `pictures` give what a report shows; `compare` is the likelihood table alone. `evaluate_whole_chain` is one variance
+on all T steps, without calibration, and `over_networks` the spread over networks trained alike. Everything expensive
+goes through a `Keep` and is found again when nothing it depends on has changed.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ SPLITS = ("calibration", "test", "train")
 GAP_K = 50  # steps of the chain on which training and test images are compared
 
 
-class Means(NamedTuple):
+class Execution(NamedTuple):
     """How the work is done; the numbers do not depend on it.
 
     Attributes:
@@ -108,7 +108,7 @@ def resolved(design: Design, heads: tuple[str, ...]) -> Design:
 
 
 def compare(
-    model: Model, data: DataSet, design: Design, key: Key[Array, ""] | None = None, means: Means = Means()
+    model: Model, data: DataSet, design: Design, key: Key[Array, ""] | None = None, execution: Execution = Execution()
 ) -> list[Row]:
     """The likelihood table of one denoiser: fixed by calibration images, judged on test images.
 
@@ -117,7 +117,7 @@ def compare(
       data: its images.
       design: what is compared; of it, what concerns the likelihood.
       key: of the noise; default key 0.
-      means: how the work is done.
+      execution: how the work is done.
 
     Returns:
       Rows by (variance, trajectory, K), likelihoods in bits/dim.
@@ -128,10 +128,10 @@ def compare(
     design = resolved(design._replace(sample_K=design.K), model.heads)
     check(design, model.schedule, model.heads)
     key = jax.random.key(0) if key is None else key
-    calibration = measure(model, data, design, key, "calibration", means=means)
-    choices = choose(model, data, design, calibration, means.keep)
-    test = measure(model, data, design, key, "test", choices, means)
-    return likelihood.rows(likelihood.likelihoods(choices, test, means.keep), "test")
+    calibration = measure(model, data, design, key, "calibration", execution=execution)
+    choices = choose(model, data, design, calibration, execution.keep)
+    test = measure(model, data, design, key, "test", choices, execution)
+    return likelihood.rows(likelihood.likelihoods(choices, test, execution.keep), "test")
 
 
 def measure(
@@ -141,7 +141,7 @@ def measure(
     key: Key[Array, ""],
     split: str,
     choices: Choices | None = None,
-    means: Means = Means(),
+    execution: Execution = Execution(),
 ) -> Moments:
     """The one pass over a split of SPLITS: at every time, over training images on a short chain only.
 
@@ -152,7 +152,7 @@ def measure(
       key: of the noise.
       split: calibration images need nothing else; they tabulate the variances that look at x_t.
       choices: what the calibration images fixed; the variances among them that need a table are tabulated.
-      means: how the work is done.
+      execution: how the work is done.
 
     Raises:
       ValueError: the rules are for another number of grey levels than the data have, or another clip than heads were
@@ -171,8 +171,8 @@ def measure(
         (seen(data.train) if split == "train" else getattr(data, split)).images,
         design.rules,
         chain if split == "train" else None,
-        means.layout,
-        means.keep,
+        execution.layout,
+        execution.keep,
         known.colours,
         {name: (name, known) for name in _tabulated(design, known, choices) if split != "train"},
     )
@@ -276,7 +276,7 @@ def _without_errors(row: likelihood.Row) -> likelihood.Row:
 
 
 def sample(
-    model: Model, data: DataSet, design: Design, choices: Choices, means: Means = Means()
+    model: Model, data: DataSet, design: Design, choices: Choices, execution: Execution = Execution()
 ) -> tuple[dict[str, Any], dict[likelihood.Cell, np.ndarray]]:
     """Samples of every variance x K on even chains with their Frechet distances, and the images.
 
@@ -288,8 +288,8 @@ def sample(
     even = [(name, "even", K) for K in design.sample_K for name in design.variances]
     wanted = [cell for cell in even if cell in choices.times]
     draws = samples.Draws(range(design.seeds), design.images, data.shape)
-    drawn = samples.draw(choices, model.denoiser, wanted, design.rules, draws, means.layout, means.keep)
-    extractor = FEATURES[design.features].build(data, means.keep)
+    drawn = samples.draw(choices, model.denoiser, wanted, design.rules, draws, execution.layout, execution.keep)
+    extractor = FEATURES[design.features].build(data, execution.keep)
     held_out = np.concatenate([data.calibration.images, test.images])
     reference = extractors.of_images(f"{data.name}, images that the network learned", train.images, extractor)
     single, over_seeds = samples.distances(drawn, extractor, reference)
@@ -358,8 +358,8 @@ def _whole_chain_choices(wanted: Design, known: Calibration) -> Choices:
     return Choices(known, {name: reverse_variances.build(name, known)}, times, decoder=wanted.rules.decoder)
 
 
-def judge_whole_chain(
-    model: Model, data: DataSet, wanted: Design, key: Key[Array, ""], means: Means = Means()
+def evaluate_whole_chain(
+    model: Model, data: DataSet, wanted: Design, key: Key[Array, ""], execution: Execution = Execution()
 ) -> tuple[Row, Row]:
     """The bound and its parts, bits/dim, with the standard error over images, and the Frechet distances of samples.
 
@@ -368,7 +368,7 @@ def judge_whole_chain(
       data: its images.
       wanted: from `whole_chain_design`.
       key: of the noise on test images.
-      means: how the work is done.
+      execution: how the work is done.
 
     Returns:
       These, and what is said of the features in which the distance is taken.
@@ -377,9 +377,9 @@ def judge_whole_chain(
       ValueError: the variance has to be measured first, or does not fit the network.
     """
     choices = _whole_chain_choices(wanted, Calibration(model.schedule, learned_times=model.learned_times))
-    test = measure(model, data, wanted, key, "test", choices, means)
-    (bound,) = likelihood.rows(likelihood.likelihoods(choices, test, means.keep), "test")
-    found, _ = sample(model, data, wanted, choices, means)
+    test = measure(model, data, wanted, key, "test", choices, execution)
+    (bound,) = likelihood.rows(likelihood.likelihoods(choices, test, execution.keep), "test")
+    found, _ = sample(model, data, wanted, choices, execution)
     (over_seeds,) = found["sample_cells"]
     row = {name: bound[name] for name in ("bits_per_dim", "standard_error", "prior", "kl", "decoder")}
     row |= {"frechet": over_seeds["mean"], "frechet_std": over_seeds["std"]}

@@ -194,7 +194,7 @@ def _gap_formula(results: Results) -> Row:
     return dict(claim=sentence, split="test", holds=bool(apart < GAP_TOLERANCE), figures=figures)
 
 
-def judge(results: Results) -> list[Row]:
+def verdicts(results: Results) -> list[Row]:
     """Every claim with its verdict.
 
     Args:

@@ -29,7 +29,7 @@ from ddpm_jax.training.config import Config
 from ddpm_jax.training.step import TrainState
 
 
-class Misfit(ValueError):
+class Incompatible(ValueError):
     """A checkpoint is whole, and of another layout or a newer format."""
 
 
@@ -67,11 +67,11 @@ def check_layout(place: str, stored: dict[str, list], wanted: dict[str, list]) -
     """Refuse a checkpoint that is not of the wanted layout.
 
     Raises:
-      Misfit: names the first array that differs.
+      Incompatible: names the first array that differs.
     """
     for name in sorted(stored.keys() | wanted.keys()):
         if stored.get(name) != wanted.get(name):
-            raise Misfit(
+            raise Incompatible(
                 f"checkpoint {place} does not fit: {name} is {stored.get(name, 'absent')} there and "
                 f"{wanted.get(name, 'absent')} here; use the preset and optimizer it was made with"
             )
@@ -174,11 +174,11 @@ def quiet() -> Iterator[None]:
 
 
 Description = dict[str, Any]
-Store: TypeAlias = ocp.CheckpointManager
+Manager: TypeAlias = ocp.CheckpointManager
 R = TypeVar("R")
 
 
-class Keep(NamedTuple):
+class Retention(NamedTuple):
     """Which checkpoints stay.
 
     Attributes:
@@ -193,7 +193,7 @@ class Keep(NamedTuple):
 
 
 @contextmanager
-def _reading(folder: epath.Path) -> Iterator[Store]:
+def _reading(folder: epath.Path) -> Iterator[Manager]:
     """Reads for this process alone: others may read something else, or nothing."""
     me = jax.process_index()
     alone = MultiprocessingOptions(me, {me}, f"process_{me}") if jax.process_count() > 1 else MultiprocessingOptions()
@@ -205,7 +205,7 @@ def _reading(folder: epath.Path) -> Iterator[Store]:
 
 
 @contextmanager
-def writing(folder: epath.PathLike, keep: Keep = Keep()) -> Iterator[Store]:
+def writing(folder: epath.PathLike, keep: Retention = Retention()) -> Iterator[Manager]:
     """The store that `save` takes, in every process; leaving it waits until the last state is stored.
 
     Args:
@@ -236,8 +236,8 @@ def writing(folder: epath.PathLike, keep: Keep = Keep()) -> Iterator[Store]:
                 store.close()
 
 
-def save(store: Store, state: TrainState, description: Description, held_out_loss: float | None = None) -> None:
-    """Store the state under its step. Returns as soon as it lies in host memory; the disk is written meanwhile.
+def save(store: Manager, state: TrainState, description: Description, held_out_loss: float | None = None) -> None:
+    """Manager the state under its step. Returns as soon as it lies in host memory; the disk is written meanwhile.
 
     Args:
       store: see `writing`.
@@ -267,7 +267,7 @@ def save(store: Store, state: TrainState, description: Description, held_out_los
         )
 
 
-def finish(store: Store) -> None:
+def finish(store: Manager) -> None:
     """Wait until the last state is stored.
 
     Raises:
@@ -390,7 +390,7 @@ def _describe(folder: epath.Path, step: int) -> Description:
         raise Damaged("its description has changed since it was stored")
     description = {"format": 1, **json.loads(stored["said"])}
     if description["format"] > FORMAT:
-        raise Misfit(
+        raise Incompatible(
             f"checkpoint {folder}/{step} is of format {description['format']} and this version reads up to {FORMAT}: "
             "update ddpm_jax"
         )
@@ -407,7 +407,7 @@ def _newest(folder: epath.PathLike, step: int | None, read: Callable[[epath.Path
     for candidate in candidates if step is None else [step]:
         try:
             return read(place, candidate)
-        except Misfit:
+        except Incompatible:
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
             reason = str(error).strip().partition("\n")[0][:200]

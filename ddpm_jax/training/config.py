@@ -130,7 +130,7 @@ FlatHeads = Annotated[Heads, tyro.conf.OmitArgPrefixes]
 
 
 # fmt: off
-BORN: dict[str, dict[str, Any]] = {
+FORMER_DEFAULTS: dict[str, dict[str, Any]] = {
     "Config": dict(
         data=None, image_size=None, preset="digits", schedule="linear", T=1000, prediction="eps", objective="simple",
         variance="large", weighting="uniform", time_sampler="uniform", steps=2600, batch=128, microbatches=None,
@@ -167,7 +167,7 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
 
     Args:
       kind: Config, Heads or UNetConfig.
-      values: by field; a field that is absent takes its value in BORN.
+      values: by field; a field that is absent takes its value in FORMER_DEFAULTS.
 
     Raises:
       ValueError: a field is unknown.
@@ -176,7 +176,7 @@ def from_dict(kind: type[C], values: dict[str, Any]) -> C:
     unknown = [f"{name} = {values[name]!r}" for name in sorted(values.keys() - set(fields))]
     if unknown:
         raise ValueError(f"{kind.__name__} has no {', '.join(unknown)}: made by a newer version, update ddpm_jax")
-    known = {name: values[name] if name in values else BORN[kind.__name__][name] for name in fields}
+    known = {name: values[name] if name in values else FORMER_DEFAULTS[kind.__name__][name] for name in fields}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Key
 from ddpm_jax.data.datasets import DataSet
 from ddpm_jax.diffusion import losses, registry, timesteps, variances
 from ddpm_jax.diffusion.denoiser import Denoiser, Network, Prediction, as_argument, clipped
-from ddpm_jax.diffusion.losses import Noised, Objective, per_example
+from ddpm_jax.diffusion.losses import NoisyBatch, Objective, per_example
 from ddpm_jax.diffusion.process import Steps
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.models import heads, unet
@@ -32,24 +32,24 @@ LEAST_UNIT = 0.05  # of alpha_bar_t: the mistakes of a real network's Jacobian a
 LEAST_RATIO = 0.01  # of b/tb - 1: below it the bound hardly depends on the variance, and float32 cannot tell
 
 
-def _unit(drawn: Noised) -> Array:
+def _unit(drawn: NoisyBatch) -> Array:
     """What errors of h are counted in: alpha_bar_t, the h of data of variance 1, and at least LEAST_UNIT."""
     return jnp.maximum(drawn.step.signal**2, LEAST_UNIT)
 
 
-def fit_npr(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
+def fit_npr(drawn: NoisyBatch, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
     """((eps - eps_hat)^2 - g)^2 in units of alpha_bar_t, the order of the target. Bao et al. 2022b, section 4."""
     error = jnp.where(drawn.step.signal > 0, drawn.eps - prediction.eps, drawn.x_0 - prediction.x_0)
     return per_example(((error**2 - variances.read_head(prediction, "npr")) / _unit(drawn)) ** 2)
 
 
-def fit_sn(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
+def fit_sn(drawn: NoisyBatch, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
     """(eps^2 - g)^2, the target of order 1 at every time. Bao et al. 2022b, section 3."""
     square = jnp.where(drawn.step.signal > 0, drawn.eps**2, drawn.x_0**2 - prediction.x_0**2 + prediction.eps**2)
     return per_example((square - variances.read_head(prediction, "sn")) ** 2)
 
 
-def fit_ocm(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
+def fit_ocm(drawn: NoisyBatch, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
     """((1 - alpha_bar_t) r * (H r) - g)^2 in units of alpha_bar_t. Ou et al. 2025, section 3.
 
     H is the Jacobian of the score -eps_hat/sqrt(1 - alpha_bar_t), r has entries +-1: one Jacobian-vector product, and
@@ -68,7 +68,7 @@ def fit_ocm(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: St
     return per_example(((wanted - variances.read_head(prediction, "ocm")) / _unit(drawn)) ** 2)
 
 
-def fit_learned(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
+def fit_learned(drawn: NoisyBatch, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
     """The term of the bound of `variances.learned`, nats per dimension, weighed by (1 - tb/b)^-2.
 
     Ho et al. 2020, equation 5. The term depends on the variance by (1 - tb/b)^2: the weight, which moves no optimum at
@@ -77,7 +77,9 @@ def fit_learned(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain
     return _weight(drawn) * losses.bound_term(variances.learned(None), chain, drawn, prediction)
 
 
-def fit_learned_range(drawn: Noised, denoiser: Denoiser, prediction: Prediction, chain: Steps) -> Float[Array, " b"]:
+def fit_learned_range(
+    drawn: NoisyBatch, denoiser: Denoiser, prediction: Prediction, chain: Steps
+) -> Float[Array, " b"]:
     """The term of the bound of `variances.learned_range`, nats per dimension, weighed as that of `learned`.
 
     Nichol & Dhariwal 2021, section 3.1.
@@ -85,12 +87,12 @@ def fit_learned_range(drawn: Noised, denoiser: Denoiser, prediction: Prediction,
     return _weight(drawn) * losses.bound_term(variances.learned_range(), chain, drawn, prediction)
 
 
-def _weight(drawn: Noised) -> Array:
+def _weight(drawn: NoisyBatch) -> Array:
     ratio = jnp.maximum(jnp.expm1(drawn.step.log_b - drawn.step.log_tb_floored), LEAST_RATIO)
     return ((1 + ratio) / ratio).ravel() ** 2
 
 
-LOSSES: dict[str, Callable[[Noised, Denoiser, Prediction, Steps], Float[Array, " b"]]] = {
+LOSSES: dict[str, Callable[[NoisyBatch, Denoiser, Prediction, Steps], Float[Array, " b"]]] = {
     "npr": fit_npr,
     "sn": fit_sn,
     "ocm": fit_ocm,
@@ -112,7 +114,7 @@ def head_loss(names: tuple[str, ...], chain: Steps) -> Objective:
     """
     check_heads(names)
 
-    def loss(drawn: Noised, denoiser: Denoiser) -> Float[Array, " b"]:
+    def loss(drawn: NoisyBatch, denoiser: Denoiser) -> Float[Array, " b"]:
         prediction = denoiser(drawn.x_t, drawn.step.t)
         still = prediction._replace(
             eps=jax.lax.stop_gradient(prediction.eps), x_0=jax.lax.stop_gradient(prediction.x_0)
@@ -222,12 +224,12 @@ def fresh(wanted: HeadRun, seed: int) -> TrainState:
     return step.initial_state(key, unet.init(params_key, wanted.network, wanted.model.shape[0]), wanted.recipe)
 
 
-def fit(config: Heads, pace: Config, model: Model, data: DataSet, workdir: Path) -> Model:
+def fit(config: Heads, run: Config, model: Model, data: DataSet, workdir: Path) -> Model:
     """Train heads on a denoiser, from the newest checkpoint of workdir if there is one; see `loop.fit`.
 
     Args:
       config: which heads, and how long.
-      pace: seed, devices, and how often to log and save are read.
+      run: seed, devices, and how often to log and save are read.
       model: the denoiser, which stays as it is.
       data: the images.
       workdir: of the heads.
@@ -243,11 +245,11 @@ def fit(config: Heads, pace: Config, model: Model, data: DataSet, workdir: Path)
     job = Job(
         recipe=wanted.recipe,
         frozen=as_argument(still),
-        fresh=partial(fresh, wanted, pace.seed),
+        fresh=partial(fresh, wanted, run.seed),
         data=data,
-        pace=replace(pace, steps=config.head_steps, batch=config.head_batch, microbatches=None, checkpoints=None),
-        description=describe(wanted, pace.seed),
-        check=partial(_check_same, describe(wanted, pace.seed), workdir),
+        config=replace(run, steps=config.head_steps, batch=config.head_batch, microbatches=None, checkpoints=None),
+        description=describe(wanted, run.seed),
+        check=partial(_check_same, describe(wanted, run.seed), workdir),
         preview=None,
     )
     return with_heads(model, wanted.config, wanted.network, loop.work(job, workdir).ema[0])

@@ -42,7 +42,7 @@ class Job(NamedTuple):
       frozen: tree of arrays that a step reads and does not change.
       fresh: () -> the state before the first step.
       data: whose training images it learns from; its calibration images judge it.
-      pace: steps, batch, seed, and how often to log, save and sample.
+      config: steps, batch, seed, and how often to log, save and sample.
       description: stored with every checkpoint.
       check: refuses what another training's checkpoint says of itself.
       preview: parameters -> samples as grey levels 0..255; None for none.
@@ -52,7 +52,7 @@ class Job(NamedTuple):
     frozen: Any
     fresh: Callable[[], TrainState]
     data: datasets.DataSet
-    pace: Config
+    config: Config
     description: dict[str, Any]
     check: Callable[[dict[str, Any]], None]
     preview: Callable[[Params], np.ndarray] | None
@@ -76,7 +76,7 @@ def fit(config: Config, workdir: Path) -> Stored:
         frozen=None,
         fresh=partial(setup.fresh, wanted),
         data=wanted.data,
-        pace=wanted.config,
+        config=wanted.config,
         description=setup.describe(wanted),
         check=partial(setup.check_same, wanted, workdir=workdir),
         preview=partial(preview_grid, wanted),
@@ -93,7 +93,7 @@ def work(job: Job, workdir: Path) -> TrainState:
     Raises:
       ValueError: workdir holds another training, or more steps. Others: see `fit`.
     """
-    config = job.pace
+    config = job.config
     layout = sharding.for_batch(config.batch, job.recipe.microbatches, Layout(config.parallel))
     cache.check_writable(workdir)
     checkpoints.check_folder(workdir, config)
@@ -113,7 +113,7 @@ def work(job: Job, workdir: Path) -> TrainState:
 
 def _begin(job: Job, workdir: Path) -> TrainState:
     """The state to start from; what a damaged newer checkpoint left is set aside."""
-    folder = checkpoints.folder_of(workdir, job.pace)
+    folder = checkpoints.folder_of(workdir, job.config)
     if not distributed.of_the_first(len(checkpoints.steps(folder))):
         return jax.jit(job.fresh, compiler_options=FAST_TO_COMPILE)()
     job.check(checkpoints.describe(folder))
@@ -128,27 +128,27 @@ def _begin(job: Job, workdir: Path) -> TrainState:
     return state
 
 
-class Open(NamedTuple):
+class Outputs(NamedTuple):
     """What is open while a job is worked on.
 
     Attributes:
       sinks: of the numbers and pictures; none in any process but the first.
       store: of the checkpoints.
-      judge: state -> loss of held-out images.
+      held_out_loss: state -> loss of held-out images.
     """
 
     sinks: Journal
-    store: checkpoints.Store
-    judge: Callable[[TrainState], float | None]
+    store: checkpoints.Manager
+    held_out_loss: Callable[[TrainState], float | None]
 
 
 def _advance(job: Job, state: TrainState, layout: Layout, workdir: Path) -> TrainState:
     """The steps from state.step to the last."""
-    config, first = job.pace, int(state.step)
+    config, first = job.config, int(state.step)
     recipe, steps = fitted(job.recipe, job.frozen, config, state, layout, job.data.train.images)
     job = job._replace(recipe=recipe)
     order = loader.batches(job.data.train.images, config.batch, config.seed, distributed.share())
-    keep = checkpoints.Keep(config.keep, config.keep_every, config.keep_best)
+    keep = checkpoints.Retention(config.keep, config.keep_every, config.keep_best)
     with (
         closing(loader.stream(order, first)) as batches,
         _journal(job, workdir, first) as sinks,
@@ -157,7 +157,7 @@ def _advance(job: Job, state: TrainState, layout: Layout, workdir: Path) -> Trai
         tracing(workdir, config.profile) as trace_at,
         tqdm(desc="train", total=config.steps, initial=first, unit="step", mininterval=1, disable=not sinks) as bar,
     ):
-        desk, before, logged = Open(sinks, store, _judge(job)), None, (first, time.perf_counter())
+        outputs, before, logged = Outputs(sinks, store, _held_out_loss(job)), None, (first, time.perf_counter())
         for start, end in calls(first, config, sharding.loops_are_slow()):
             trace_at(start + 1)
             state, metrics = steps.run(state, np.stack([next(batches) for _ in range(start, end)]))
@@ -169,7 +169,7 @@ def _advance(job: Job, state: TrainState, layout: Layout, workdir: Path) -> Trai
                 check_finite(metrics, end, state, workdir)
                 line = _measured(state, metrics, (end - logged[0]) * config.batch, logged[1]) if "log" in what else {}
                 logged = (end, time.perf_counter()) if "log" in what else logged
-                _record(job, desk, state, line, what | ({"save"} if stopping else set()))
+                _record(job, outputs, state, line, what | ({"save"} if stopping else set()))
                 bar.set_postfix_str(
                     ", ".join(f"{name} {line[name]:.4g}" for name in SHOWN if line.get(name) is not None)
                 )
@@ -180,20 +180,20 @@ def _advance(job: Job, state: TrainState, layout: Layout, workdir: Path) -> Trai
     return state
 
 
-def _record(job: Job, desk: Open, state: TrainState, line: dict[str, Any], due: set[str]) -> None:
+def _record(job: Job, outputs: Outputs, state: TrainState, line: dict[str, Any], due: set[str]) -> None:
     """Write down what is due, and store the state last: what a log says of a stored step is there."""
-    step, config = int(state.step), job.pace
+    step, config = int(state.step), job.config
     if "save" in due and (step % config.save_every == 0 or step == config.steps):
-        line["held_out_loss"] = desk.judge(state)
+        line["held_out_loss"] = outputs.held_out_loss(state)
     if line:
-        metrics.scalars(desk.sinks, step, line)
+        metrics.scalars(outputs.sinks, step, line)
     if "sample" in due and job.preview:
         own = sharding.own((state.params, *state.ema))
         names = ("raw", *(f"ema_{rate:g}" for rate in job.recipe.ema_decay))
-        for name, params in zip(names, own, strict=True) if desk.sinks else ():
-            metrics.pictures(desk.sinks, step, f"samples/{name}", job.preview(params))
+        for name, params in zip(names, own, strict=True) if outputs.sinks else ():
+            metrics.pictures(outputs.sinks, step, f"samples/{name}", job.preview(params))
     if "save" in due:
-        checkpoints.save(desk.store, state, job.description, line.get("held_out_loss"))
+        checkpoints.save(outputs.store, state, job.description, line.get("held_out_loss"))
 
 
 def _measured(state: TrainState, metrics: Metrics, images: int, since: float) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _measured(state: TrainState, metrics: Metrics, images: int, since: float) ->
     }
 
 
-def _judge(job: Job) -> Callable[[TrainState], float | None]:
+def _held_out_loss(job: Job) -> Callable[[TrainState], float | None]:
     """state -> the mean loss of the calibration images, of the first average; times spread evenly, noise fixed.
 
     None where it is not finite.
@@ -217,14 +217,14 @@ def _judge(job: Job) -> Callable[[TrainState], float | None]:
     images = np.asarray(job.data.calibration.images[:HELD_OUT])
     index = np.arange(len(images))
     examples = (index * job.recipe.chain.K // len(images), index, images)
-    of, layout = partial(step.held_out_loss, job.recipe), Layout(job.pace.parallel)
+    of, layout = partial(step.held_out_loss, job.recipe), Layout(job.config.parallel)
 
-    def judge(state: TrainState) -> float | None:
+    def loss(state: TrainState) -> float | None:
         shared = (jax.random.key(0), sharding.own(state.ema[0]), job.frozen)
         loss = float(np.mean(sharding.over_examples(of, shared, examples, layout)))
         return loss if np.isfinite(loss) else None
 
-    return judge
+    return loss
 
 
 @contextmanager
@@ -235,15 +235,15 @@ def _journal(job: Job, workdir: Path, first: int) -> Iterator[Journal]:
         return
     where = sharding.words()
     metrics.introduce(workdir, job.description, first, where)
-    with metrics.writing(workdir, first, job.description, job.pace.wandb) as sinks:
+    with metrics.writing(workdir, first, job.description, job.config.wandb) as sinks:
         parts = f", in {job.recipe.microbatches} microbatches" if job.recipe.microbatches > 1 else ""
-        metrics.note(workdir, f"training from step {first} to {job.pace.steps} on {where}{parts}")
+        metrics.note(workdir, f"training from step {first} to {job.config.steps} on {where}{parts}")
         try:
             yield sinks
         except BaseException as stop:
             metrics.note(workdir, f"{type(stop).__name__}: {stop}")
             raise
-        metrics.note(workdir, f"trained to step {job.pace.steps}")
+        metrics.note(workdir, f"trained to step {job.config.steps}")
 
 
 STEPS_PER_CALL = 10  # where loops are fast

@@ -76,8 +76,8 @@ def check_unused(**options: Any) -> None:
 
 
 # What may differ when a run goes on.
-PROLONGING = {"steps", "log_every", "save_every", "sample_every", "keep", "keep_every", "keep_best", "parallel"}
-PROLONGING |= {"steps_per_call", "microbatches", "remat", "wandb", "profile", "checkpoints"}
+MAY_CHANGE = {"steps", "log_every", "save_every", "sample_every", "keep", "keep_every", "keep_best", "parallel"}
+MAY_CHANGE |= {"steps_per_call", "microbatches", "remat", "wandb", "profile", "checkpoints"}
 OTHER_DATA = {
     "cifar10_small": "cifar10",
     "celebahq256": "celeb_a_hq/256",
@@ -212,7 +212,7 @@ def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
     """
     wanted = {**to_dict(run.config), "network": to_dict(run.network)}
     there = {**completed(Config, stored["config"]), "network": completed(UNetConfig, stored["network"])}
-    free = PROLONGING if run.config.rate_schedule == "constant" else PROLONGING - {"steps"}
+    free = MAY_CHANGE if run.config.rate_schedule == "constant" else MAY_CHANGE - {"steps"}
     check_agreement(workdir, "a run", wanted, there, free)
     check_data(run.data, stored.get("data", {}), str(workdir))
 

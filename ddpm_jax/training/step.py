@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Key, UInt8
 from ddpm_jax.data.transforms import to_unit
 from ddpm_jax.diffusion import losses
 from ddpm_jax.diffusion.denoiser import Denoiser, Network, make_denoiser
-from ddpm_jax.diffusion.losses import Noised, Objective
+from ddpm_jax.diffusion.losses import NoisyBatch, Objective
 from ddpm_jax.diffusion.process import Steps
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.runtime.sharding import when_there
@@ -217,7 +217,7 @@ def _varying(tree: Any, axis: str | None) -> Any:
 
 
 def _gradient(
-    recipe: Recipe, params: Params, drawn: Noised, weight: Array, zero: Array, frozen: Any
+    recipe: Recipe, params: Params, drawn: NoisyBatch, weight: Array, zero: Array, frozen: Any
 ) -> tuple[tuple[Array, Params], Array]:
     """Mean loss and its gradient over a device's share, and every example's loss; microbatch by microbatch."""
     count = recipe.microbatches
@@ -225,7 +225,7 @@ def _gradient(
 
     @jax.jit  # so that it is traced once for all of them
     @partial(jax.value_and_grad, has_aux=True)
-    def of_part(params: Params, some: Noised, weight: Array) -> tuple[Array, Array]:
+    def of_part(params: Params, some: NoisyBatch, weight: Array) -> tuple[Array, Array]:
         some = some._replace(schedule=drawn.schedule, levels=drawn.levels)
         losses = recipe.objective(some, recipe.denoiser(params, some.keys, frozen))
         return (weight * losses).mean(), losses
@@ -264,7 +264,7 @@ def _everywhere(columns: Any, axis: str) -> Any:
     return jax.tree.map(join, columns)
 
 
-def draw(recipe: Recipe, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[Noised, Array]:
+def draw(recipe: Recipe, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[NoisyBatch, Array]:
     """The times, noise and mirrored images of one device's share of a step, and the weights of their losses.
 
     x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps. Ho et al. 2020, algorithm 1.

@@ -40,7 +40,7 @@ OWN = Model("trained", "crooked", crooked, LINEAR, "x_0", FEW.shape, FEW.levels,
 
 def judged(name: str, decoder: str) -> tuple[dict, dict]:
     wanted = ablation.whole_chain_design(name, Rules(levels=17, decoder=decoder), LINEAR, images=5, seeds=2)
-    return ablation.judge_whole_chain(OWN, FEW, wanted, jax.random.key(0))
+    return ablation.evaluate_whole_chain(OWN, FEW, wanted, jax.random.key(0))
 
 
 def loss_in_bits(choice) -> float:

@@ -64,7 +64,7 @@ CHANGES = {
 
 
 def test_every_claim_holds_on_results_where_it_should(results: Results) -> None:
-    judged = claims.judge(results)
+    judged = claims.verdicts(results)
     assert [claim["holds"] for claim in judged] == [True] * 14
     assert [claim["split"] for claim in judged] == SPLITS
     assert all(claim["claim"].endswith(".") and claim["figures"] for claim in judged)
@@ -75,20 +75,20 @@ def test_every_claim_holds_on_results_where_it_should(results: Results) -> None:
 def test_a_claim_falls_with_its_numbers_and_no_other_does(results: Results, name: str) -> None:
     index, apply = CHANGES[name]
     apply(results)
-    assert [i for i, claim in enumerate(claims.judge(results)) if claim["holds"] is not True] == [index]
+    assert [i for i, claim in enumerate(claims.verdicts(results)) if claim["holds"] is not True] == [index]
 
 
 @pytest.mark.parametrize("difference, holds", [(-0.19, True), (-0.21, False)])
 def test_test_images_allow_two_standard_errors(results: Results, difference: float, holds: bool) -> None:
     change("test", "analytic", "even", 25, minus_isotropic=difference, paired_standard_error=0.1)(results)
     change("test", "analytic", "optimal", 25, minus_even=-difference, minus_even_standard_error=0.1)(results)
-    assert [claims.judge(results)[i]["holds"] for i in (8, 11)] == [holds, holds]
+    assert [claims.verdicts(results)[i]["holds"] for i in (8, 11)] == [holds, holds]
 
 
 @pytest.mark.parametrize("difference, holds", [(-0.21, True), (-0.19, False)])
 def test_better_is_by_more_than_two_standard_errors(results: Results, difference: float, holds: bool) -> None:
     change("test", "spectral", "even", 25, minus_isotropic=difference, paired_standard_error=0.1)(results)
-    assert claims.judge(results)[9]["holds"] is holds
+    assert claims.verdicts(results)[9]["holds"] is holds
 
 
 @pytest.mark.parametrize("npr, holds", [(-0.41, True), (-0.39, False)])
@@ -97,7 +97,7 @@ def test_two_differences_to_isotropic_have_the_sum_of_their_errors_at_most(
 ) -> None:
     change("test", "analytic", "even", 25, minus_isotropic=0.0, paired_standard_error=0.05)(results)
     change("test", "npr", "even", 25, minus_isotropic=npr, paired_standard_error=0.15)(results)
-    assert claims.judge(results)[10]["holds"] is holds
+    assert claims.verdicts(results)[10]["holds"] is holds
 
 
 @pytest.mark.parametrize("index, variance, trajectory, below, holds", [
@@ -113,20 +113,20 @@ def test_interpolation_may_cost_so_much(
     rows = {(row["split"], row["variance"], row["trajectory"], row["K"]): row for row in results["likelihood"]}
     worse = rows["calibration", variance, trajectory, 50]["bits_per_dim"]
     change("calibration", "spectral", better, 50, bits_per_dim=worse + below)(results)
-    assert claims.judge(results)[index]["holds"] is holds
+    assert claims.verdicts(results)[index]["holds"] is holds
 
 
 def test_a_tabulated_bound_may_be_off_where_the_others_may_not(results: Results) -> None:
     for variance, holds in (("npr", True), ("family", False)):
         changed = results | dict(likelihood=[dict(row) for row in results["likelihood"]])
         shift("calibration", variance, ("optimal", "optimal_free"), 1000, 5e-5)(changed)
-        assert claims.judge(changed)[5]["holds"] is holds
+        assert claims.verdicts(changed)[5]["holds"] is holds
 
 
 def test_claims_about_variances_that_were_not_compared_are_left_open(results: Results) -> None:
     left = ("spectral", "spectral_radial", "npr")
     results["likelihood"] = [row for row in results["likelihood"] if row["variance"] not in left]
-    judged = claims.judge(results)
+    judged = claims.verdicts(results)
     assert [i for i, claim in enumerate(judged) if claim["holds"] is None] == [2, 3, 4, 9, 10]
     assert [claim["holds"] for claim in judged if claim["holds"] is not None] == [True] * 9
 
@@ -136,7 +136,7 @@ def test_calibration_images_allow_rounding_alone(results: Results, below: float,
     rows = {(row["split"], row["variance"], row["trajectory"], row["K"]): row for row in results["likelihood"]}
     isotropic = rows["calibration", "isotropic", "even", 50]["bits_per_dim"]
     change("calibration", "analytic", "even", 50, bits_per_dim=isotropic - below)(results)
-    assert claims.judge(results)[0]["holds"] is holds
+    assert claims.verdicts(results)[0]["holds"] is holds
 
 
 def test_figures_name_the_closest_case(results: Results) -> None:
@@ -146,20 +146,20 @@ def test_figures_name_the_closest_case(results: Results) -> None:
         for row in results["likelihood"]
         if (row["split"], row["variance"], row["trajectory"], row["K"]) == ("calibration", "isotropic", "even", 100)
     )
-    figures = claims.judge(results)[0]["figures"]
+    figures = claims.verdicts(results)[0]["figures"]
     assert f"smallest difference {1.0 - isotropic:.4g} at K = 100 (7 cases)" in figures
 
 
 def test_not_a_number_does_not_hold(results: Results) -> None:
     change("calibration", "analytic", "even", 100, bits_per_dim=float("nan"))(results)
-    claim = claims.judge(results)[0]
+    claim = claims.verdicts(results)[0]
     assert claim["holds"] is False
     assert "nan at K = 100" in claim["figures"]
 
 
 def test_what_was_not_measured_is_not_said_to_hold(results: Results) -> None:
     results["likelihood"] = [row for row in results["likelihood"] if row["trajectory"] == "even"]
-    judged = claims.judge(results)
+    judged = claims.verdicts(results)
     assert [i for i, claim in enumerate(judged) if claim["holds"] is None] == [1, 3, 5, 6, 11]
     assert all(claim["holds"] in (True, None) for claim in judged)
     assert judged[1]["figures"] == "not measured"
@@ -168,11 +168,11 @@ def test_what_was_not_measured_is_not_said_to_hold(results: Results) -> None:
 def test_decoders_of_their_own_leave_the_free_trajectory_open(results: Results) -> None:
     """A head's own decoder differs from pixel to pixel, and may be better than any of one number."""
     results["rules"] = results["rules"] | dict(decoder="own")
-    assert [i for i, claim in enumerate(claims.judge(results)) if claim["holds"] is None] == [6]
+    assert [i for i, claim in enumerate(claims.verdicts(results)) if claim["holds"] is None] == [6]
 
 
 def test_verdicts_are_plain_json(results: Results) -> None:
-    assert json.loads(json.dumps(claims.judge(results))) == claims.judge(results)
+    assert json.loads(json.dumps(claims.verdicts(results))) == claims.verdicts(results)
 
 
 def test_claims_about_isotropic_need_it(results: Results) -> None:
@@ -180,5 +180,5 @@ def test_claims_about_isotropic_need_it(results: Results) -> None:
     for row in results["likelihood"]:
         row["minus_isotropic"] = row["paired_standard_error"] = None
     results["likelihood"] = [row for row in results["likelihood"] if row["variance"] != "isotropic"]
-    judged = claims.judge(results)
+    judged = claims.verdicts(results)
     assert {i for i, claim in enumerate(judged) if claim["holds"] is None} == {0, 1, 2, 3, 7, 8, 9, 10}

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddpm_jax.diffusion import losses, process, schedules
 from ddpm_jax.training import checkpoints, optimizers, timestep_sampling
-from ddpm_jax.training.checkpoints import Keep
+from ddpm_jax.training.checkpoints import Retention
 from ddpm_jax.training.optimizers import Settings, pack
 from ddpm_jax.training.step import Recipe, TrainState, in_training, initial_state
 from tests.storing import store
@@ -112,7 +112,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 def test_the_newest_every_third_and_the_best_stay(tmp_path: Path) -> None:
     losses = {1: 5.0, 2: 1.0, 3: 4.0, 4: 0.5, 5: 3.0, 6: 2.0, 7: 9.0, 8: 8.0, 9: 7.0, 10: 6.0, 11: None}
     for some in (range(1, 6), range(6, 12)):  # also where a run goes on
-        with checkpoints.writing(tmp_path, Keep(newest=1, every=3, best=2)) as there:
+        with checkpoints.writing(tmp_path, Retention(newest=1, every=3, best=2)) as there:
             for step in some:
                 checkpoints.save(there, state_at(step), {}, losses[step])
     assert checkpoints.steps(tmp_path) == [11, 9, 6, 4, 3, 2]
@@ -224,7 +224,7 @@ def test_a_full_disk_stops_with_one_line_and_earlier_checkpoints_restore(
 
     def fill() -> None:
         nonlocal stored
-        with checkpoints.writing(small_disk / "run", Keep(newest=100)) as there:
+        with checkpoints.writing(small_disk / "run", Retention(newest=100)) as there:
             for step in range(1, 60):
                 checkpoints.save(there, noisy(step), {})
                 checkpoints.finish(there)

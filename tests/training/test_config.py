@@ -7,7 +7,7 @@ import pytest
 
 from ddpm_jax.models.unet import PRESETS, UNetConfig
 from ddpm_jax.runtime import cache
-from ddpm_jax.training.config import BORN, Config, Heads, completed, from_dict, to_dict
+from ddpm_jax.training.config import FORMER_DEFAULTS, Config, Heads, completed, from_dict, to_dict
 
 
 @pytest.mark.parametrize(("kind", "value"), [(Config, Config(seed=3, data="other")), (UNetConfig, PRESETS["cifar10"])])
@@ -23,7 +23,7 @@ class Later(Config):
 
 
 def test_a_field_that_was_not_there_has_the_default_it_came_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BORN, "Later", {**BORN["Config"], "blur": 0.0})
+    monkeypatch.setitem(FORMER_DEFAULTS, "Later", {**FORMER_DEFAULTS["Config"], "blur": 0.0})
     yesterday = to_dict(Config(seed=3, ema_decay=(0.9, 0.99)))
     found = from_dict(Later, yesterday)
     assert found == Later(seed=3, ema_decay=(0.9, 0.99), blur=0.0) != Later(seed=3, ema_decay=(0.9, 0.99))
@@ -33,18 +33,18 @@ def test_a_field_that_was_not_there_has_the_default_it_came_with(monkeypatch: py
 
 @pytest.mark.parametrize("kind", [Config, Heads, UNetConfig])
 def test_every_field_has_a_default_of_its_birth(kind: type) -> None:
-    missing = {field.name for field in fields(kind)} - BORN[kind.__name__].keys()
+    missing = {field.name for field in fields(kind)} - FORMER_DEFAULTS[kind.__name__].keys()
     assert not missing, (
-        f"config.BORN lacks {missing} of {kind.__name__}: add the defaults that make what was made before"
+        f"config.FORMER_DEFAULTS lacks {missing} of {kind.__name__}: add the defaults that make what was made before"
     )
-    assert from_dict(kind, {}) == kind(**BORN[kind.__name__])
+    assert from_dict(kind, {}) == kind(**FORMER_DEFAULTS[kind.__name__])
 
 
 def test_the_defaults_of_birth_stay() -> None:
     """Those of the fields that were there when the table was written; later ones stand below them."""
     counts = {"Config": 36, "Heads": 8, "UNetConfig": 18}
-    first = {name: dict(list(BORN[name].items())[:count]) for name, count in counts.items()}
-    changed = "a line of config.BORN changed: it says what was made before the field was there, and stays"
+    first = {name: dict(list(FORMER_DEFAULTS[name].items())[:count]) for name, count in counts.items()}
+    changed = "a line of config.FORMER_DEFAULTS changed: it says what was made before the field was there, and stays"
     assert cache.fingerprint(first) == "c07de3da4bf1f6186edb2da2f54adaa8", changed
 
 

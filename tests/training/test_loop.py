@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ddpm_jax.data import datasets
 from ddpm_jax.diffusion import losses
 from ddpm_jax.diffusion.denoiser import Denoiser
-from ddpm_jax.diffusion.losses import Noised
+from ddpm_jax.diffusion.losses import NoisyBatch
 from ddpm_jax.models import unet
 from ddpm_jax.runtime import distributed
 from ddpm_jax.training import checkpoints, loop, metrics, model, setup, step
@@ -102,7 +102,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 ) -> None:
     real = losses.simple("eps")
 
-    def breaks_at_17(drawn: Noised, denoiser: Denoiser) -> jax.Array:
+    def breaks_at_17(drawn: NoisyBatch, denoiser: Denoiser) -> jax.Array:
         return jnp.where(drawn.step.t == 17, jnp.nan, real(drawn, denoiser))
 
     monkeypatch.setitem(losses.OBJECTIVES, "simple", lambda parts: breaks_at_17)

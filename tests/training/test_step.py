@@ -8,7 +8,7 @@ import optax
 from ddpm_jax.data import transforms
 from ddpm_jax.diffusion import denoiser, losses, process, schedules, timesteps
 from ddpm_jax.diffusion.denoiser import Denoiser
-from ddpm_jax.diffusion.losses import Noised
+from ddpm_jax.diffusion.losses import NoisyBatch
 from ddpm_jax.training import step as training_step
 from ddpm_jax.training import timestep_sampling
 from ddpm_jax.training.step import Recipe, TrainState
@@ -197,7 +197,7 @@ def test_the_average_follows_quickly_at_first() -> None:
 
 
 def test_a_loss_that_is_not_finite_names_its_time() -> None:
-    def broken(given: Noised, denoiser: Denoiser) -> jax.Array:
+    def broken(given: NoisyBatch, denoiser: Denoiser) -> jax.Array:
         return jnp.where(jnp.arange(len(given.x_0)) == 4, jnp.nan, 0.0)
 
     settings = recipe(objective=broken)
@@ -231,9 +231,9 @@ def test_the_network_is_given_dropout_keys_one_an_example() -> None:
 
 def test_only_the_times_of_the_chain_are_drawn_and_each_with_its_own_step() -> None:
     chain = process.steps(SCHEDULE, timesteps.even(100, 4))
-    seen: list[Noised] = []
+    seen: list[NoisyBatch] = []
 
-    def record(given: Noised, denoiser: Denoiser) -> jax.Array:
+    def record(given: NoisyBatch, denoiser: Denoiser) -> jax.Array:
         seen.append(given)
         return jnp.zeros(len(given.x_0))
 
@@ -258,7 +258,7 @@ def test_a_networks_heads_reach_the_objective_by_name() -> None:
 
     seen: list[denoiser.Prediction] = []
 
-    def record(given: Noised, denoiser: Denoiser) -> jax.Array:
+    def record(given: NoisyBatch, denoiser: Denoiser) -> jax.Array:
         seen.append(denoiser(given.x_t, given.step.t))
         return jnp.zeros(len(given.x_0))
 
@@ -319,7 +319,7 @@ def test_a_loss_that_weighs_nothing_still_names_its_time() -> None:
     plain = timestep_sampling.build("uniform")
     light = plain._replace(draw=lambda *given: (plain.draw(*given)[0], jnp.zeros(8)))
 
-    def broken(given: Noised, denoiser: Denoiser) -> jax.Array:
+    def broken(given: NoisyBatch, denoiser: Denoiser) -> jax.Array:
         return jnp.where(jnp.arange(len(given.x_0)) == 4, jnp.inf, 0.0)
 
     settings = recipe(objective=broken, time_sampler=light)

@@ -28,7 +28,7 @@ def measure(
     model: Model,
     images: Split | UInt8[np.ndarray, "n h w c"],
     rules: Rules | None = None,
-    times: np.ndarray | None = None,
+    times: Sequence[int] | np.ndarray | None = None,
 ) -> Moments:
     """The moments of a network, from one pass over images at every time: what the measured variances are fixed by.
 

@@ -47,14 +47,14 @@ def test_the_examples_of_the_face_run() -> None:
 
 def test_the_six_lines_of_the_package_run_as_they_stand() -> None:
     lines = (ddpm_jax.__doc__ or "").partition("when it is first used:\n")[2].partition("Below it lie")[0]
-    names: dict = {}
+    names: dict = {"PARTS": ("calibration", "test")}
     short = re.sub(r"K=50, n=16", "K=5, n=2", lines).replace("K=(10, 50)", "K=(5,)")
     short = short.replace("data.calibration)", "data.calibration.images[:4])")
     assert short != lines
     few = "data = data._replace(**{part: type(data.test)(*(a[:4] for a in getattr(data, part))) for part in PARTS})"
     code = "\n".join(line.strip() for line in short.strip().splitlines())
     code = code.replace("rows =", f"{few}\nrows =")
-    exec(code, names | {"PARTS": ("calibration", "test")}, names)
+    exec(code, names)
     assert names["x_0"].shape == (2, 8, 8, 1) and np.isfinite(names["x_0"]).all()
     assert [row["variance"] for row in names["rows"]] == ["small", "large", "analytic"]
     assert jax.numpy.isfinite(names["moments"].error[:, 1:]).all()

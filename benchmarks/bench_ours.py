@@ -191,7 +191,7 @@ def sampling(bench: Bench, draw: Callable[[], Any]) -> Callable[[], Any]:
     denoiser, shape = setup.denoiser_of(wanted.config, wanted.network, wanted.schedule, draw()), bench.images.shape
     key = jax.random.key(2)
     draw_all = partial(samples.sample_each, key, steps, denoiser, (small,), shape, layout=bench.layout)
-    return lambda: jax.block_until_ready(draw_all())
+    return lambda: jax.block_until_ready(draw_all()[0])
 
 
 def measuring(bench: Bench, draw: Callable[[], Any]) -> Callable[[], Any]:

@@ -42,9 +42,9 @@ def plain(state: TrainState) -> TrainState:
     return state._replace(key=jax.random.key_data(state.key))
 
 
-def named_leaves(state: TrainState) -> dict[str, Any]:
-    """The leaves of a plain state by name, in the order of the tree."""
-    leaves, _ = jax.tree.flatten_with_path(state)
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a plain state, or of a part of one, by name, in the order of the tree."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 

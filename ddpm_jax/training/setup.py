@@ -231,6 +231,10 @@ def check_data(images: DataSet, trained_on: dict[str, Any], name: str) -> None:
       ValueError: see above.
     """
     here = datasets.describe(images)
+    for what in trained_on.keys() - here.keys() - {"name", "image_size"}:
+        raise ValueError(
+            f"{name} says of its data {what} = {trained_on[what]}: made by a newer version, update ddpm_jax"
+        )
     for what in here:
         if what != "checksum" and trained_on.get(what, here[what]) != here[what]:
             raise ValueError(

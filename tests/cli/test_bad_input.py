@@ -156,7 +156,7 @@ SAMPLE = [
     ("--K 3 --sampler ddim --variance interpolated", "defined for the DDPM kernel only"),
     ("--K 3 --variance interpolated:2", "frac = 2 is outside [0, 1]"),
     ("--K 3 --variance interpolated:half", "variance 'interpolated:half': frac is a number, not 'half'"),
-    ("--K 3 --variance family:-1", "c = -1: a variance of the data is at least 0"),
+    ("--K 3 --variance family:-1", "c = -1: a variance of the data is finite and at least 0"),
     ("--K 3 --variance large:2", "variance 'large:2': large takes nothing after its name, not '2'"),
     ("--K 3 --variance learned_range:held", "learned_range knows clamped, not 'held'"),
     ("--variance interpolated --frac 0.7", "--frac is now part of the choice's name: --variance interpolated:0.7\n"),

@@ -161,8 +161,9 @@ def test_nothing_imports_tensorflow_even_where_it_is_installed(tfds: Path, tmp_p
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('imported')")
     command = (
-        "import sys; from ddpm_jax import data; assert not {'tensorflow_datasets', 'PIL'} & {*sys.modules}; "
-        "data.load('mnist'); data.load('celeb_a', 32); assert not data.prepared.is_known('nothing'); "
+        "import sys; from ddpm_jax.data import datasets; from ddpm_jax.data.sources import tfds; "
+        "assert not {'tensorflow_datasets', 'PIL'} & {*sys.modules}; "
+        "datasets.load('mnist'); datasets.load('celeb_a', 32); assert not tfds.is_known('nothing'); "
         "print('tensorflow_datasets' in sys.modules, 'tensorflow' in sys.modules)"
     )
     path = os.pathsep.join([str(tmp_path), *sys.path])

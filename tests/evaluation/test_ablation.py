@@ -328,7 +328,10 @@ def test_every_number_and_switch_of_a_choice_has_rows_and_cells_of_its_own(heade
 @pytest.mark.usefixtures("outside")
 def test_a_variance_is_known_by_its_name_and_a_version_or_its_file(tmp_path: Path) -> None:
     known = variances.Calibration(LINEAR)
-    of = {name: moments.variance_identity(name, known) for name in ("partway", "partway:0.25", "bending", "small")}
+    of = {
+        name: moments.variance_identity(name, known, variances.build(name, known))
+        for name in ("partway", "partway:0.25", "bending", "small")
+    }
     assert len({cache.fingerprint(identity) for identity in of.values()}) == 4
     assert of["small"]["version"] == variances.VERSION
     file = hashlib.sha256((tmp_path / "somebodys_variances.py").read_bytes()).hexdigest()

@@ -1,0 +1,3 @@
+"""The tiny network of the commands' tests."""
+
+from tests.cli.conftest import small as small

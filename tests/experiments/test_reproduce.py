@@ -15,6 +15,7 @@ from ddpm_jax.evaluation.fid.extractors import FeatureExtractor
 from experiments import reproduce_analytic_dpm, reproduce_smoke
 from experiments.reproduce_plan import Reproduce, resolve
 from tests.cli.conftest import run
+from tests.models.test_unet import LEAST
 
 SIZE = 6
 
@@ -25,8 +26,9 @@ def pixels(images: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> reproduce_smoke.Inputs:
-    """A network and images; the feature network of these tests needs no file."""
+    """A small network and images; the feature network of these tests needs no file."""
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(reproduce_smoke, "NETWORK", replace(LEAST, image_channels=3, time_start=0))
         patched.setattr(reproduce_smoke, "inception_arrays", lambda draw: {"nothing": np.zeros(1, np.float32)})
         return reproduce_smoke.write(tmp_path_factory.mktemp("smoke"))
 

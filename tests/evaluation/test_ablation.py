@@ -335,7 +335,7 @@ def test_a_variance_is_known_by_its_name_and_a_version_or_its_file(tmp_path: Pat
     assert len({cache.fingerprint(identity) for identity in of.values()}) == 4
     assert of["small"]["version"] == variances.VERSION
     file = hashlib.sha256((tmp_path / "somebodys_variances.py").read_bytes()).hexdigest()
-    assert of["partway"]["version"] == of["bending"]["version"] == file
+    assert of["partway"]["file"] == of["bending"]["file"] == file
 
 
 @pytest.mark.slow

@@ -389,7 +389,7 @@ def test_the_best_checkpoint_outlives_a_restart(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=12, save_every=2, keep=1, keep_best=1)
     loss = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_judge", lambda job: lambda state: next(loss))
+        patch.setattr(loop, "_held_out_loss", lambda job: lambda state: next(loss))
         for steps in (6, 12):
             loop.fit(replace(config, steps=steps), tmp_path)
     assert checkpoints.steps(tmp_path / checkpoints.CHECKPOINTS) == [12, 4]

@@ -286,7 +286,7 @@ def test_the_names_that_read_heads_are_all_here(short):
 
 
 def test_x_T_is_the_same_for_every_variance(short, four_steps):
-    """The first prediction of a path is of x_T alone."""
+    """The first prediction of a path is of x_T alone, but for the rounding of programs that differ."""
     known = short_calibration(short)
     first = [
         sampler.sample_path(
@@ -295,7 +295,7 @@ def test_x_T_is_the_same_for_every_variance(short, four_steps):
         for name in NAMES
     ]
     for path in first:
-        np.testing.assert_array_equal(path.x_0_hat[0], first[0].x_0_hat[0])
+        np.testing.assert_allclose(path.x_0_hat[0], first[0].x_0_hat[0], atol=1e-6)
     np.testing.assert_allclose(first[0].x_0_hat[0], np.tanh(noise(jax.random.key(0), 0)) + 0.04, atol=1e-5)
 
 

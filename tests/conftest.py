@@ -11,7 +11,6 @@ from pathlib import Path
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
 if version("jaxlib").startswith("0.10."):
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 # Tests that compile the same program again find it here.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
@@ -27,6 +26,8 @@ import pytest
 from ddpm_jax.data import datasets
 from ddpm_jax.diffusion import schedules
 from tests import tfds_folder
+
+jax.config.update("jax_disable_most_optimizations", True)  # here, and not in the processes that tests start
 
 
 @pytest.fixture(scope="module", autouse=True)

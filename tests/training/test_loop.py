@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,14 +27,46 @@ from ddpm_jax.models import unet
 from ddpm_jax.runtime import distributed
 from ddpm_jax.training import checkpoints, loop, metrics, model, setup, step
 from ddpm_jax.training.config import Config, Stopped
+from ddpm_jax.training.model import Stored
 from tests.models.test_unet import LEAST
 
 CONFIG = Config(preset="tiny", T=50, steps=6, batch=8, log_every=2, save_every=3, sample_every=0)
 
 
+@contextmanager
+def tiny() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(unet.PRESETS, "tiny", replace(LEAST, dropout=0.1))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(unet.PRESETS, "tiny", replace(LEAST, dropout=0.1))
+def tiny_preset() -> Iterator[None]:
+    with tiny():
+        yield
+
+
+def train_of(config: Config, factory: pytest.TempPathFactory) -> tuple[Stored, Path]:
+    """A training that several tests look at, and its workdir, which they copy before they go on in it."""
+    workdir = factory.mktemp("trained")
+    with tiny():
+        return loop.fit(config, workdir), workdir
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stored, Path]:
+    return train_of(CONFIG, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def first_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_of(replace(CONFIG, steps=3), tmp_path_factory)[1]
+
+
+@pytest.fixture
+def half(first_half: Path, tmp_path: Path) -> Path:
+    """A workdir in which three of the six steps are done."""
+    return shutil.copytree(first_half, tmp_path / "half")
 
 
 def arrays(workdir: Path, *parts: str, step: int | None = None) -> dict[str, np.ndarray]:
@@ -48,47 +82,45 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def test_k_and_k_steps_with_a_restore_between_equal_2k_steps_bit_for_bit(tmp_path: Path) -> None:
-    whole = loop.fit(CONFIG, tmp_path / "whole")
-    loop.fit(replace(CONFIG, steps=3), tmp_path / "halves")
-    halves = loop.fit(CONFIG, tmp_path / "halves")
-    assert whole.step == halves.step == 6
-    assert_same(arrays(tmp_path / "whole"), arrays(tmp_path / "halves"))
-
-
-def test_the_log_has_every_step_once_even_after_an_interruption(tmp_path: Path) -> None:
-    loop.fit(replace(CONFIG, steps=3), tmp_path)
-    with (tmp_path / metrics.METRICS).open("a", encoding="utf-8") as log:  # written after the checkpoint, then killed
+def test_k_and_k_steps_with_a_restore_between_equal_2k_steps_bit_for_bit(
+    whole: tuple[Stored, Path], half: Path
+) -> None:
+    """And the log has every step once, also after an interruption."""
+    with (half / metrics.METRICS).open("a", encoding="utf-8") as log:  # written after the checkpoint, then killed
         log.write(json.dumps({"step": 4, "loss": 9.0}) + "\n")
-    loop.fit(CONFIG, tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / metrics.METRICS).read_text(encoding="utf-8").splitlines()]
+    assert loop.fit(CONFIG, half).step == whole[0].step == 6
+    assert_same(arrays(whole[1]), arrays(half))
+    lines = [json.loads(line) for line in (half / metrics.METRICS).read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [2, 3, 4, 6]
     assert all(line["loss"] < 5 and line["images_per_second"] > 0 for line in lines)
-    assert list((tmp_path / "tensorboard").glob("events.*"))
+    assert list((half / "tensorboard").glob("events.*"))
 
 
-def test_a_finished_run_is_read_and_not_trained_again(tmp_path: Path) -> None:
-    trained = loop.fit(CONFIG, tmp_path)
-    again = model.read(tmp_path)
+def test_a_finished_run_is_read_and_not_trained_again(
+    whole: tuple[Stored, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, workdir = whole
+    again = model.read(workdir)
     assert again.config == trained.config == replace(CONFIG, data="digits") and again.network == trained.network
     x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
     before, after = (jax.jit(lambda x_t, t, of=one.model.denoiser: of(x_t, t).eps)(x_t, t) for one in (trained, again))
     np.testing.assert_array_equal(before, after)
-    assert again.step == loop.fit(CONFIG, tmp_path).step == 6
+    monkeypatch.setattr(loop, "_advance", None)
+    assert again.step == loop.fit(CONFIG, workdir).step == 6
 
 
-def test_a_model_is_the_same_just_trained_and_read_back(tmp_path: Path) -> None:
+def test_a_model_is_the_same_just_trained_and_read_back(whole: tuple[Stored, Path]) -> None:
     """But for where it comes from: results that were computed in the same process are found again."""
-    trained, again = loop.fit(CONFIG, tmp_path).model, model.load(tmp_path)
+    trained, again = whole[0].model, model.load(whole[1])
     assert (trained.source, trained.name) == ("trained", "tiny") and again.source == "checkpoint"
     for name in set(trained._fields) - {"source", "name", "denoiser", "schedule"}:
         assert getattr(trained, name) == getattr(again, name), name
 
 
-def test_samples_are_made_from_the_averaged_parameters(tmp_path: Path) -> None:
-    trained = loop.fit(CONFIG, tmp_path)
+def test_samples_are_made_from_the_averaged_parameters(whole: tuple[Stored, Path]) -> None:
+    trained, workdir = whole
     x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
-    stored = arrays(tmp_path, "params", "ema")
+    stored = arrays(workdir, "params", "ema")
     averaged = checkpoints.named_leaves(trained.params)
     for name, leaf in averaged.items():
         np.testing.assert_array_equal(leaf, stored[f"ema.0.{name}"])
@@ -161,24 +193,22 @@ def test_every_kind_of_run_trains_stops_and_goes_on(tmp_path: Path, change: dict
     assert np.isfinite(said.x_0).all()
 
 
-def test_a_run_goes_on_with_blocks_made_again_for_the_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_with_blocks_made_again_for_the_gradient(
+    whole: tuple[Stored, Path], half: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, network = [], unet.network
     monkeypatch.setattr(unet, "network", lambda *of: made.append(of[1:]) or network(*of))
-    loop.fit(CONFIG, tmp_path / "whole")
-    loop.fit(replace(CONFIG, steps=3), tmp_path / "halves")
-    made.clear()
-    loop.fit(replace(CONFIG, remat=True), tmp_path / "halves")
+    loop.fit(replace(CONFIG, remat=True), half)
     assert made == [(True,), ()]  # in training, and not where it is measured and sampled
-    whole, halves = (arrays(tmp_path / name, "params") for name in ("whole", "halves"))
-    assert whole.keys() == halves.keys()
-    for name in whole:
-        np.testing.assert_allclose(whole[name], halves[name], atol=2e-4)
+    once, again = (arrays(workdir, "params") for workdir in (whole[1], half))
+    assert once.keys() == again.keys()
+    for name in once:
+        np.testing.assert_allclose(once[name], again[name], atol=2e-4)
 
 
-def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
-    loop.fit(replace(CONFIG, steps=3), tmp_path)
+def test_a_folder_of_another_run_is_refused(half: Path) -> None:
     with pytest.raises(ValueError, match="holds a run with seed = 0, not 1: choose another --workdir"):
-        loop.fit(replace(CONFIG, seed=1), tmp_path)
+        loop.fit(replace(CONFIG, seed=1), half)
 
 
 @pytest.mark.parametrize(
@@ -265,46 +295,55 @@ def test_two_workdirs_do_not_write_to_one_folder_of_checkpoints(tmp_path: Path) 
         loop.fit(replace(CONFIG, checkpoints=str(shared)), tmp_path / "run")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Forty grey images."""
-    folder = tmp_path / "images"
-    folder.mkdir()
+def grey_png(path: Path, level: int) -> None:
+    Image.fromarray(np.full((8, 8), level, np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def of_images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config, tuple[Stored, Path]]:
+    """Forty grey images, and a run that was trained on them."""
+    folder = tmp_path_factory.mktemp("images")
     for i in range(40):
-        Image.fromarray(np.full((8, 8), 6 * i, np.uint8)).save(folder / f"{i:02d}.png")
-    return folder
+        grey_png(folder / f"{i:02d}.png", 6 * i)
+    config = replace(CONFIG, data=str(folder), steps=3)
+    return folder, config, train_of(config, tmp_path_factory)
 
 
-def forget_images() -> None:
-    """As a new process would."""
+@contextmanager
+def changed(path: Path, level: int) -> Iterator[None]:
+    """An image that is added or replaced meanwhile, as a new process would find it."""
+    before = path.read_bytes() if path.exists() else None
+    grey_png(path, level)
     datasets._of_path.cache_clear()
+    try:
+        yield
+    finally:
+        path.unlink() if before is None else path.write_bytes(before)
+        datasets._of_path.cache_clear()
 
 
-def test_images_that_were_added_since_are_noticed(tmp_path: Path, folder: Path) -> None:
+def test_images_that_were_added_since_are_noticed(of_images: tuple[Path, Config, tuple[Stored, Path]]) -> None:
     """They would move others from test to training."""
-    config = replace(CONFIG, data=str(folder), steps=3)
-    loop.fit(config, tmp_path / "run")
-    forget_images()
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "40.png")
-    trained = model.load(tmp_path / "run")
-    for read in (lambda: loop.fit(replace(config, steps=6), tmp_path / "run"), lambda: model.load_data(trained)):
-        with pytest.raises(ValueError, match=r"with images \[32, 4, 4\] and it now has \[33, 4, 4\]: use the data"):
-            read()
+    folder, config, (trained, workdir) = of_images
+    with changed(folder / "40.png", 0):
+        for read in (lambda: loop.fit(replace(config, steps=6), workdir), lambda: model.load_data(trained.model)):
+            with pytest.raises(ValueError, match=r"with images \[32, 4, 4\] and it now has \[33, 4, 4\]: use the data"):
+                read()
 
 
-def test_images_that_were_changed_since_are_told(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_images_that_were_changed_since_are_told(
+    of_images: tuple[Path, Config, tuple[Stored, Path]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """But not refused: another machine's JPEG decoder may differ in a bit."""
-    config = replace(CONFIG, data=str(folder), steps=3)
-    trained = loop.fit(config, tmp_path / "run").model
-    model.load_data(trained)
+    folder, config, (trained, workdir) = of_images
+    model.load_data(trained.model)
     assert "warning" not in capsys.readouterr().err
-    forget_images()
-    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(folder / "00.png")
-    for name, again in (("tiny", trained), ("run", model.load(tmp_path / "run"))):
-        model.load_data(again)
-        assert f"{name} was trained on other images than" in capsys.readouterr().err
-    loop.fit(replace(config, steps=4), tmp_path / "run")
-    assert "run was trained on other images than" in capsys.readouterr().err
+    with changed(folder / "00.png", 7):
+        for name, again in (("tiny", trained.model), (workdir.name, model.load(workdir))):
+            model.load_data(again)
+            assert f"{name} was trained on other images than" in capsys.readouterr().err
+        loop.fit(replace(config, steps=4), shutil.copytree(workdir, tmp_path / "goes on"))
+    assert "goes on was trained on other images than" in capsys.readouterr().err
 
 
 def test_a_run_whose_checkpoints_lie_elsewhere_does_not_begin_anew(tmp_path: Path) -> None:
@@ -315,14 +354,14 @@ def test_a_run_whose_checkpoints_lie_elsewhere_does_not_begin_anew(tmp_path: Pat
     assert (tmp_path / "run" / metrics.METRICS).read_text(encoding="utf-8") == before
 
 
-def test_bfloat16_activations_train_and_are_judged_in_float32(tmp_path: Path) -> None:
+def test_bfloat16_activations_train_and_are_judged_in_float32(whole: tuple[Stored, Path], tmp_path: Path) -> None:
     """Close to float32 in the loss; parameters and averages stay float32, and so does the denoiser."""
-    losses = {}
-    for activations in ("float32", "bfloat16"):
-        trained = loop.fit(replace(CONFIG, activations=activations), tmp_path / activations)
-        stored = arrays(tmp_path / activations, "params", "ema")
-        assert {leaf.dtype for leaf in (*stored.values(), *jax.tree.leaves(trained.params))} == {jnp.dtype("float32")}
-        lines = metrics.read(tmp_path / activations / metrics.METRICS)
+    assert CONFIG.activations == "float32"
+    losses, trained = {}, loop.fit(replace(CONFIG, activations="bfloat16"), tmp_path)
+    for activations, one, workdir in (("float32", *whole), ("bfloat16", trained, tmp_path)):
+        leaves = (*arrays(workdir, "params", "ema").values(), *jax.tree.leaves(one.params))
+        assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+        lines = metrics.read(workdir / metrics.METRICS)
         losses[activations] = np.array([line["loss"] for line in lines if "loss" in line])
     np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.03)
     assert (losses["bfloat16"] != losses["float32"]).any()
@@ -331,9 +370,8 @@ def test_bfloat16_activations_train_and_are_judged_in_float32(tmp_path: Path) ->
     np.testing.assert_array_equal(trained.model.denoiser(x_t, t).eps, exact)
 
 
-def test_sigterm_stores_the_state_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_sigterm_stores_the_state_and_the_same_command_goes_on(whole: tuple[Stored, Path], tmp_path: Path) -> None:
     """Stopped at step 4, between two checkpoints, and finished: bit for bit the run that was not."""
-    loop.fit(CONFIG, tmp_path / "whole")
     asked = iter([False, False, False, True])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "stop_request", lambda: nullcontext(lambda start, end: next(asked)))
@@ -341,8 +379,9 @@ def test_sigterm_stores_the_state_and_the_same_command_goes_on(tmp_path: Path) -
             loop.fit(CONFIG, tmp_path / "stopped")
     assert checkpoints.steps(tmp_path / "stopped" / checkpoints.CHECKPOINTS)[0] == 4
     loop.fit(CONFIG, tmp_path / "stopped")
-    assert_same(arrays(tmp_path / "whole"), arrays(tmp_path / "stopped"))
-    lines = {name: metrics.read(tmp_path / name / metrics.METRICS) for name in ("whole", "stopped")}
+    assert_same(arrays(whole[1]), arrays(tmp_path / "stopped"))
+    workdirs = {"whole": whole[1], "stopped": tmp_path / "stopped"}
+    lines = {name: metrics.read(workdir / metrics.METRICS) for name, workdir in workdirs.items()}
     without_rates = {
         name: [{key: line[key] for key in line if key not in ("images_per_second", "memory_gib")} for line in found]
         for name, found in lines.items()
@@ -396,20 +435,18 @@ def test_the_best_checkpoint_outlives_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_under_the_log_is_one_line_and_the_run_goes_on_when_mended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Stored, Path], half: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Linux's /dev/full in the place of the log: the first line of the log finds no room."""
-    loop.fit(CONFIG, tmp_path / "whole")
-    loop.fit(replace(CONFIG, steps=3), tmp_path / "full")
-    log = tmp_path / "full" / metrics.METRICS
+    log = half / metrics.METRICS
     kept = log.read_bytes()
     with monkeypatch.context() as patch, Path("/dev/full").open("a", encoding="utf-8") as full:
         patch.setattr(metrics, "_log", lambda path, first: full)
         with pytest.raises(OSError, match="No space left on device"):
-            loop.fit(CONFIG, tmp_path / "full")
+            loop.fit(CONFIG, half)
     assert log.read_bytes() == kept
-    loop.fit(CONFIG, tmp_path / "full")
-    assert_same(arrays(tmp_path / "whole"), arrays(tmp_path / "full"))
+    loop.fit(CONFIG, half)
+    assert_same(arrays(whole[1]), arrays(half))
     assert [line["step"] for line in metrics.read(log)] == [2, 3, 4, 6]
 
 

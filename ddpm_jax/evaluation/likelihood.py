@@ -370,7 +370,8 @@ def identity(choices: Choices, name: str, steps: process.Steps) -> Any:
     choice = choices.variances[name]
     if choice.headless:
         return dict(table=reverse_variances.table(choice, steps), basis=choice.basis.name, colours=choice.basis.colours)
-    return variance_identity(name, choices.calibration._replace(excess=None, error=None, spectrum=None), choice)
+    unused: dict[str, Any] = dict.fromkeys({"excess", "error", "spectrum"}.difference(reverse_variances.needs(name)))
+    return variance_identity(name, choices.calibration._replace(**unused), choice)
 
 
 def _decoder(choices: Choices, cell: Cell, steps: process.Steps, moments: Moments) -> np.ndarray | None:

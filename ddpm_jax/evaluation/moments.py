@@ -215,9 +215,10 @@ def variance_identity(name: str, known: Calibration, choice: ReverseVariance) ->
 
 def _probed(choice: ReverseVariance, known: Calibration) -> np.ndarray:
     """log sigma^2, nats, of a few steps: of a choice that looks at x_t for noise in the place of images and heads."""
-    steps = process.steps(known.schedule, timesteps.even(known.schedule.T, min(known.schedule.T, 8)))
+    times = timesteps.even(known.schedule.T, min(known.schedule.T, 8)) if choice.times is None else choice.times
+    steps = process.steps(known.schedule, np.asarray(times))
     if choice.headless:
-        return variances.table(choice, steps)
+        return np.asarray(choice.log_var(steps, None, None), np.float64)
     shape = (2, 8, 8, len(known.colours) or 1) if known.spectrum is None else (2, *known.spectrum.shape[1:])
     x_t, eps, x_0, *heads = jax.random.normal(jax.random.key(0), (3 + len(choice.heads), *shape))
     said = Prediction(eps, x_0, {name: abs(head) for name, head in zip(choice.heads, heads, strict=True)})

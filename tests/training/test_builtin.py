@@ -73,6 +73,7 @@ def test_its_card_says_what_it_is(word: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_it_scores_what_its_card_says() -> None:
     """Every variance of the card at every K, within 0.001 bits/dim."""
     (Ks,) = re.findall(r"^\| variance \| (.*) \|$", CARD, re.MULTILINE)

@@ -134,7 +134,7 @@ def checked(
         try:
             row = about | figures(xla.compiled(lower(wanted, layout(wanted, where), batch), tpu.FAST_TO_COMPILE))
         except DoesNotFit as error:
-            row = about | {"needs_gib": round(error.used / 2**30, 2), "has_gib": round(error.there / 2**30, 2)}
+            row = about | {"needs_gib": round(error.used / 2**30, 2), "has_gib": round(error.available / 2**30, 2)}
         print("| " + " | ".join(shown(row, column) for column in HEADINGS) + " |", flush=True)
         return row
 

@@ -94,21 +94,21 @@ class DdpmTable2:
 
 
 def main(options: DdpmTable2) -> None:
-    """Train, judge, compare, print and write."""
+    """Train, evaluate, compare, print and write."""
     plan = resolve(options)
     config = {**vars(options), "workdir": str(options.workdir)}
     if options.dry_run:
         print(json.dumps({**config, "trainings": [to_dict(wanted.config) for wanted in plan]}, indent=2))
         return
-    rows, judges = [], []
+    rows, classifiers = [], []
     for first, known in zip(plan, published.table_2(), strict=True):
         name = folder_of(options, first.config).parent.name
         found = [network(options, one) for one in tqdm(trainings(options, first), desc=name, unit="network")]
-        judges += [judge for _, judge in found if judge]
+        classifiers += [about for _, about in found if about]
         names = {name: getattr(first.config, name) for name in ("prediction", "objective", "variance")}
         row = {**names, "published": known._asdict(), "networks": [one for one, _ in found]}
         rows.append(row | ddpm_table2_report.over_seeds(row))
-    results: Row = {"config": config, "classifier": judges[0] if judges else None, "rows": rows}
+    results: Row = {"config": config, "classifier": classifiers[0] if classifiers else None, "rows": rows}
     results["statements"] = ddpm_table2_report.statements(rows)
     text = ddpm_table2_report.text(results)
     cache.write_json(options.workdir / "results.json", results)
@@ -171,7 +171,7 @@ def folder_of(options: DdpmTable2, config: Config) -> Path:
 
 
 def network(options: DdpmTable2, wanted: Run) -> tuple[Row, Row | None]:
-    """One network, trained and judged as far as it is not yet, and what is said of the classifier that judges it."""
+    """One network, trained and judged as far as it is not yet, and what is known of the classifier of its samples."""
     config, store = wanted.config, Store(options.workdir / "cells", {}, options.force, Counter())
     common = partial(cache.fetch, store)
     diverged = train(wanted, folder_of(options, config), common)
@@ -181,8 +181,8 @@ def network(options: DdpmTable2, wanted: Run) -> tuple[Row, Row | None]:
     own = partial(cache.fetch, store._replace(common={"denoiser": model.fingerprint}))
     keep: Keep = lambda kind, *rest: (common if kind == "classifiers" else own)(kind, *rest)  # noqa: E731
     execution, key = Execution(Layout(options.parallel), keep), jax.random.key(options.seed)
-    measured, judge = ablation.evaluate_whole_chain(model, wanted.data, design_of(options, wanted), key, execution)
-    return {"seed": config.seed, "diverged": None, **measured}, judge
+    measured, about = ablation.evaluate_whole_chain(model, wanted.data, design_of(options, wanted), key, execution)
+    return {"seed": config.seed, "diverged": None, **measured}, about
 
 
 def train(wanted: Run, folder: Path, keep: Keep) -> str:

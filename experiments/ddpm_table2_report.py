@@ -190,7 +190,7 @@ def tables(rows: Sequence[Row]) -> str:
 
 def text(results: Results) -> str:
     """The table, what it stands on, and the published pattern, for a terminal or a Markdown file."""
-    rows, config, judge = results["rows"], results["config"], results["classifier"]
+    rows, config, classifier = results["rows"], results["config"], results["classifier"]
     counts = [sum(one["holds"] is holds for one in results["statements"]) for holds in VERDICTS]
     verdict = ", ".join(f"{count} {word}" for count, word in zip(counts, VERDICTS.values(), strict=True))
     errors = [value for row in rows for value in values(row, "standard_error")]
@@ -208,10 +208,10 @@ def text(results: Results) -> str:
         parts.append(
             f"Over test images the bits/dim of one network have a standard error of {max(errors):.2g} at most."
         )
-    if judge:
+    if classifier:
         parts.append(
-            f"Of held-out images: Frechet distance {judge['held_out_frechet']:.3g}; of {config['images']} samples of a "
-            f"matching model about {judge['bias']:.3g}."
+            f"Of held-out images: Frechet distance {classifier['held_out_frechet']:.3g}; of {config['images']} samples "
+            f"of a matching model about {classifier['bias']:.3g}."
         )
     return "\n".join(parts).rstrip("\n") + "\n"
 

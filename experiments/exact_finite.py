@@ -30,7 +30,7 @@ from ddpm_jax.diffusion import bases, process, timesteps, toy
 from ddpm_jax.diffusion import variances as reverse_variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.schedules import SCHEDULES, Schedule
-from ddpm_jax.diffusion.toy import World
+from ddpm_jax.diffusion.toy import ToyData
 from ddpm_jax.diffusion.variances import VARIANCES, Calibration
 from ddpm_jax.evaluation import ablation, likelihood, samples
 from ddpm_jax.evaluation.ablation import Execution
@@ -95,14 +95,14 @@ def main(options: ExactFinite) -> None:
     if options.dry_run:
         print(json.dumps(config, indent=2))
         return
-    model, world = model_of(images, tables)
+    model, toy_data = model_of(images, tables)
     store = cache.Store(options.workdir / "cells", {"denoiser": model.fingerprint}, options.force, Counter())
     execution = Execution(keep=partial(cache.fetch, store))
     fixed = calibrate(images, tables, design, jax.random.key(options.seed))
     rows: list[Row] = []
     for K in options.K:
         steps = process.steps(tables, timesteps.even(tables.T, K))
-        chain = model._replace(denoiser=toy.exact_heads(world, steps))
+        chain = model._replace(denoiser=toy.exact_heads(toy_data, steps))
         found, drawn = ablation.sample(
             chain, images, design._replace(sample_K=(K,)), choose(fixed, design, K), execution
         )
@@ -135,13 +135,13 @@ def resolve(options: ExactFinite) -> tuple[DataSet, Schedule, Design]:
     return images, tables, design
 
 
-def model_of(images: DataSet, tables: Schedule) -> tuple[Model, World]:
-    """The perfect denoiser of the training images, and its world."""
-    world = toy.finite(tables, to_unit(jnp.asarray(images.train.images), images.levels))
+def model_of(images: DataSet, tables: Schedule) -> tuple[Model, ToyData]:
+    """The perfect denoiser of the training images, and what else is known of them."""
+    toy_data = toy.finite(tables, to_unit(jnp.asarray(images.train.images), images.levels))
     known = dict(images=np.asarray(images.train.images), levels=images.levels, schedule=tables)
     known["version"] = VERSION
     name, mark = f"finite set of {images.name}", cache.fingerprint(known)
-    return Model("exact", name, world.denoiser, tables, "x_0", images.shape, images.levels, mark), world
+    return Model("exact", name, toy_data.denoiser, tables, "x_0", images.shape, images.levels, mark), toy_data
 
 
 def calibrate(data: DataSet, tables: Schedule, design: Design, key: Array) -> Calibration:
@@ -153,7 +153,7 @@ def calibrate(data: DataSet, tables: Schedule, design: Design, key: Array) -> Ca
     colours = bases.colour_axes(images)
     dct = bases.dct(colours)
     x_0 = to_unit(jnp.asarray(images), data.levels)
-    world, coefficients = toy.in_basis(tables, x_0, dct), dct.forward(x_0)
+    toy_data, coefficients = toy.in_basis(tables, x_0, dct), dct.forward(x_0)
     cov = jax.jit(lambda of, x_t, t: of(x_t, t).mean(axis=0))
     spectrum = np.full((tables.T + 1, *images.shape[1:]), np.nan)
     for t in tqdm(sorted({int(t) for K in design.K for t in timesteps.even(tables.T, K)}), desc="exact moments"):
@@ -161,7 +161,7 @@ def calibrate(data: DataSet, tables: Schedule, design: Design, key: Array) -> Ca
         drawn = coefficients[jax.random.randint(which, (DRAWS,), 0, len(images))]
         x_t = process.diffuse(tables, drawn, t, jax.random.normal(noise, drawn.shape))
         excess = tables.alpha_bar[t] / tables.one_minus_alpha_bar[t]
-        spectrum[t] = excess * np.asarray(cov(world.cov, x_t, jnp.full(DRAWS, t)), np.float64)
+        spectrum[t] = excess * np.asarray(cov(toy_data.cov, x_t, jnp.full(DRAWS, t)), np.float64)
     moment = spectrum.mean(axis=(1, 2, 3))
     c = float(x_0.var(axis=0).mean())
     return Calibration(tables, c, moment, moment, spectrum, colours, design.rules.clamp_cov)
@@ -192,9 +192,9 @@ def row(cell: Row, drawn: dict[likelihood.Cell, np.ndarray], images: DataSet) ->
 
 def write(folder: Path, results: Row) -> None:
     """results.json, tables.md and figure.png; the tables are printed too."""
-    judge, text = results["classifier"], exact_distances_report.text(results)
-    text += f"\nof held-out images: Frechet distance {judge['held_out_frechet']:.3g}; of {results['config']['images']} "
-    text += f"of the set itself about {judge['bias']:.3g}\n"
+    classifier, text = results["classifier"], exact_distances_report.text(results)
+    text += f"\nof held-out images: Frechet distance {classifier['held_out_frechet']:.3g}; of "
+    text += f"{results['config']['images']} of the set itself about {classifier['bias']:.3g}\n"
     folder.mkdir(parents=True, exist_ok=True)
     cache.write_json(folder / "results.json", results)
     cache.write_whole(folder / "tables.md", lambda file: file.write(text.encode()))

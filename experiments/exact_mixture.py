@@ -20,7 +20,7 @@ from ddpm_jax.diffusion import conventions, mixtures, process, timesteps, toy, v
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.mixtures import Mixture
 from ddpm_jax.diffusion.schedules import SCHEDULES, Schedule
-from ddpm_jax.diffusion.toy import World
+from ddpm_jax.diffusion.toy import ToyData
 from ddpm_jax.diffusion.variances import VARIANCES, Calibration
 from ddpm_jax.evaluation.exact import density
 from ddpm_jax.runtime import cache
@@ -69,7 +69,7 @@ class Setting(NamedTuple):
 
     x: np.ndarray
     data: Mixture
-    world: World
+    toy_data: ToyData
     schedule: Schedule
     rules: Rules
 
@@ -132,7 +132,7 @@ def calibrate(setting: Setting, times: np.ndarray) -> Calibration:
     """The exact moments at these times; in one dimension M_t, 1 - Gamma_t and the spectrum are one number."""
     moment = np.full(setting.schedule.T + 1, np.nan)
     moment[times] = [
-        density.mean_excess(setting.x, setting.data, setting.world, setting.schedule, int(t)) for t in times
+        density.mean_excess(setting.x, setting.data, setting.toy_data, setting.schedule, int(t)) for t in times
     ]
     weights = np.exp(setting.data.log_weights)
     mean = weights @ setting.data.mean.ravel()
@@ -145,7 +145,7 @@ def compare(setting: Setting, names: tuple[str, ...], K: int) -> list[Row]:
     """The distances of every variance on the even chain of K steps."""
     times = timesteps.even(setting.schedule.T, K)
     steps, known = process.steps(setting.schedule, times), calibrate(setting, times)
-    denoiser = toy.exact_heads(setting.world, steps)
+    denoiser = toy.exact_heads(setting.toy_data, steps)
     wanted = density.log_mixture(setting.x, setting.data)
     rows: list[Row] = []
     values: dict[str, float | None]

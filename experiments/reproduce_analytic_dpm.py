@@ -83,7 +83,7 @@ def reproduce(options: Reproduce) -> None:
     }
     folder = plan.options.workdir
     write(folder, results)
-    if plan.judge:
+    if plan.fid:
         mark, lines = compared(plan, work.n)
         results["notes"]["fid"] = [*lines, *said]
         for choice, cell in sampled(choices, design, sorted(work.chains)):
@@ -122,7 +122,7 @@ def afford(plan: Plan) -> tuple[reproduce_plan.Work, list[str]]:
     options, design, data = plan.options, plan.design, plan.data
     passes = (len(data.calibration.images) + len(data.test.images)) * plan.model.schedule.T
     count = len(kernels(design)) * design.seeds
-    chains = dict.fromkeys(design.sample_K, count) if plan.judge else {}
+    chains = dict.fromkeys(design.sample_K, count) if plan.fid else {}
     wanted = reproduce_plan.Work(passes, chains, design.images)
     rate = float(
         keep_of(plan)("speeds", {"devices": sharding.words()}, lambda: dict(rate=np.asarray(speed(plan))))["rate"]
@@ -162,13 +162,13 @@ def speed(plan: Plan) -> float:
 
 def compared(plan: Plan, n: int) -> tuple[str, list[str]]:
     """The mark of our figures beside the published ones, and the lines about how they were made."""
-    assert plan.judge
-    judge, reference = plan.judge
-    ours = extractors.measure(judge, reference, plan.design.rules.rounding, n)
+    assert plan.fid
+    extractor, reference = plan.fid
+    ours = extractors.measure(extractor, reference, plan.design.rules.rounding, n)
     theirs = protocols.named(PUBLISHED_WITH)
     usual = plan.data.name == "cifar10" and plan.options.reference is None
     published = Measure(
-        judge.name if judge.usual else inception.FILE,
+        extractor.name if extractor.usual else inception.FILE,
         theirs.preparation,
         theirs.rounding,
         ours.reference if usual else "CIFAR-10's training images",
@@ -212,21 +212,23 @@ def likelihood_notes(plan: Plan, images: int) -> list[str]:
 
 def fid_row(plan: Plan, choices: Choices, cell: Cell, n: int, keep: Keep) -> Row:
     """The FID of a cell with its stamp: over seeds the mean and its standard error."""
-    assert plan.judge
-    (judge, reference), design = plan.judge, plan.design
+    assert plan.fid
+    (extractor, reference), design = plan.fid, plan.design
     rules, shape, seeds = rules_of(plan, cell, choices.kernel), plan.data.shape, list(range(design.seeds))
 
     def compute(seed: int) -> cache.Arrays:
         draws = samples.Draws([seed], n, shape)
         (images,) = samples.draw(choices, plan.model.denoiser, [cell], rules, draws, keep=keep)[cell]
-        return dict(fid=np.asarray(frechet.distance(reference.target, frechet.fit(extractors.summed(judge, images)))))
+        return dict(
+            fid=np.asarray(frechet.distance(reference.target, frechet.fit(extractors.summed(extractor, images))))
+        )
 
-    asked = {**samples.inputs(choices, cell, rules), "n": n, "judge": judge[:3], "to": reference.name}
+    asked = {**samples.inputs(choices, cell, rules), "n": n, "extractor": extractor[:3], "to": reference.name}
     asked["version"] = [extractors.VERSION, samples.VERSION]
     values = np.array([keep("fids", {**asked, "seed": seed}, partial(compute, seed))["fid"] for seed in seeds])
     name = dict(variance=cell[0], kernel=choices.kernel.name, trajectory=cell[1], K=cell[2])
     stamp = protocols.Stamp(
-        extractors.measure(judge, reference, design.rules.rounding, n),
+        extractors.measure(extractor, reference, design.rules.rounding, n),
         {**plan.made, **name, "seeds": seeds, "rules": rules._asdict()},
     )
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None

@@ -138,7 +138,7 @@ class Plan(NamedTuple):
       model: the network.
       data: its images.
       design: what is compared.
-      judge: of samples, with what they are compared with; None without --inception.
+      fid: what the samples are judged by, with what they are compared with; None without --inception.
       schedule: the name of the network's noise schedule.
       made: what is known of the network, for the stamps.
     """
@@ -147,7 +147,7 @@ class Plan(NamedTuple):
     model: Model
     data: DataSet
     design: Design
-    judge: tuple[FeatureExtractor, Reference] | None
+    fid: tuple[FeatureExtractor, Reference] | None
     schedule: str
     made: dict[str, Any]
 
@@ -263,8 +263,8 @@ def judge_of(options: Reproduce, images: DataSet) -> tuple[FeatureExtractor, Ref
     if images.levels != 256:
         raise ValueError(f"{images.name} has {images.levels} grey levels: Inception reads 256")
     protocol = protocols.named(options.fid_protocol)
-    judge = extractors.of_inception(options.inception, protocol.preparation)
+    extractor = extractors.of_inception(options.inception, protocol.preparation)
     keep = partial(cache.fetch, Store(options.workdir / "cells", {}, options.force, Counter()))
     if options.reference is not None:
-        return judge, extractors.of_file(options.reference, judge, keep)
-    return judge, extractors.of_data(images, judge, protocol.split, keep)
+        return extractor, extractors.of_file(options.reference, extractor, keep)
+    return extractor, extractors.of_data(images, extractor, protocol.split, keep)

@@ -81,7 +81,7 @@ def main(options: SpectralGain) -> None:
     if options.dry_run:
         print(json.dumps(config, indent=2))
         return
-    results = {"config": config, "K": list(options.K), "networks": [judge(options, *one) for one in networks]}
+    results = {"config": config, "K": list(options.K), "networks": [evaluate(options, *one) for one in networks]}
     text = spectral_gain_report.text(results)
     cache.write_json(options.workdir / "results.json", results)
     cache.write_whole(options.workdir / "tables.md", lambda file: file.write(text.encode()))
@@ -119,7 +119,7 @@ def resolve(options: SpectralGain) -> list[tuple[Stored, DataSet]]:
     return networks
 
 
-def judge(options: SpectralGain, stored: Stored, images: DataSet) -> Row:
+def evaluate(options: SpectralGain, stored: Stored, images: DataSet) -> Row:
     """Everything about one network; plain values."""
     store = cache.Store(options.workdir / "cells", {"denoiser": stored.model.fingerprint}, options.force, Counter())
     found = measure(options, stored.model, images, partial(cache.fetch, store))

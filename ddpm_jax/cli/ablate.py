@@ -50,8 +50,8 @@ def main(options: Ablation) -> None:
     """Train, measure, tabulate, sample, judge, report."""
     plan = resolve(options)
     options, design = plan.options, plan.design
-    there = taken(plan)
-    config = plain(plan, there.shape if there else to_dict(setup.shape(options.training)))
+    given = taken(plan)
+    config = plain(plan, given.shape if given else to_dict(setup.shape(options.training)))
     if options.dry_run:
         print(json.dumps(config, indent=2))
         return
@@ -62,7 +62,7 @@ def main(options: Ablation) -> None:
     seeds = [options.training.seed + i for i in range(options.training_seeds)]
     networks, evaluated = [], []
     for seed in seeds:
-        networks.append(there or train(plan, seed, seconds))
+        networks.append(given or train(plan, seed, seconds))
         store = Store(options.workdir / "cells", {"denoiser": networks[-1].model.fingerprint}, options.force, used)
         evaluated.append(evaluate(plan, networks[-1], store, seconds))
     results = {**evaluated[0].results, "config": config, "rules": design.rules._asdict(), "training_seeds": seeds}
@@ -78,12 +78,12 @@ def main(options: Ablation) -> None:
 
 def taken(plan: Plan) -> Network | None:
     """The network that is there already."""
-    if plan.there is None:
+    if plan.given is None:
         return None
-    if plan.there.stored is None:
-        return Network(plan.there.model)
+    if plan.given.stored is None:
+        return Network(plan.given.model)
     assert plan.options.checkpoint
-    return of_training(plan.there.stored, plan.there.model, plan.options.checkpoint)
+    return of_training(plan.given.stored, plan.given.model, plan.options.checkpoint)
 
 
 def train(plan: Plan, seed: int, seconds: Seconds) -> Network:

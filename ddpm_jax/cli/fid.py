@@ -32,21 +32,21 @@ def main(options: Fid) -> None:
         print(json.dumps({name: str(value) for name, value in vars(options).items()}, indent=2))
         return
     images, made = read(options)
-    judge = extractors.of_inception(options.inception, protocol.preparation)
-    reference, others = reference_of(options, protocol, judge)
-    features = judge.features(images)
+    extractor = extractors.of_inception(options.inception, protocol.preparation)
+    reference, others = reference_of(options, protocol, extractor)
+    features = extractor.features(images)
     figures = {"FID": Estimate(frechet.distance(reference.target, frechet.gaussian_fit(features)), np.nan)}
     sizes = sorted({*np.linspace(len(images) // 2, len(images), SIZES).astype(int).tolist()})
     if len(sizes) > 1 and sizes[0] > 1:
         end = feature_metrics.fid_infinity(features, reference.target, sizes, options.seed)
         figures["FID at infinity"] = Estimate(end.value, np.nan)  # its error is that of subsets that overlap
-    logits = judge.logits(features) if judge.logits else None
+    logits = extractor.logits(features) if extractor.logits else None
     if logits is not None and len(features) >= SPLITS:
         figures["Inception Score"] = feature_metrics.inception_score(logits, SPLITS)
     if others is not None:
-        figures |= beside_images(features, judge.features(others), options.seed)
+        figures |= beside_images(features, extractor.features(others), options.seed)
     rounding = made.get("rules", {}).get("rounding", "as in the file")
-    stamp = Stamp(extractors.measure(judge, reference, rounding, len(images)), made)
+    stamp = Stamp(extractors.measure(extractor, reference, rounding, len(images)), made)
     for line in told(options, protocol, stamp.measure, protocols.warning(reference.target.fit, len(images))):
         print(f"warning: {line}", file=sys.stderr)
     print("\n".join(f"{name}: {shown(found)}" for name, found in figures.items()))
@@ -69,7 +69,9 @@ def read(options: Fid) -> tuple[np.ndarray, dict[str, Any]]:
     return images[:n], made
 
 
-def reference_of(options: Fid, protocol: FidProtocol, judge: FeatureExtractor) -> tuple[Reference, np.ndarray | None]:
+def reference_of(
+    options: Fid, protocol: FidProtocol, extractor: FeatureExtractor
+) -> tuple[Reference, np.ndarray | None]:
     """What samples are compared with, and images of it where they are asked for.
 
     Raises:
@@ -79,12 +81,12 @@ def reference_of(options: Fid, protocol: FidProtocol, judge: FeatureExtractor) -
     if options.reference.endswith(".npz"):
         if options.against_images or options.split or options.image_size:
             raise ValueError(f"{options.reference} is a file of statistics: only a data set has images and splits")
-        return extractors.of_file(Path(options.reference), judge, keep), None
+        return extractors.of_file(Path(options.reference), extractor, keep), None
     found = datasets.load(options.reference, options.image_size)
     if found.levels != 256:
         raise ValueError(f"{found.name} has {found.levels} grey levels: Inception reads 256")
     split = options.split or protocol.split
-    reference = extractors.of_data(found, judge, split, keep)
+    reference = extractors.of_data(found, extractor, split, keep)
     images = (found.train if split == "train" else found.test).images
     if options.against_images and not LEAST <= options.against_images <= len(images):
         raise ValueError(f"against_images = {options.against_images}: {LEAST} to {len(images)}, all of {found.name}")

@@ -32,7 +32,7 @@ FREE_OF_A_DENOISER = {
 
 
 class Existing(NamedTuple):
-    """A network that is there already, with what is stored of it if it comes from a run."""
+    """A network that is given, with what is stored of it if it comes from a run."""
 
     model: Model
     stored: Stored | None = None
@@ -43,14 +43,14 @@ class Plan(NamedTuple):
 
     Attributes:
       options: with the training config that holds.
-      there: the network, if it is there already.
+      given: the network, if one is given.
       data: the images.
       heads: to be trained on a network that is trained here; None for none.
       design: what is compared.
     """
 
     options: Ablation
-    there: Existing | None
+    given: Existing | None
     data: DataSet
     heads: Heads | None
     design: Design
@@ -62,29 +62,29 @@ def resolve(options: Ablation) -> Plan:
     Raises:
       ValueError: an unknown name, a number out of range, options that exclude each other, or a workdir that is taken.
     """
-    there, training = existing(options), options.training
-    if there and there.stored:
-        training = replace(there.stored.config, parallel=training.parallel)
+    given, training = existing(options), options.training
+    if given and given.stored:
+        training = replace(given.stored.config, parallel=training.parallel)
         setup.check_given(
             options.training, training, {"parallel"}, f"the network of {options.checkpoint} is taken as it is"
         )
     options = replace(options, training=training)
-    if options.training_seeds < 1 or (there and options.training_seeds > 1):
+    if options.training_seeds < 1 or (given and options.training_seeds > 1):
         raise ValueError(f"training_seeds = {options.training_seeds}: at least 1, more only of networks trained here")
-    if there:
-        data, schedule = load_data(there.model), there.model.schedule
-        own, times = there.model.heads, there.model.learned_times
+    if given:
+        data, schedule = load_data(given.model), given.model.schedule
+        own, times = given.model.heads, given.model.learned_times
     else:
         run = setup.resolve(training)
         data, schedule = run.data, run.schedule
         in_loss = setup.in_loss(training, schedule)
         own, times = in_loss.heads, in_loss.times
-    design, to_train = _compared(options, schedule, data, own, times, trained_here=not there)
-    if there and variances.heads_of(design.variances):
-        check_clip(there.model, design.rules.clip_x_0)
+    design, to_train = _compared(options, schedule, data, own, times, trained_here=not given)
+    if given and variances.heads_of(design.variances):
+        check_clip(given.model, design.rules.clip_x_0)
     sharding.check(training.parallel)
-    check_workdir(options, there)
-    return Plan(options, there, data, to_train, design)
+    check_workdir(options, given)
+    return Plan(options, given, data, to_train, design)
 
 
 def _compared(
@@ -150,7 +150,7 @@ def existing(options: Ablation) -> Existing | None:
     return Existing(load_heads(heads_of, found) if heads_of else found, stored)
 
 
-def check_workdir(options: Ablation, there: Existing | None) -> None:
+def check_workdir(options: Ablation, given: Existing | None) -> None:
     """Refuse a workdir that cannot be written or that holds another experiment.
 
     Raises:
@@ -158,16 +158,16 @@ def check_workdir(options: Ablation, there: Existing | None) -> None:
     """
     cache.check_writable(options.workdir)
     taken, path = None, options.workdir / RESULTS
-    if there and options.workdir != options.checkpoint and checkpoints.steps(checkpoints.folder_of(options.workdir)):
+    if given and options.workdir != options.checkpoint and checkpoints.steps(checkpoints.folder_of(options.workdir)):
         taken = "a training run"
     elif path.exists():
         try:
             network = json.loads(path.read_text(encoding="utf-8"))["network"]
         except (ValueError, KeyError, TypeError):
             network, taken = {}, "a results.json that is not of this experiment"
-        if there and network and network["fingerprint"] != there.model.fingerprint:
+        if given and network and network["fingerprint"] != given.model.fingerprint:
             taken = f"results of another network, {network['name']}"
-        elif not there and network and network["source"] != "trained":
+        elif not given and network and network["source"] != "trained":
             taken = f"results of the network {network['name']}"
     if taken:
         raise ValueError(f"{options.workdir} holds {taken}: choose another --workdir")

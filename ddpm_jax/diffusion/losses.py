@@ -189,7 +189,7 @@ def hybrid(choice: ReverseVariance, chain: Steps, regress: str = "eps", weightin
     return loss
 
 
-class Parts(NamedTuple):
+class LossOptions(NamedTuple):
     """What the objectives of OBJECTIVES are built from.
 
     Attributes:
@@ -205,24 +205,24 @@ class Parts(NamedTuple):
     chain: Steps
 
 
-OBJECTIVES: dict[str, Callable[[Parts], Objective]] = {
-    "simple": lambda parts: simple(parts.regress, parts.weighting),
-    "mu_mse": lambda parts: mu_mse(),
-    "vlb": lambda parts: vlb(parts.choice, parts.chain),
-    "hybrid": lambda parts: hybrid(parts.choice, parts.chain, parts.regress, parts.weighting),
+OBJECTIVES: dict[str, Callable[[LossOptions], Objective]] = {
+    "simple": lambda options: simple(options.regress, options.weighting),
+    "mu_mse": lambda options: mu_mse(),
+    "vlb": lambda options: vlb(options.choice, options.chain),
+    "hybrid": lambda options: hybrid(options.choice, options.chain, options.regress, options.weighting),
 }
 
 
-def build(name: str, parts: Parts) -> Objective:
+def build(name: str, options: LossOptions) -> Objective:
     """The objective called `name`.
 
     Raises:
-      ValueError: no objective has this name, it does not fit the parts, or would leave a head or a weighting idle.
+      ValueError: no objective has this name, it does not fit the options, or would leave a head or a weighting idle.
     """
     if name not in OBJECTIVES:
         raise ValueError(f"unknown objective {name!r}: choose one of {', '.join(OBJECTIVES)}")
-    if name not in ("vlb", "hybrid") and parts.choice.heads:
+    if name not in ("vlb", "hybrid") and options.choice.heads:
         raise ValueError(f"objective {name!r} does not train the head of the variance: choose vlb or hybrid")
-    if name not in ("simple", "hybrid") and parts.weighting != "uniform":
-        raise ValueError(f"weighting {parts.weighting!r} has no effect on objective {name!r}: leave it out")
-    return OBJECTIVES[name](parts)
+    if name not in ("simple", "hybrid") and options.weighting != "uniform":
+        raise ValueError(f"weighting {options.weighting!r} has no effect on objective {name!r}: leave it out")
+    return OBJECTIVES[name](options)

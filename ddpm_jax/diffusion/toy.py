@@ -1,6 +1,6 @@
 """Data whose best denoiser is known: one point, Gaussians, mixtures of Gaussians, a finite set.
 
-In such a world every claim about a variance is an equality to check, and "wrong variance" is told apart from "imperfect
+With them every claim about a variance is an equality to check, and "wrong variance" is told apart from "imperfect
 network".
 """
 
@@ -25,7 +25,7 @@ from ddpm_jax.diffusion.schedules import Schedule, Times, rows
 Data = Float[Array, "n *x"] | Float[np.ndarray, "n *x"]
 
 
-class World(NamedTuple):
+class ToyData(NamedTuple):
     """A distribution of data and what Bayes' rule says of it.
 
     Attributes:
@@ -43,7 +43,7 @@ class World(NamedTuple):
     bounded: bool
 
 
-def gaussian(schedule: Schedule, mean: np.ndarray, variance: np.ndarray) -> World:
+def gaussian(schedule: Schedule, mean: np.ndarray, variance: np.ndarray) -> ToyData:
     """Independent pixels N(mean, variance).
 
     With V_t = alpha_bar_t c + 1 - alpha_bar_t: x_0_hat = m + sqrt(alpha_bar_t) c / V_t (x_t - sqrt(alpha_bar_t) m),
@@ -79,7 +79,7 @@ def gaussian(schedule: Schedule, mean: np.ndarray, variance: np.ndarray) -> Worl
             return Gaussian(mean_s, jnp.asarray(np.log((1 - ratio) * total(s) / total(t)), x_t.dtype))
 
     denoiser, cov = Partial(_gaussian_denoiser, m, c, schedule), Partial(_gaussian_cov, c, schedule)
-    return World(draw, denoiser, cov, reverse_kernel, bounded=False)
+    return ToyData(draw, denoiser, cov, reverse_kernel, bounded=False)
 
 
 def _gaussian_denoiser(
@@ -96,12 +96,12 @@ def _gaussian_cov(c: Array | np.ndarray, schedule: Schedule, x_t: Images, t: Int
     return jnp.broadcast_to(c * noise / (rows(schedule.alpha_bar, t, x_t) * c + noise), x_t.shape)
 
 
-def point(schedule: Schedule, x: np.ndarray) -> World:
+def point(schedule: Schedule, x: np.ndarray) -> ToyData:
     """Data that are one image x (*x): the article's first case, where the posterior variance is exact."""
     return gaussian(schedule, x, np.zeros_like(x))._replace(bounded=bool(np.abs(x).max() <= 1))
 
 
-def mixture(schedule: Schedule, weights: np.ndarray, means: np.ndarray, variances: np.ndarray) -> World:
+def mixture(schedule: Schedule, weights: np.ndarray, means: np.ndarray, variances: np.ndarray) -> ToyData:
     """Data sum_k w_k N(m_k, c_k), independent pixels within a component; Bayes' rule as in `mixtures.condition`.
 
     x_0_hat = sum_k r_k(x_t) E[x_0 | x_t, k], and Cov[x_0 | x_t] depends on x_t through the weights r_k.
@@ -119,7 +119,7 @@ def mixture(schedule: Schedule, weights: np.ndarray, means: np.ndarray, variance
 
     denoiser, cov = (Partial(function, data, schedule) for function in (_mixture_denoiser, _mixture_cov))
     bounded = bool((data.variance == 0).all() and np.abs(data.mean).max() <= 1)
-    return World(draw, denoiser, cov, Partial(_mixture_reverse, data, schedule), bounded)
+    return ToyData(draw, denoiser, cov, Partial(_mixture_reverse, data, schedule), bounded)
 
 
 def _mixture_given(data: Mixture, schedule: Schedule, x_t: Images, t: Times) -> Mixture:
@@ -143,7 +143,7 @@ def _mixture_reverse(data: Mixture, schedule: Schedule, x_t: Images, s: int, t: 
     return mixtures.condition(at_s, x_t, a, 1 - a)
 
 
-def finite(schedule: Schedule, images: Data, block: int = finite_sets.BLOCK) -> World:
+def finite(schedule: Schedule, images: Data, block: int = finite_sets.BLOCK) -> ToyData:
     """Data drawn from a finite set with replacement: a perfect network for real images.
 
     x_0_hat = sum_i w_i y_i with the weights of `finite_sets`. Its reverse kernel is a mixture of n points' posteriors,
@@ -167,10 +167,10 @@ def finite(schedule: Schedule, images: Data, block: int = finite_sets.BLOCK) -> 
 
     denoiser, cov = (Partial(function, data, schedule) for function in (finite_sets.denoiser, finite_sets.cov))
     bounded = bool(data.values.min() >= -1 and data.values.max() <= 1)
-    return World(draw, denoiser, cov, reverse_kernel, bounded)
+    return ToyData(draw, denoiser, cov, reverse_kernel, bounded)
 
 
-def in_basis(schedule: Schedule, images: Data, basis: Basis) -> World:
+def in_basis(schedule: Schedule, images: Data, basis: Basis) -> ToyData:
     """The finite set seen in an orthonormal basis: its Cov[x_0 | x_t] is the diagonal in that basis.
 
     An orthonormal change of coordinates keeps all distances, so the weights of y_i given x_t = U x are those in pixels.
@@ -178,23 +178,23 @@ def in_basis(schedule: Schedule, images: Data, basis: Basis) -> World:
     Args:
       schedule: the forward process.
       images: the finite set, in pixels.
-      basis: of the world; its x_t are coefficients.
+      basis: of the data; their x_t are coefficients.
     """
     return finite(schedule, basis.forward(jnp.asarray(images, jnp.float32)))
 
 
-def exact_heads(world: World, steps: Steps) -> Denoiser:
-    """The world's denoiser with the heads that perfect training would give, for the steps of one chain.
+def exact_heads(toy_data: ToyData, steps: Steps) -> Denoiser:
+    """The exact denoiser with the heads that perfect training would give, for the steps of one chain.
 
     With h = alpha_bar_t/(1 - alpha_bar_t) Cov[x_0 | x_t]: npr = h, sn = h + eps_hat^2, ocm = h - 1,
     learned = log(base + gain h) in nats, and learned_range the head with which (head + 1)/2 of the way from log tb to
     log b is that same log sigma^2. The last two are of the pair that t ends in the chain.
 
     Args:
-      world: what is known.
+      toy_data: see `ToyData`.
       steps: the chain; other times are answered with a neighbour's pair.
     """
-    return Partial(_with_heads, denoiser.as_argument(world.denoiser), world.cov, steps)
+    return Partial(_with_heads, denoiser.as_argument(toy_data.denoiser), toy_data.cov, steps)
 
 
 def _with_heads(denoiser: Denoiser, cov: Partial, steps: Steps, x_t: Images, t: Int[Array, " b"]) -> Prediction:

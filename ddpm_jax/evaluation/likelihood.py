@@ -217,7 +217,7 @@ FREE = "optimal_free"  # the first time is chosen, too, with a decoder variance 
 REFERENCE = "isotropic"  # what differences are taken to
 
 
-class Wanted(NamedTuple):
+class Cells(NamedTuple):
     """The cells of a likelihood table.
 
     Attributes:
@@ -271,12 +271,12 @@ def calibrate(known: Calibration, moments: Moments) -> Calibration:
     )
 
 
-def choose(calibration: Calibration, wanted: Wanted, moments: Moments, keep: Keep = cache.compute_always) -> Choices:
+def choose(calibration: Calibration, cells: Cells, moments: Moments, keep: Keep = cache.compute_always) -> Choices:
     """Build the variances and every chain's times.
 
     Args:
       calibration: see `calibrate`.
-      wanted: the cells.
+      cells: variances, trajectories and numbers of steps.
       moments: of the calibration images, with the tables of the variances that look at x_t.
       keep: remembers the optimal trajectories.
 
@@ -285,20 +285,20 @@ def choose(calibration: Calibration, wanted: Wanted, moments: Moments, keep: Kee
     """
     T = calibration.schedule.T
     times: dict[Cell, np.ndarray] = {}
-    variances = {name: reverse_variances.build(name, calibration) for name in wanted.variances}
+    variances = {name: reverse_variances.build(name, calibration) for name in cells.variances}
     for name, choice in variances.items():
-        for path in wanted.trajectories:
+        for path in cells.trajectories:
             if path not in (OPTIMAL, FREE):
-                visited = {K: timesteps.named(path, T, K) for K in wanted.K}
+                visited = {K: timesteps.named(path, T, K) for K in cells.K}
                 times |= {
                     (name, path, K): chain for K, chain in visited.items() if reverse_variances.fits(choice, chain)
                 }
             elif choice.bound and choice.times is None:
-                several = wanted._replace(K=[K for K in wanted.K if K > 1 or path == FREE])
+                several = cells._replace(K=[K for K in cells.K if K > 1 or path == FREE])
                 found = _optimal(calibration, name, path, several, moments, keep)
                 times |= {(name, path, K): chain for K, chain in found.items()}
-    free = _best_decoder(calibration.schedule, moments)[0] if FREE in wanted.trajectories else None
-    return Choices(calibration, variances, times, free, wanted.decoder)
+    free = _best_decoder(calibration.schedule, moments)[0] if FREE in cells.trajectories else None
+    return Choices(calibration, variances, times, free, cells.decoder)
 
 
 def _best_decoder(schedule: Schedule, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
@@ -313,12 +313,12 @@ def _best_decoder(schedule: Schedule, moments: Moments) -> tuple[np.ndarray, np.
 
 
 def _optimal(
-    calibration: Calibration, name: str, path: str, wanted: Wanted, moments: Moments, keep: Keep
+    calibration: Calibration, name: str, path: str, cells: Cells, moments: Moments, keep: Keep
 ) -> dict[int, np.ndarray]:
     """The cheapest path of every K under one variance; one dynamic programme finds all that are not remembered."""
     schedule, tabulated = calibration.schedule, moments.tables.get(name)
     decoder = _best_decoder(schedule, moments)[1] if path == FREE else None
-    own = wanted.decoder == "own" and path == OPTIMAL
+    own = cells.decoder == "own" and path == OPTIMAL
 
     def paths() -> dict[int, np.ndarray]:
         choice = reverse_variances.build(name, calibration)
@@ -327,12 +327,12 @@ def _optimal(
             t = np.arange(2, schedule.T + 1)
             into_1 = process.pairs(schedule, np.ones_like(t), t).log_tb
             costs[1, 2:] += own_decoder(schedule, choice, 1, into_1, moments, tabulated).mean(axis=0)
-        return timesteps.cheapest_paths(costs, wanted.K)
+        return timesteps.cheapest_paths(costs, cells.K)
 
     found, table = once(paths), cache.fingerprint(tabulated)
     known = variance_identity(name, calibration, reverse_variances.build(name, calibration))
     inputs = dict(variance=known, table=table, decoder=decoder, own=own, version=VERSION)
-    return {K: keep("trajectories", {**inputs, "K": K}, partial(_times, found, K))["times"] for K in wanted.K}
+    return {K: keep("trajectories", {**inputs, "K": K}, partial(_times, found, K))["times"] for K in cells.K}
 
 
 def _times(paths: Callable[[], dict[int, np.ndarray]], K: int) -> cache.Arrays:

@@ -199,13 +199,13 @@ def nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def distances(
-    drawn: dict[Cell, np.ndarray], judge: FeatureExtractor, reference: Reference
+    drawn: dict[Cell, np.ndarray], extractor: FeatureExtractor, reference: Reference
 ) -> tuple[list[Row], list[Row]]:
     """Frechet distance of every cell and seed to the reference images, and its mean and deviation over seeds.
 
     Args:
       drawn: see `draw`.
-      judge: the network whose features are compared.
+      extractor: the network whose features are compared.
       reference: training images.
 
     Returns:
@@ -214,7 +214,7 @@ def distances(
     """
     found = {
         cell: np.array(
-            [frechet.distance(reference.target, frechet.fit(extractors.summed(judge, seed))) for seed in images]
+            [frechet.distance(reference.target, frechet.fit(extractors.summed(extractor, seed))) for seed in images]
         )
         for cell, images in drawn.items()
     }

@@ -79,7 +79,7 @@ ARRAY = re.compile(r"\b(?P<kind>pred|bf16|[sufc]\d+|f8\w*)\[(?P<shape>[\d,]*)\]"
 BITS = re.compile(r"\d+")
 # libtpu's two ways to say it: of all that is needed, and of temporaries that alone are too many.
 OUT_OF_MEMORY = re.compile(
-    r"[Uu]sed (?P<used>[\d.]+[KMG]?) of (?P<there>[\d.]+[KMG]?)"
+    r"[Uu]sed (?P<used>[\d.]+[KMG]?) of (?P<available>[\d.]+[KMG]?)"
     r"|required for HLO temporaries \((?P<temporaries>[\d.]+[KMG]?)\) exceeds available HBM \((?P<free>[\d.]+[KMG]?)\)"
 )
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -90,12 +90,12 @@ class DoesNotFit(Exception):
 
     Attributes:
       used: bytes that it needs, or its temporaries alone, as the compiler says it.
-      there: bytes that a device has for it.
+      available: bytes that a device has for it.
     """
 
-    def __init__(self, used: int, there: int) -> None:
-        super().__init__(f"it needs {used / 2**30:.2f} GiB and a device has {there / 2**30:.2f} GiB for it")
-        self.used, self.there = used, there
+    def __init__(self, used: int, available: int) -> None:
+        super().__init__(f"it needs {used / 2**30:.2f} GiB and a device has {available / 2**30:.2f} GiB for it")
+        self.used, self.available = used, available
 
 
 class Collective(NamedTuple):
@@ -165,11 +165,11 @@ def executable(lowered: jax.stages.Lowered, options: dict[str, Any] | None = Non
     try:
         return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-        said = OUT_OF_MEMORY.search(str(error))
-        if said is None:
+        match = OUT_OF_MEMORY.search(str(error))
+        if match is None:
             raise
-        used, there = said["used"] or said["temporaries"], said["there"] or said["free"]
-        raise DoesNotFit(_bytes(used), _bytes(there)) from error
+        used, available = match["used"] or match["temporaries"], match["available"] or match["free"]
+        raise DoesNotFit(_bytes(used), _bytes(available)) from error
 
 
 def memory(program: jax.stages.Compiled) -> int:
@@ -212,6 +212,6 @@ def array_bytes(array: re.Match[str]) -> int:
     return item * prod(int(n) for n in array["shape"].split(",") if n)
 
 
-def _bytes(said: str) -> int:
-    number = said.rstrip("KMG")
-    return int(float(number) * UNITS[said[len(number) :]])
+def _bytes(size: str) -> int:
+    number = size.rstrip("KMG")
+    return int(float(number) * UNITS[size[len(number) :]])

@@ -137,12 +137,12 @@ def resolve(config: Config, network: UNetConfig | None = None, images: DataSet |
     choice = in_loss(config, forward)
     if not choice.heads and config.objective not in ("vlb", "hybrid") and config.variance != Config.variance:
         raise ValueError(f"variance {config.variance!r} has no effect on objective {config.objective!r}: leave it out")
-    parts = losses.Parts(config.prediction, config.weighting, choice, chain)
+    options = losses.LossOptions(config.prediction, config.weighting, choice, chain)
     recipe = Recipe(
         schedule=forward,
         chain=chain,
         denoiser=step.in_training(unet.network(network, config.remat), forward, config.prediction, choice.heads),
-        objective=losses.build(config.objective, parts),
+        objective=losses.build(config.objective, options),
         time_sampler=timestep_sampling.build(config.time_sampler),
         optimizer=optimizers.build(
             optimizers.Settings(*(getattr(config, name) for name in optimizers.Settings._fields))

@@ -8,7 +8,7 @@ import pytest
 from ddpm_jax.diffusion import losses as objectives
 from ddpm_jax.diffusion import process, schedules, toy, variances
 from ddpm_jax.diffusion.denoiser import PREDICTIONS, Prediction, from_x_0
-from ddpm_jax.diffusion.losses import Parts
+from ddpm_jax.diffusion.losses import LossOptions
 from tests.oracle import objectives as oracle_objectives
 from tests.oracle import pairs
 from tests.oracle import schedules as oracle_schedules
@@ -348,7 +348,7 @@ def test_hybrid_teaches_the_mean_by_the_error_and_the_variance_by_the_bound(shor
 
 def parts(tables, name="large", weighting="uniform", regress="eps", times=None):
     steps = process.every_step(tables) if times is None else process.steps(tables, times)
-    return Parts(regress, weighting, built(name, calibration(tables, 1)), steps)
+    return LossOptions(regress, weighting, built(name, calibration(tables, 1)), steps)
 
 
 def test_unknown_names_list_what_there_is(short):

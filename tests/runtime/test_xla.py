@@ -85,7 +85,7 @@ class Refuses(jax.stages.Lowered):
 def test_what_does_not_fit_is_told_with_its_bytes(said: str) -> None:
     with pytest.raises(DoesNotFit, match=r"needs 18\.25 GiB and a device has 15\.75 GiB") as stop:
         xla.compiled(Refuses(said))
-    assert stop.value.used == 18.25 * 2**30 and stop.value.there == 15.75 * 2**30
+    assert stop.value.used == 18.25 * 2**30 and stop.value.available == 15.75 * 2**30
 
 
 @pytest.fixture(scope="module")

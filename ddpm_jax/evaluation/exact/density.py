@@ -22,7 +22,7 @@ from ddpm_jax.diffusion.denoiser import Denoiser, Images, as_argument, clip_x_0
 from ddpm_jax.diffusion.mixtures import Mixture
 from ddpm_jax.diffusion.process import Column, Steps
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.diffusion.toy import World
+from ddpm_jax.diffusion.toy import ToyData
 from ddpm_jax.diffusion.variances import OfState, ReverseVariance, check_steps, table
 
 Grid = Float64[np.ndarray, " m"]
@@ -63,11 +63,11 @@ def log_mixture(x: Grid, data: Mixture, signal: float = 1.0, noise: float = 0.0)
         return np.asarray(mixtures.log_prob(mixtures.noisy(data, signal, noise), _pixels(x)))
 
 
-def mean_excess(x: Grid, data: Mixture, world: World, schedule: Schedule, t: int) -> float:
+def mean_excess(x: Grid, data: Mixture, toy_data: ToyData, schedule: Schedule, t: int) -> float:
     """M_t = alpha_bar_t/(1 - alpha_bar_t) E Cov[x_0 | x_t], by quadrature: what `isotropic` and `analytic` measure."""
     signal, noise = float(schedule.alpha_bar[t]), float(schedule.one_minus_alpha_bar[t])
     with jax.enable_x64(True):
-        cov = np.ravel(world.cov(_pixels(x), jnp.full(len(x), t)))
+        cov = np.ravel(toy_data.cov(_pixels(x), jnp.full(len(x), t)))
     return signal / noise * _sum(x, np.exp(log_mixture(x, data, signal, noise)) * cov)
 
 

@@ -45,7 +45,7 @@ class Affine(NamedTuple):
 def excess(schedule: Schedule, c: Directions) -> np.ndarray:
     """M_t = 1 - Gamma_t = alpha_bar_t c / V_t of every direction, (T + 1, *x); row 0 is NaN, as in `moments`.
 
-    Its mean over directions is what `analytic` and `isotropic` measure in this world. Counted in x_0, and so c, where
+    Its mean over directions is what `analytic` and `isotropic` measure for these data. Counted in x_0, and so c, where
     alpha_bar_t = 0; see `process.Steps`.
     """
     t = np.arange(1, schedule.T + 1)

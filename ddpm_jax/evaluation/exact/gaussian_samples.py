@@ -18,7 +18,7 @@ from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Denoiser, Images, Prediction
 from ddpm_jax.diffusion.process import Kernel, Steps
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.diffusion.toy import World
+from ddpm_jax.diffusion.toy import ToyData
 from ddpm_jax.diffusion.variances import Calibration, ReverseVariance
 from ddpm_jax.evaluation import likelihood, samples
 from ddpm_jax.evaluation.exact import gaussian_chain
@@ -45,7 +45,7 @@ class _Known(NamedTuple):
     key: Key[Array, ""]
     schedule: Schedule
     data: Data
-    world: World
+    toy_data: ToyData
     n: int
 
 
@@ -81,8 +81,8 @@ def compare(
     """
     fixed = Calibration(schedule, clamp_cov=False, learned_times=tuple(np.asarray(times).tolist()))
     known = likelihood.calibrate(fixed, gaussian_chain.moments(schedule, data.c))
-    world = toy.gaussian(schedule, np.full(data.c.shape, data.mean), data.c)
-    shared, rows = _Known(key, schedule, data, world, n), []
+    toy_data = toy.gaussian(schedule, np.full(data.c.shape, data.mean), data.c)
+    shared, rows = _Known(key, schedule, data, toy_data, n), []
     for name in variances.VARIANCES:
         choice = variances.build(name, known)
         for label, kernel in kernels.items():
@@ -96,9 +96,9 @@ def compare(
 
 def _one(known: _Known, choice: ReverseVariance, steps: Steps, last_step: str) -> Row:
     """One row's numbers."""
-    data, world = known.data, known.world
+    data, toy_data = known.data, known.toy_data
     rules = Rules(last_step, clip_x_0=False, clamp_cov=False)
-    denoiser = world.denoiser if choice.headless else toy.exact_heads(world, steps)
+    denoiser = toy_data.denoiser if choice.headless else toy.exact_heads(toy_data, steps)
     cap = variances.beside(conventions.log_var_cap(rules, steps), data.c[None])
     log_var = np.minimum(fixed_log_var(choice, steps, denoiser, data.c.shape), cap)
     exact = gaussian_chain.final(known.schedule, steps, log_var, data.c, data.mean)
@@ -127,7 +127,7 @@ def _score(data: Data, level: float, exact: Final, drawn: np.ndarray) -> dict[st
 def fixed_log_var(
     choice: ReverseVariance, steps: Steps, denoiser: Denoiser, shape: tuple[int, ...]
 ) -> Float[np.ndarray, "K *x"]:
-    """log sigma^2 of every step, in nats, of a choice that is the same at every x_t in this world: read at x_t = 0.
+    """log sigma^2 of every step, in nats, of a choice that is the same at every x_t for these data: read at x_t = 0.
 
     Args:
       choice: headless, or with exact heads of Gaussian data.

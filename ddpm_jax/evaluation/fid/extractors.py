@@ -1,7 +1,7 @@
 """Samples against a reference in the features of a network: one code for FID and for any other feature space.
 
-A judge is the network with the way images are given to it; a reference is what samples are compared with. Statistics of
-images are kept under the hash of the images and of the judge. Heusel et al. 2017, equation 6.
+An extractor is the network with the way images are given to it; a reference is what samples are compared with.
+Statistics of images are kept under the hash of the images and of the extractor. Heusel et al. 2017, equation 6.
 """
 
 import json
@@ -86,20 +86,20 @@ def of_inception(path: Path, preparation: str = "pytorch-fid", layout: Layout = 
 
 
 def summed(
-    judge: FeatureExtractor, images: ImageArray, keep: Keep = cache.compute_always, known_as: object = None
+    extractor: FeatureExtractor, images: ImageArray, keep: Keep = cache.compute_always, known_as: object = None
 ) -> Sums:
     """The sums over features of images.
 
     Args:
-      judge: the network.
+      extractor: the network.
       images: grey levels 0..255.
       keep: remembers them.
       known_as: what tells the images from others; default the images themselves.
     """
-    inputs = dict(images=np.asarray(images) if known_as is None else known_as, judge=judge[:3], version=VERSION)
+    inputs = dict(images=np.asarray(images) if known_as is None else known_as, extractor=extractor[:3], version=VERSION)
 
     def compute() -> cache.Arrays:
-        found = frechet.streamed(judge.features, images)
+        found = frechet.streamed(extractor.features, images)
         return dict(n=np.asarray(found.n), mean=found.mean, scatter=found.scatter)
 
     found = keep("features", inputs, compute)
@@ -107,7 +107,7 @@ def summed(
 
 
 def of_data(
-    found: DataSet, judge: FeatureExtractor, split: str = "train", keep: Keep = cache.compute_always
+    found: DataSet, extractor: FeatureExtractor, split: str = "train", keep: Keep = cache.compute_always
 ) -> Reference:
     """A split of a data set; "train" is all of it that was not held out for tests, calibration images, too.
 
@@ -115,7 +115,7 @@ def of_data(
 
     Args:
       found: the data set.
-      judge: the network.
+      extractor: the network.
       split: of SPLITS.
       keep: remembers the statistics.
 
@@ -126,13 +126,13 @@ def of_data(
         raise ValueError(f"unknown split {split!r}: choose {' or '.join(SPLITS)}")
     parts = [found.train.images, found.calibration.images] if split == "train" else [found.test.images]
     known = {**describe(found), "split": split}
-    sums = [summed(judge, part, keep, {**known, "part": i}) for i, part in enumerate(parts)]
+    sums = [summed(extractor, part, keep, {**known, "part": i}) for i, part in enumerate(parts)]
     whole = frechet.added(*sums) if len(sums) == 2 else sums[0]
     name = f"{found.name}, {split} images, {cache.fingerprint(known)[:12]}"
     return Reference(name, frechet.target(frechet.fit(whole)))
 
 
-def of_file(path: Path, judge: FeatureExtractor, keep: Keep = cache.compute_always) -> Reference:
+def of_file(path: Path, extractor: FeatureExtractor, keep: Keep = cache.compute_always) -> Reference:
     """An .npz of another project.
 
     It holds `mu` and `sigma` (pytorch-fid, guided-diffusion, EDM), the features `pool_3` (score_sde), or images
@@ -140,7 +140,7 @@ def of_file(path: Path, judge: FeatureExtractor, keep: Keep = cache.compute_alwa
 
     Args:
       path: of the file.
-      judge: the network that `mu` and `sigma` are of, or that images are given to.
+      extractor: the network that `mu` and `sigma` are of, or that images are given to.
       keep: remembers the statistics of images.
 
     Raises:
@@ -148,11 +148,11 @@ def of_file(path: Path, judge: FeatureExtractor, keep: Keep = cache.compute_alwa
     """
     found = _arrays(path, ("mu", "sigma", "pool_3", "arr_0"), "the arrays mu and sigma")
     if "mu" in found and "sigma" in found:
-        fit = _given(path, judge.size, found["mu"], found["sigma"])
+        fit = _given(path, extractor.size, found["mu"], found["sigma"])
     elif "pool_3" in found:
-        fit = frechet.gaussian_fit(_of_size(path, judge.size, found["pool_3"]))
+        fit = frechet.gaussian_fit(_of_size(path, extractor.size, found["pool_3"]))
     elif "arr_0" in found:
-        fit = frechet.fit(summed(judge, _images(path, found["arr_0"]), keep))
+        fit = frechet.fit(summed(extractor, _images(path, found["arr_0"]), keep))
     else:
         names = ", ".join(found) or "none of these"
         raise ValueError(f"{path} holds {names}: mu and sigma, pool_3 or arr_0 are wanted")
@@ -210,12 +210,12 @@ def _images(path: Path, images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
     return images
 
 
-def of_images(name: str, images: UInt8[np.ndarray, "n h w c"], judge: FeatureExtractor) -> Reference:
+def of_images(name: str, images: UInt8[np.ndarray, "n h w c"], extractor: FeatureExtractor) -> Reference:
     """Images in memory."""
-    sums = summed(judge, images)
+    sums = summed(extractor, images)
     return Reference(f"{name}, {cache.fingerprint(images)[:12]}", frechet.target(frechet.fit(sums)))
 
 
-def measure(judge: FeatureExtractor, reference: Reference, rounding: str, n: int) -> Measure:
+def measure(extractor: FeatureExtractor, reference: Reference, rounding: str, n: int) -> Measure:
     """What a distance of n samples is compared under. Parmar et al. 2022, section 3."""
-    return Measure(judge.name, judge.preparation, rounding, reference.name, n)
+    return Measure(extractor.name, extractor.preparation, rounding, reference.name, n)

@@ -73,52 +73,53 @@ def read_config(given: Mapping[str, Any]) -> UNetConfig:
     Raises:
       ValueError: it is of a kind that ours cannot be.
     """
-    said = {**DEFAULTS, **given}
+    settings = {**DEFAULTS, **given}
     for name, allowed in FIXED.items():
-        if name in said and said[name] not in allowed:
-            raise ValueError(f"{name} = {said[name]!r}: this network cannot be imported, only {allowed[0]!r} can")
-    widths = said["block_out_channels"]
-    if not len(widths) == len(said["down_block_types"]) == len(said["up_block_types"]):
+        if name in settings and settings[name] not in allowed:
+            raise ValueError(f"{name} = {settings[name]!r}: this network cannot be imported, only {allowed[0]!r} can")
+    widths = settings["block_out_channels"]
+    if not len(widths) == len(settings["down_block_types"]) == len(settings["up_block_types"]):
         raise ValueError(f"block_out_channels {widths}: down_block_types and up_block_types are not as many")
     uneven = [width for width in widths if width % widths[0]]
     if uneven:
         raise ValueError(f"block_out_channels {widths}: {uneven[0]} is no multiple of the first, {widths[0]}")
-    _check_optional(said, widths[0])
-    heads, rest = divmod(said["out_channels"], said["in_channels"])
+    _check_optional(settings, widths[0])
+    out_channels, in_channels = settings["out_channels"], settings["in_channels"]
+    heads, rest = divmod(out_channels, in_channels)
     if rest or heads < 1:
-        raise ValueError(f"out_channels = {said['out_channels']}: no multiple of in_channels = {said['in_channels']}")
+        raise ValueError(f"out_channels = {out_channels}: no multiple of in_channels = {in_channels}")
     return UNetConfig(
         channels=widths[0],
         multipliers=tuple(width // widths[0] for width in widths),
-        blocks=said["layers_per_block"],
-        attention_levels=_attention_levels(said["down_block_types"], said["up_block_types"]),
+        blocks=settings["layers_per_block"],
+        attention_levels=_attention_levels(settings["down_block_types"], settings["up_block_types"]),
         attention_heads=1,
-        head_channels=said["attention_head_dim"],
-        groups=said["norm_num_groups"],
-        norm_epsilon=said["norm_eps"],
-        downsample_padding=said["downsample_padding"],
-        dropout=said["dropout"],
-        scale_shift=said["resnet_time_scale_shift"] == "scale_shift",
-        image_channels=said["in_channels"],
+        head_channels=settings["attention_head_dim"],
+        groups=settings["norm_num_groups"],
+        norm_epsilon=settings["norm_eps"],
+        downsample_padding=settings["downsample_padding"],
+        dropout=settings["dropout"],
+        scale_shift=settings["resnet_time_scale_shift"] == "scale_shift",
+        image_channels=in_channels,
         heads=heads - 1,
         time_start=0,
-        frequency_shift=said["freq_shift"],
-        cosine_first=said["flip_sin_to_cos"],
+        frequency_shift=settings["freq_shift"],
+        cosine_first=settings["flip_sin_to_cos"],
     )
 
 
-def _check_optional(said: Mapping[str, Any], first: int) -> None:
+def _check_optional(settings: Mapping[str, Any], first: int) -> None:
     """Refuse what is allowed in one or two ways, given or not."""
     # With scale_shift, diffusers leaves the norm out in the middle's attention unless it is told its groups.
-    groups = (said["norm_num_groups"], *([] if said["resnet_time_scale_shift"] == "scale_shift" else [None]))
+    groups = (settings["norm_num_groups"], *([] if settings["resnet_time_scale_shift"] == "scale_shift" else [None]))
     for name, allowed in (
         ("time_embedding_dim", (None, 4 * first)),
         ("attn_norm_num_groups", groups),
         ("resnet_time_scale_shift", ("default", "scale_shift")),
         ("downsample_padding", (0, 1)),
     ):
-        if said.get(name) not in allowed:
-            raise ValueError(f"{name} = {said.get(name)!r}: this network cannot be imported, only {allowed} can")
+        if settings.get(name) not in allowed:
+            raise ValueError(f"{name} = {settings.get(name)!r}: this network cannot be imported, only {allowed} can")
 
 
 def _attention_levels(down: list[str], up: list[str]) -> tuple[int, ...]:
@@ -307,36 +308,36 @@ def read_scheduler(given: Mapping[str, Any]) -> Scheduler:
     Raises:
       ValueError: its chain has no name here, or a kind is unknown.
     """
-    said = {**SCHEDULER_DEFAULTS, **given}
+    settings = {**SCHEDULER_DEFAULTS, **given}
     return Scheduler(
-        schedule=_named(betas(said), said),
-        T=said["num_train_timesteps"],
-        prediction=registry.named(PREDICTION_TYPES, said["prediction_type"], "prediction_type"),
-        variance=registry.named(VARIANCE_TYPES, said["variance_type"] or "fixed_small", "variance_type"),
+        schedule=_named(betas(settings), settings),
+        T=settings["num_train_timesteps"],
+        prediction=registry.named(PREDICTION_TYPES, settings["prediction_type"], "prediction_type"),
+        variance=registry.named(VARIANCE_TYPES, settings["variance_type"] or "fixed_small", "variance_type"),
     )
 
 
-def betas(said: Mapping[str, Any]) -> np.ndarray:
+def betas(settings: Mapping[str, Any]) -> np.ndarray:
     """beta_1..beta_T, float64.
 
     Raises:
       ValueError: the schedule is unknown.
     """
-    T, ends = said["num_train_timesteps"], (said["beta_start"], said["beta_end"])
-    if said["rescale_betas_zero_snr"]:
+    T, ends = settings["num_train_timesteps"], (settings["beta_start"], settings["beta_end"])
+    if settings["rescale_betas_zero_snr"]:
         raise ValueError("rescale_betas_zero_snr = True: schedules with no signal at T are not imported")
-    if said["trained_betas"] is not None:
-        return np.asarray(said["trained_betas"], np.float64)
+    if settings["trained_betas"] is not None:
+        return np.asarray(settings["trained_betas"], np.float64)
     made = {
         "linear": lambda: np.linspace(*ends, T),
         "scaled_linear": lambda: np.linspace(ends[0] ** 0.5, ends[1] ** 0.5, T) ** 2,
         "sigmoid": lambda: ends[0] + (ends[1] - ends[0]) / (1 + np.exp(-np.linspace(-6, 6, T))),
         "squaredcos_cap_v2": lambda: schedules.cosine(T).beta[1:],
     }
-    return np.asarray(registry.named(made, said["beta_schedule"], "beta_schedule")())
+    return np.asarray(registry.named(made, settings["beta_schedule"], "beta_schedule")())
 
 
-def _named(wanted: np.ndarray, said: Mapping[str, Any]) -> str:
+def _named(wanted: np.ndarray, settings: Mapping[str, Any]) -> str:
     """The schedule of ours with these betas, to the six digits that files keep."""
     for name, made in schedules.SCHEDULES.items():
         beta = np.asarray(made(len(wanted)).beta)[1:]
@@ -344,7 +345,7 @@ def _named(wanted: np.ndarray, said: Mapping[str, Any]) -> str:
             return name
     ends = f"{wanted[0]:g} to {wanted[-1]:g}"
     raise ValueError(
-        f"beta_schedule = {said['beta_schedule']!r}, {ends} over T = {len(wanted)}: no schedule here is so"
+        f"beta_schedule = {settings['beta_schedule']!r}, {ends} over T = {len(wanted)}: no schedule here is so"
     )
 
 

@@ -56,26 +56,27 @@ def read_config(given: Mapping[str, Any]) -> UNetConfig:
       ValueError: one is missing or unknown, or the network is of a kind that ours cannot be.
     """
     _check(given)
-    said = {**OPTIONAL, **given}
-    heads, rest = divmod(said["out_channels"], said["in_channels"])
+    settings = {**OPTIONAL, **given}
+    out_channels, in_channels = settings["out_channels"], settings["in_channels"]
+    heads, rest = divmod(out_channels, in_channels)
     if rest or heads not in (1, 2):
-        raise ValueError(f"out_channels = {said['out_channels']}: in_channels = {said['in_channels']} or twice as many")
-    depth = len(said["channel_mult"])
+        raise ValueError(f"out_channels = {out_channels}: in_channels = {in_channels} or twice as many")
+    depth = len(settings["channel_mult"])
     return UNetConfig(
-        channels=said["model_channels"],
-        multipliers=tuple(said["channel_mult"]),
-        blocks=said["num_res_blocks"],
-        attention_levels=tuple(level for level in range(depth) if 2**level in said["attention_resolutions"]),
-        attention_heads=said["num_heads"],
+        channels=settings["model_channels"],
+        multipliers=tuple(settings["channel_mult"]),
+        blocks=settings["num_res_blocks"],
+        attention_levels=tuple(level for level in range(depth) if 2**level in settings["attention_resolutions"]),
+        attention_heads=settings["num_heads"],
         groups=32,
         norm_epsilon=1e-5,
         downsample_padding=1,
-        dropout=said["dropout"],
-        scale_shift=said["use_scale_shift_norm"],
-        image_channels=said["in_channels"],
+        dropout=settings["dropout"],
+        scale_shift=settings["use_scale_shift_norm"],
+        image_channels=in_channels,
         heads=heads - 1,
         time_start=0,
-        time_scale=RESCALED_TO / said["diffusion_steps"] if said["rescale_timesteps"] else 1.0,
+        time_scale=RESCALED_TO / settings["diffusion_steps"] if settings["rescale_timesteps"] else 1.0,
         frequency_shift=0,
         cosine_first=True,
     )
@@ -83,8 +84,8 @@ def read_config(given: Mapping[str, Any]) -> UNetConfig:
 
 def read_chain(given: Mapping[str, Any]) -> tuple[str, int]:
     """Name and T of the noise schedule, which is called linear or cosine there and here."""
-    said = {**OPTIONAL, **given}
-    return said["noise_schedule"], said["diffusion_steps"]
+    settings = {**OPTIONAL, **given}
+    return settings["noise_schedule"], settings["diffusion_steps"]
 
 
 def _check(given: Mapping[str, Any]) -> None:

@@ -118,7 +118,7 @@ def test_statistics_are_kept_under_the_images_and_the_judge() -> None:
     seen = []
 
     def keep(kind, inputs, compute):  # type: ignore[no-untyped-def]
-        name = str((kind, np.asarray(inputs["images"]).tobytes(), inputs["judge"]))
+        name = str((kind, np.asarray(inputs["images"]).tobytes(), inputs["extractor"]))
         seen.append(name not in stored)
         return stored.setdefault(name, stored.get(name) or compute())
 

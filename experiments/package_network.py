@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ddpm_jax.cli.command import command_line
@@ -44,7 +43,7 @@ def main(options: PackageNetwork) -> None:
     folder = checkpoints.folder_of(options.workdir / model.HEADS)
     said = checkpoints.describe(folder)
     shape = from_dict(UNetConfig, said["network"])
-    like = jax.eval_shape(lambda: unet.init(jax.random.key(0), shape, stored.model.shape[0]))
+    like = unet.shapes(shape)
     params, step = checkpoints.average(folder, like)
     model.pack(files["heads"], described(said, step, ("heads", "network", "model", "seed")), params)
 

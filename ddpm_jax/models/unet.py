@@ -249,6 +249,17 @@ def init(key: Key[Array, ""], config: UNetConfig, image_size: int) -> Mapping[st
     return UNet(config).init(key, x, jnp.ones(1, jnp.int32))
 
 
+@lru_cache
+def shapes(config: UNetConfig) -> Mapping[str, Any]:
+    """Shapes and dtypes of the parameters that `init` makes, for images of any size.
+
+    Raises:
+      ValueError: see `init`.
+    """
+    size = 2 ** (len(config.multipliers) - 1)
+    return jax.eval_shape(lambda: init(jax.random.key(0), config, size))
+
+
 def check(config: UNetConfig, image_size: int) -> None:
     """Refuse a network that does not fit the images.
 

@@ -184,8 +184,7 @@ def read(workdir: str | os.PathLike[str], step: int | None = None, ema_decay: fl
         raise ValueError(
             f"ema_decay = {ema_decay:g}: the run has averages of {', '.join(f'{rate:g}' for rate in rates)}"
         )
-    shape = tuple(stored["data"]["shape"])
-    like = jax.eval_shape(lambda: unet.init(jax.random.key(0), network, shape[0]))
+    like = unet.shapes(network)
     if folder is None:
         if step is not None:
             raise ValueError(f"step = {step}: {workdir} is of step {stored['step']} alone, leave it out")
@@ -254,7 +253,7 @@ def load_heads(workdir: str | os.PathLike[str], model: Model) -> Model:
             f"the heads of {workdir} were trained on another denoiser than {model.name}: train them on this one"
         )
     config, network = from_dict(Heads, stored["heads"]), from_dict(UNetConfig, stored["network"])
-    like = jax.eval_shape(lambda: unet.init(jax.random.key(0), network, model.shape[0]))
+    like = unet.shapes(network)
     params = _unpacked(packaged(workdir, "heads"), like) if folder is None else checkpoints.average(folder, like)[0]
     return with_heads(model, config, network, params)
 

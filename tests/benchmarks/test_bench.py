@@ -153,7 +153,7 @@ def ours(settings: Row) -> tuple[Row, dict[str, turns.Job]]:
 
 
 def test_our_worker_says_what_it_is(ours: tuple[Row, dict[str, turns.Job]]) -> None:
-    shapes = jax.eval_shape(lambda: unet.init(jax.random.key(0), LEAST, 8))
+    shapes = unet.shapes(LEAST)
     assert ours[0]["parameters"] == unet.parameter_count(shapes)
     assert ours[0]["platform"] == "cpu"
 
@@ -174,7 +174,7 @@ def test_work_is_that_of_the_convolutions_and_three_times_as_much_in_training(
 ) -> None:
     """Almost all of a network of one level are 3 x 3 and 1 x 1 convolutions at 64 pixels: two operations a weight."""
     found = ours[1]["flops"](1)
-    shapes = jax.eval_shape(lambda: unet.init(jax.random.key(0), LEAST, 8))
+    shapes = unet.shapes(LEAST)
     weights = sum(leaf.size for leaf in jax.tree.leaves(shapes) if leaf.ndim == 4)
     assert 0.7 < found["forward"] / (2 * 2 * 64 * weights) < 1.5
     assert 2.5 < found["step"] / found["forward"] < 4
@@ -357,7 +357,7 @@ def theirs(settings: Row, **changed: object) -> Row:
 
 def sizes(settings: Row) -> dict:
     config = from_dict(unet.UNetConfig, settings["network"])
-    return jax.eval_shape(lambda: unet.init(jax.random.key(0), config, settings["image_size"]))
+    return unet.shapes(config)
 
 
 @pytest.mark.skipif(find_spec("diffusers") is not None, reason="diffusers is installed")

@@ -13,6 +13,7 @@ import pytest
 from ddpm_jax.data import datasets
 from ddpm_jax.models import unet
 from ddpm_jax.report import page
+from ddpm_jax.training.model import packaged
 from tests.cli.conftest import TRAINING, few_digits, make_small, run
 from tests.models.test_unet import LEAST
 
@@ -47,9 +48,10 @@ def places(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
         patch.setattr(page, "write", lambda *parts: None)  # no case looks at it
-        run("ablate", *TRAINING, "--seed", "1", *FEW, "--workdir", str(root / "ablated"))
-        own = ["--denoiser", f"{HERE}:whole", "--T", "30"]
-        run("ablate", *own, *FEW, "--workdir", str(root / "own"))
+        least = ["--K", "1", "--sample-K", "1", "--images", "2", "--seeds", "1", "--variances", "zero"]
+        run("ablate", "--denoiser", f"{HERE}:whole", "--T", "30", *least, "--workdir", str(root / "own"))
+    shutil.copytree(trained, root / "ablated")
+    shutil.copyfile(packaged("builtin:digits", "moments"), root / "ablated" / "moments.npz")
     (root / "file").write_text("a file\n")
     (root / "foreign").mkdir()
     (root / "foreign" / "results.json").write_text("[1, 2]\n")

@@ -46,10 +46,28 @@ def command(files: reproduce_smoke.Inputs, workdir: Path, *more: str) -> None:
     run("reproduce_analytic_dpm", *of_files, *few, *rest, *more)
 
 
-def test_the_tables_stand_beside_the_published_and_a_second_run_draws_nothing(
+@pytest.mark.usefixtures("optimised")
+def test_a_killed_run_goes_on_cell_by_cell_to_tables_beside_the_published_and_a_finished_one_draws_nothing(
     files: reproduce_smoke.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    whole, drawn = samples.sample_each, []
+
+    def counted(*of, **more):  # type: ignore[no-untyped-def]
+        if len(drawn) == speed + 5:
+            raise KeyboardInterrupt
+        drawn.append(of)
+        return whole(*of, **more)
+
+    speed = 2  # draws that tell how fast the network is
+    monkeypatch.setattr(samples, "sample_each", counted)
+    with pytest.raises(SystemExit) as stop:
+        command(files, tmp_path)
+    assert stop.value.code == 130
+    assert len(json.loads((tmp_path / "results.json").read_text())["fid"]) == 2  # two seeds each
+    drawn.extend([None] * 10)  # past the interruption
+    before = len(drawn)
     command(files, tmp_path)
+    assert len(drawn) - before == 20 - 5
     first, text = json.loads((tmp_path / "results.json").read_text()), (tmp_path / "tables.md").read_text()
     names = {(row["kernel"], row["variance"], row["K"]) for row in first["fid"]}
     sampled = [("ddpm", "large"), ("ddpm", "analytic"), ("ddpm", "zero"), ("ddim", "zero"), ("ddim", "analytic")]
@@ -76,30 +94,6 @@ def test_the_tables_stand_beside_the_published_and_a_second_run_draws_nothing(
     command(files, tmp_path)
     again = json.loads((tmp_path / "results.json").read_text())
     assert (again["fid"], again["nll"]) == (first["fid"], first["nll"])
-
-
-def test_a_run_that_is_killed_goes_on_cell_by_cell(
-    files: reproduce_smoke.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, drawn = samples.sample_each, []
-
-    def counted(*of, **more):  # type: ignore[no-untyped-def]
-        if len(drawn) == 5:
-            raise KeyboardInterrupt
-        drawn.append(of)
-        return whole(*of, **more)
-
-    monkeypatch.setattr(reproduce_analytic_dpm, "speed", lambda plan: 1.0)  # it draws, too
-    monkeypatch.setattr(samples, "sample_each", counted)
-    with pytest.raises(SystemExit) as stop:
-        command(files, tmp_path)
-    assert stop.value.code == 130
-    assert len(json.loads((tmp_path / "results.json").read_text())["fid"]) == 2  # two seeds each
-    drawn.extend([None] * 10)  # past the interruption
-    before = len(drawn)
-    command(files, tmp_path)
-    assert len(drawn) - before == 20 - 5
-    assert len(json.loads((tmp_path / "results.json").read_text())["fid"]) == 10
 
 
 def test_a_budget_takes_fewer_samples_and_says_so(

@@ -211,13 +211,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_stops_with_one_line_and_earlier_checkpoints_restore(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, looked: bool
 ) -> None:
-    """States of half a MiB that hardly compress. Without the look at the room, the writing itself has to fail well."""
+    """States that hardly compress. Without the look at the room, the writing itself has to fail well."""
     if not looked:
         monkeypatch.setattr(checkpoints, "check_room", lambda folder, arrays: None)
-    noise = np.random.default_rng(0).standard_normal((60, 2, 20_000)).astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal((20, 2, 60_000)).astype(np.float32)
 
     def noisy(step: int) -> TrainState:
-        state = state_at(step, 20_000)
+        state = state_at(step, 60_000)
         return state._replace(params={"layer": {**state.params["layer"], "kernel": jnp.asarray(noise[step])}})
 
     stored = 0
@@ -225,7 +225,7 @@ def test_a_full_disk_stops_with_one_line_and_earlier_checkpoints_restore(
     def fill() -> None:
         nonlocal stored
         with checkpoints.writing(small_disk / "run", Retention(newest=100)) as there:
-            for step in range(1, 60):
+            for step in range(1, 20):
                 checkpoints.save(there, noisy(step), {})
                 checkpoints.finish(there)
                 stored = step
@@ -236,8 +236,8 @@ def test_a_full_disk_stops_with_one_line_and_earlier_checkpoints_restore(
     assert "Traceback" not in capfd.readouterr().err
     assert stored >= 2
     for step in range(1, stored + 1):
-        assert_equal(checkpoints.restore(small_disk / "run", state_at(0, 20_000), step), noisy(step))
-    assert int(checkpoints.restore(small_disk / "run", state_at(0, 20_000)).step) == stored
+        assert_equal(checkpoints.restore(small_disk / "run", state_at(0, 60_000), step), noisy(step))
+    assert int(checkpoints.restore(small_disk / "run", state_at(0, 60_000)).step) == stored
 
 
 def test_every_device_has_ended_its_step_before_the_processes_speak_of_a_checkpoint(

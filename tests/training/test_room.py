@@ -1,17 +1,17 @@
 """Microbatches: as many as were asked for, else as few as fit; what was compiled to know is what runs."""
 
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ddpm_jax.runtime import sharding, xla
 from ddpm_jax.runtime.sharding import PARALLEL, Layout, ParallelSteps, replicate
 from ddpm_jax.runtime.xla import SPENT, DoesNotFit
-from ddpm_jax.training import loop, setup
+from ddpm_jax.training import loop, setup, step
 from ddpm_jax.training.config import Config
 from ddpm_jax.training.loop import SPARE
 from ddpm_jax.training.setup import Run
@@ -21,14 +21,23 @@ from tests.models.test_unet import LEAST
 CONFIG = Config(batch=24, sample_every=0)
 
 
+def wide(params: jax.Array, x_t: jax.Array, t: jax.Array, keys: jax.Array) -> jax.Array:
+    """A network that compiles at once, and keeps more of an image for the gradient than it has parameters."""
+    hidden = x_t * params[0]
+    for _ in range(3):
+        hidden = jnp.tanh(hidden @ params)
+    return hidden.mean(-1, keepdims=True)
+
+
 @pytest.fixture(scope="module")
 def wanted() -> Run:
-    return setup.resolve(CONFIG, LEAST)
+    run = setup.resolve(CONFIG, LEAST)
+    return run._replace(recipe=run.recipe._replace(denoiser=step.in_training(wide, run.recipe.schedule, "eps")))
 
 
 @pytest.fixture(scope="module")
 def state(wanted: Run) -> TrainState:
-    return jax.jit(partial(setup.fresh, wanted))()
+    return step.initial_state(jax.random.key(0), jnp.eye(64), wanted.recipe)
 
 
 def fitted(

@@ -5,7 +5,6 @@ A project calls our modules by other names and stores arrays as PyTorch does: a 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -84,17 +83,6 @@ def modules(config: UNetConfig) -> Iterator[Module]:
             yield Module(f"Convolution_{next(convolutions)}", "up", level, config.blocks)
 
 
-@lru_cache
-def shapes(config: UNetConfig) -> Any:
-    """Our parameters as `unet.init` makes them, without their values.
-
-    Raises:
-      ValueError: see `unet.check`.
-    """
-    size = 2 ** (len(config.multipliers) - 1)
-    return jax.eval_shape(lambda key: unet.init(key, config, size), jax.random.key(0))
-
-
 def names(config: UNetConfig, project: Project) -> list[str]:
     """What our parameters are called there, in the order of the leaves."""
     places = dict(zip(ends_of(config), project.ends, strict=True))
@@ -105,7 +93,7 @@ def names(config: UNetConfig, project: Project) -> list[str]:
         *layers, leaf = inner
         return ".".join([places[module], *(inside[layer] for layer in layers), LEAVES[leaf]])
 
-    return [name(*(key.key for key in path)) for path, _ in tree_leaves_with_path(shapes(config))]
+    return [name(*(key.key for key in path)) for path, _ in tree_leaves_with_path(unet.shapes(config))]
 
 
 def ours(tensors: Tensors, config: UNetConfig, project: Project, source: object) -> dict[str, Any]:
@@ -120,7 +108,7 @@ def ours(tensors: Tensors, config: UNetConfig, project: Project, source: object)
     Raises:
       ValueError: an array is missing, left over, or of another shape, or holds a number that is not finite.
     """
-    leaves, tree = jax.tree.flatten(shapes(config))
+    leaves, tree = jax.tree.flatten(unet.shapes(config))
     wanted = {name: _theirs_shape(leaf.shape) for name, leaf in zip(names(config, project), leaves, strict=True)}
     wrong = {name: tensors[name].shape for name in wanted if name in tensors and tensors[name].shape != wanted[name]}
     said = [

@@ -104,7 +104,7 @@ def main(options: DdpmTable2) -> None:
     for first, known in zip(plan, published.table_2(), strict=True):
         name = folder_of(options, first.config).parent.name
         found = [network(options, one) for one in tqdm(trainings(options, first), desc=name, unit="network")]
-        classifiers += [about for _, about in found if about]
+        classifiers += [measured for _, measured in found if measured]
         names = {name: getattr(first.config, name) for name in ("prediction", "objective", "variance")}
         row = {**names, "published": known._asdict(), "networks": [one for one, _ in found]}
         rows.append(row | ddpm_table2_report.over_seeds(row))
@@ -181,8 +181,8 @@ def network(options: DdpmTable2, wanted: Run) -> tuple[Row, Row | None]:
     own = partial(cache.fetch, store._replace(common={"denoiser": model.fingerprint}))
     keep: Keep = lambda kind, *rest: (common if kind == "classifiers" else own)(kind, *rest)  # noqa: E731
     execution, key = Execution(Layout(options.parallel), keep), jax.random.key(options.seed)
-    measured, about = ablation.evaluate_whole_chain(model, wanted.data, design_of(options, wanted), key, execution)
-    return {"seed": config.seed, "diverged": None, **measured}, about
+    row, of_classifier = ablation.evaluate_whole_chain(model, wanted.data, design_of(options, wanted), key, execution)
+    return {"seed": config.seed, "diverged": None, **row}, of_classifier
 
 
 def train(wanted: Run, folder: Path, keep: Keep) -> str:

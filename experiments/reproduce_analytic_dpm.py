@@ -83,7 +83,7 @@ def reproduce(options: Reproduce) -> None:
     }
     folder = plan.options.workdir
     write(folder, results)
-    if plan.fid:
+    if plan.judged_by:
         mark, lines = compared(plan, work.n)
         results["notes"]["fid"] = [*lines, *said]
         for choice, cell in sampled(choices, design, sorted(work.chains)):
@@ -122,7 +122,7 @@ def afford(plan: Plan) -> tuple[reproduce_plan.Work, list[str]]:
     options, design, data = plan.options, plan.design, plan.data
     passes = (len(data.calibration.images) + len(data.test.images)) * plan.model.schedule.T
     count = len(kernels(design)) * design.seeds
-    chains = dict.fromkeys(design.sample_K, count) if plan.fid else {}
+    chains = dict.fromkeys(design.sample_K, count) if plan.judged_by else {}
     wanted = reproduce_plan.Work(passes, chains, design.images)
     rate = float(
         keep_of(plan)("speeds", {"devices": sharding.words()}, lambda: dict(rate=np.asarray(speed(plan))))["rate"]
@@ -162,8 +162,8 @@ def speed(plan: Plan) -> float:
 
 def compared(plan: Plan, n: int) -> tuple[str, list[str]]:
     """The mark of our figures beside the published ones, and the lines about how they were made."""
-    assert plan.fid
-    extractor, reference = plan.fid
+    assert plan.judged_by
+    extractor, reference = plan.judged_by
     ours = extractors.measure(extractor, reference, plan.design.rules.rounding, n)
     theirs = protocols.named(PUBLISHED_WITH)
     usual = plan.data.name == "cifar10" and plan.options.reference is None
@@ -212,8 +212,8 @@ def likelihood_notes(plan: Plan, images: int) -> list[str]:
 
 def fid_row(plan: Plan, choices: Choices, cell: Cell, n: int, keep: Keep) -> Row:
     """The FID of a cell with its stamp: over seeds the mean and its standard error."""
-    assert plan.fid
-    (extractor, reference), design = plan.fid, plan.design
+    assert plan.judged_by
+    (extractor, reference), design = plan.judged_by, plan.design
     rules, shape, seeds = rules_of(plan, cell, choices.kernel), plan.data.shape, list(range(design.seeds))
 
     def compute(seed: int) -> cache.Arrays:

@@ -138,7 +138,7 @@ class Plan(NamedTuple):
       model: the network.
       data: its images.
       design: what is compared.
-      fid: what the samples are judged by, with what they are compared with; None without --inception.
+      judged_by: the extractor of the samples' features, with what they are compared with; None without --inception.
       schedule: the name of the network's noise schedule.
       made: what is known of the network, for the stamps.
     """
@@ -147,7 +147,7 @@ class Plan(NamedTuple):
     model: Model
     data: DataSet
     design: Design
-    fid: tuple[FeatureExtractor, Reference] | None
+    judged_by: tuple[FeatureExtractor, Reference] | None
     schedule: str
     made: dict[str, Any]
 
@@ -187,7 +187,7 @@ def resolve(options: Reproduce) -> Plan:
     )
     ablation.check(design, model.schedule, model.heads, model.learned_times)
     made = dict(network=model.fingerprint, name=model.name, step=stored.step, average=config.ema_decay[0])
-    return Plan(options, model, data, design, judge_of(options, every), config.schedule, made)
+    return Plan(options, model, data, design, judged_by(options, every), config.schedule, made)
 
 
 def smoke(options: Reproduce) -> Reproduce:
@@ -250,7 +250,7 @@ def fewer(data: DataSet, count: int) -> DataSet:
     return data._replace(test=test._replace(images=test.images[:count], labels=None))
 
 
-def judge_of(options: Reproduce, images: DataSet) -> tuple[FeatureExtractor, Reference] | None:
+def judged_by(options: Reproduce, images: DataSet) -> tuple[FeatureExtractor, Reference] | None:
     """The feature network and the reference statistics, computed once.
 
     Raises:

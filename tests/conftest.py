@@ -7,7 +7,8 @@ from pathlib import Path
 
 # Compiling takes most of the time of the tests: without LLVM's optimisations about a third less, and with XLA's former
 # code generator half of that, as long as jaxlib has it (later versions end where they do not know a flag). Tests that
-# run their programs for longer than they compile them ask for `optimised`, which is level 1.
+# run their programs for longer than they compile them ask for `optimised`, which is level 1. The switch of
+# optimisations is JAX's own and not in the environment: processes that tests start run as a user's would.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
 if version("jaxlib").startswith("0.10."):
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
@@ -27,24 +28,32 @@ from ddpm_jax.data import datasets
 from ddpm_jax.diffusion import schedules
 from tests import tfds_folder
 
-MOST_PIECES = 10_000  # of memory; about 3 GB, and Linux gives 65,530
-jax.config.update("jax_disable_most_optimizations", True)  # here, and not in the processes that tests start
+MAX_MEMORY_MAPS = 10_000  # about 3 GB of programs; Linux allows 65,530
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_do_not_pile_up() -> Iterator[None]:
-    """Thousands of programs took 9 GB, and more pieces of memory than Linux gives a process: compiling then crashed.
+    """Thousands of programs took 9 GB, and more memory maps than Linux gives a process: compiling then crashed.
 
     Compiling the small ones anew for every module took a twelfth of the tests' time.
     """
     yield
-    pieces = Path("/proc/self/maps")
-    if not pieces.exists() or pieces.read_bytes().count(b"\n") > MOST_PIECES:
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > MAX_MEMORY_MAPS:
         jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def _no_program_of_another_module() -> Iterator[None]:
+    """JAX takes a program that it has, however it was compiled."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
-def optimised() -> Iterator[None]:
+def optimised(_no_program_of_another_module: None) -> Iterator[None]:
     """Programs are compiled with optimisations: worth it where they run for longer than that takes."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield

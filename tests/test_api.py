@@ -47,8 +47,8 @@ def test_the_examples_of_the_face_run() -> None:
     assert results.attempted >= 6 and results.failed == 0
 
 
-def test_the_six_lines_of_the_package_run_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a network that takes no time; tests/test_wheel.py runs them with the one that they name."""
+def test_the_six_lines_of_the_package_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer images and steps, and a network that takes no time; tests/test_wheel.py runs them as they stand."""
     small = model.of_function(lambda x_t, t: x_t / 2, schedules.linear(30), "eps", (8, 8, 1), 17)
     lines = (ddpm_jax.__doc__ or "").partition("when it is first used:\n")[2].partition("Below it lie")[0]
     monkeypatch.setattr(model, "load", lambda name: small if name == "builtin:digits" else None)

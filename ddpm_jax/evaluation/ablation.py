@@ -27,7 +27,7 @@ from ddpm_jax.evaluation.design import Design
 from ddpm_jax.evaluation.fid import extractors, frechet
 from ddpm_jax.evaluation.fid.extractors import FeatureExtractor
 from ddpm_jax.evaluation.fid.features import FEATURES
-from ddpm_jax.evaluation.likelihood import FREE, OPTIMAL, REFERENCE, Cell, Cells, Choices, Row
+from ddpm_jax.evaluation.likelihood import FREE, OPTIMAL, REFERENCE, Cell, Choices, Comparison, Row
 from ddpm_jax.evaluation.moments import Moments
 from ddpm_jax.evaluation.step_kl import Table
 from ddpm_jax.runtime import cache
@@ -200,8 +200,8 @@ def choose(
 ) -> Choices:
     """The variances and trajectories that calibration images fix."""
     known = likelihood.calibrate(_unmeasured(model, data, design), calibration)
-    cells = Cells(design.variances, paths(design), every_K(design), design.rules.decoder)
-    return likelihood.choose(known, cells, calibration, keep)
+    comparison = Comparison(design.variances, paths(design), every_K(design), design.rules.decoder)
+    return likelihood.choose(known, comparison, calibration, keep)
 
 
 def paths(design: Design) -> list[str]:

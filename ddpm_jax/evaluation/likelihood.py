@@ -217,8 +217,8 @@ FREE = "optimal_free"  # the first time is chosen, too, with a decoder variance 
 REFERENCE = "isotropic"  # what differences are taken to
 
 
-class Cells(NamedTuple):
-    """The cells of a likelihood table.
+class Comparison(NamedTuple):
+    """What a likelihood table compares.
 
     Attributes:
       variances: choices, see `variances.find`.
@@ -271,12 +271,14 @@ def calibrate(known: Calibration, moments: Moments) -> Calibration:
     )
 
 
-def choose(calibration: Calibration, cells: Cells, moments: Moments, keep: Keep = cache.compute_always) -> Choices:
+def choose(
+    calibration: Calibration, comparison: Comparison, moments: Moments, keep: Keep = cache.compute_always
+) -> Choices:
     """Build the variances and every chain's times.
 
     Args:
       calibration: see `calibrate`.
-      cells: variances, trajectories and numbers of steps.
+      comparison: variances, trajectories and numbers of steps.
       moments: of the calibration images, with the tables of the variances that look at x_t.
       keep: remembers the optimal trajectories.
 
@@ -285,20 +287,20 @@ def choose(calibration: Calibration, cells: Cells, moments: Moments, keep: Keep 
     """
     T = calibration.schedule.T
     times: dict[Cell, np.ndarray] = {}
-    variances = {name: reverse_variances.build(name, calibration) for name in cells.variances}
+    variances = {name: reverse_variances.build(name, calibration) for name in comparison.variances}
     for name, choice in variances.items():
-        for path in cells.trajectories:
+        for path in comparison.trajectories:
             if path not in (OPTIMAL, FREE):
-                visited = {K: timesteps.named(path, T, K) for K in cells.K}
+                visited = {K: timesteps.named(path, T, K) for K in comparison.K}
                 times |= {
                     (name, path, K): chain for K, chain in visited.items() if reverse_variances.fits(choice, chain)
                 }
             elif choice.bound and choice.times is None:
-                several = cells._replace(K=[K for K in cells.K if K > 1 or path == FREE])
+                several = comparison._replace(K=[K for K in comparison.K if K > 1 or path == FREE])
                 found = _optimal(calibration, name, path, several, moments, keep)
                 times |= {(name, path, K): chain for K, chain in found.items()}
-    free = _best_decoder(calibration.schedule, moments)[0] if FREE in cells.trajectories else None
-    return Choices(calibration, variances, times, free, cells.decoder)
+    free = _best_decoder(calibration.schedule, moments)[0] if FREE in comparison.trajectories else None
+    return Choices(calibration, variances, times, free, comparison.decoder)
 
 
 def _best_decoder(schedule: Schedule, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
@@ -313,12 +315,12 @@ def _best_decoder(schedule: Schedule, moments: Moments) -> tuple[np.ndarray, np.
 
 
 def _optimal(
-    calibration: Calibration, name: str, path: str, cells: Cells, moments: Moments, keep: Keep
+    calibration: Calibration, name: str, path: str, comparison: Comparison, moments: Moments, keep: Keep
 ) -> dict[int, np.ndarray]:
     """The cheapest path of every K under one variance; one dynamic programme finds all that are not remembered."""
     schedule, tabulated = calibration.schedule, moments.tables.get(name)
     decoder = _best_decoder(schedule, moments)[1] if path == FREE else None
-    own = cells.decoder == "own" and path == OPTIMAL
+    own = comparison.decoder == "own" and path == OPTIMAL
 
     def paths() -> dict[int, np.ndarray]:
         choice = reverse_variances.build(name, calibration)
@@ -327,12 +329,12 @@ def _optimal(
             t = np.arange(2, schedule.T + 1)
             into_1 = process.pairs(schedule, np.ones_like(t), t).log_tb
             costs[1, 2:] += own_decoder(schedule, choice, 1, into_1, moments, tabulated).mean(axis=0)
-        return timesteps.cheapest_paths(costs, cells.K)
+        return timesteps.cheapest_paths(costs, comparison.K)
 
     found, table = once(paths), cache.fingerprint(tabulated)
     known = variance_identity(name, calibration, reverse_variances.build(name, calibration))
     inputs = dict(variance=known, table=table, decoder=decoder, own=own, version=VERSION)
-    return {K: keep("trajectories", {**inputs, "K": K}, partial(_times, found, K))["times"] for K in cells.K}
+    return {K: keep("trajectories", {**inputs, "K": K}, partial(_times, found, K))["times"] for K in comparison.K}
 
 
 def _times(paths: Callable[[], dict[int, np.ndarray]], K: int) -> cache.Arrays:
@@ -370,7 +372,8 @@ def identity(choices: Choices, name: str, steps: process.Steps) -> Any:
     choice = choices.variances[name]
     if choice.headless:
         return dict(table=reverse_variances.table(choice, steps), basis=choice.basis.name, colours=choice.basis.colours)
-    unused: dict[str, Any] = dict.fromkeys({"excess", "error", "spectrum"}.difference(reverse_variances.needs(name)))
+    # Other calibration images leave what needs none of their moments as it was.
+    unused: dict[str, Any] = dict.fromkeys({*reverse_variances.MOMENTS}.difference(reverse_variances.needs(name)))
     return variance_identity(name, choices.calibration._replace(**unused), choice)
 
 

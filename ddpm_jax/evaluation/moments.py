@@ -215,14 +215,15 @@ def variance_identity(name: str, known: Calibration, choice: ReverseVariance) ->
 
 def _probed(choice: ReverseVariance, known: Calibration) -> np.ndarray:
     """log sigma^2, nats, of a few steps: of a choice that looks at x_t for noise in the place of images and heads."""
-    times = timesteps.even(known.schedule.T, min(known.schedule.T, 8)) if choice.times is None else choice.times
-    steps = process.steps(known.schedule, np.asarray(times))
+    T, fitted = known.schedule.T, choice.times
+    steps = process.steps(known.schedule, timesteps.even(T, min(T, 8)) if fitted is None else np.asarray(fitted))
     if choice.headless:
         return np.asarray(choice.log_var(steps, None, None), np.float64)
     shape = (2, 8, 8, len(known.colours) or 1) if known.spectrum is None else (2, *known.spectrum.shape[1:])
     x_t, eps, x_0, *heads = jax.random.normal(jax.random.key(0), (3 + len(choice.heads), *shape))
     said = Prediction(eps, x_0, {name: abs(head) for name, head in zip(choice.heads, heads, strict=True)})
-    each = [Steps(*(column[k] for column in steps)) for k in range(steps.K)]
+    rows = timesteps.even(steps.K, min(steps.K, 8)) - 1
+    each = [Steps(*(column[k] for column in steps)) for k in rows]
     return np.stack([np.broadcast_to(choice.log_var(step, x_t, said), shape) for step in each])
 
 

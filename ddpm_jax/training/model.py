@@ -184,6 +184,7 @@ def read(workdir: str | os.PathLike[str], step: int | None = None, ema_decay: fl
         raise ValueError(
             f"ema_decay = {ema_decay:g}: the run has averages of {', '.join(f'{rate:g}' for rate in rates)}"
         )
+    unet.check(network, stored["data"]["shape"][0])
     like = unet.shapes(network)
     if folder is None:
         if step is not None:

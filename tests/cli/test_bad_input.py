@@ -6,19 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ddpm_jax.data import datasets
+from ddpm_jax.diffusion import schedules
+from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.diffusion.denoiser import Prediction
+from ddpm_jax.evaluation import moments
 from ddpm_jax.models import unet
 from ddpm_jax.report import page
-from ddpm_jax.training.model import packaged
 from tests.cli.conftest import TRAINING, few_digits, make_small, run
 from tests.models.test_unet import LEAST
 
 FEW = ["--K", "3", "--sample-K", "3", "--images", "4", "--seeds", "1", "--variances", "large", "isotropic"]
 HERE = "tests.cli.test_bad_input"
+RULES = Rules(levels=17)
 
 
 def cropped(x_t, t):
@@ -41,6 +46,10 @@ def whole(x_t, t):
     return x_t
 
 
+def silent(x_t, t):
+    return Prediction(0 * x_t, x_t)
+
+
 @pytest.fixture(scope="session")
 def places(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders and files that the cases name."""
@@ -50,12 +59,15 @@ def places(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         patch.setattr(page, "write", lambda *parts: None)  # no case looks at it
         least = ["--K", "1", "--sample-K", "1", "--images", "2", "--seeds", "1", "--variances", "zero"]
         run("ablate", "--denoiser", f"{HERE}:whole", "--T", "30", *least, "--workdir", str(root / "own"))
-    shutil.copytree(trained, root / "ablated")
-    shutil.copyfile(packaged("builtin:digits", "moments"), root / "ablated" / "moments.npz")
+    shutil.copytree(trained, root / "other")
+    measured = moments.measure(
+        jax.random.key(0), schedules.linear(30), silent, few_digits().calibration.images[:2], RULES
+    )
+    moments.save(root / "other" / "moments.npz", measured, "another", RULES)
     (root / "file").write_text("a file\n")
     (root / "foreign").mkdir()
     (root / "foreign" / "results.json").write_text("[1, 2]\n")
-    names = ("ablated", "own", "file", "foreign", "new")
+    names = ("other", "own", "file", "foreign", "new")
     return {"trained": trained, **{name: root / name for name in names}, "root": root}
 
 
@@ -171,7 +183,7 @@ SAMPLE = [
     ("--no-clamp_head", "--no-clamp_head is now part of the choice's name: --variance learned_range\n"),
     ("--K 3 --data digits", "data = digits has no effect: large measures nothing, leave it out"),
     (
-        "--K 3 --variance isotropic --data digits --moments {ablated}/moments.npz",
+        "--K 3 --variance isotropic --data digits --moments {other}/moments.npz",
         "data = digits has no effect beside --moments: leave one of them out",
     ),
     (
@@ -190,7 +202,7 @@ SAMPLE = [
     ),
     ("--workdir {new}", "no checkpoint in {new}/checkpoints: train first"),
     ("--out {file}/deep", "{file} is a file"),
-    ("--K 3 --variance isotropic --moments {ablated}/moments.npz", "is of another denoiser"),
+    ("--K 3 --variance isotropic --moments {other}/moments.npz", "is of another denoiser"),
     ("--K 3 --variance isotropic --moments {file}", "holds no moments: give the moments.npz"),
     ("--K 3 --variance isotropic --moments {new}", "holds no moments: give the moments.npz"),
 ]
@@ -245,7 +257,7 @@ ABLATION = [
     ("--checkpoint {new}", "no checkpoint in {new}/checkpoints: train first"),
     ("--checkpoint {trained} --workdir {file}", "{file} is a file"),
     ("--checkpoint {trained} --workdir {foreign}", "not of this experiment: choose another --workdir"),
-    ("--checkpoint {trained} --workdir {ablated}", "holds a training run: choose another --workdir"),
+    ("--checkpoint {trained} --workdir {other}", "holds a training run: choose another --workdir"),
     ("--checkpoint {trained} --workdir {own}", "holds results of another network, tests."),
     ("--preset tiny --T 30 --workdir {own}", "holds results of the network tests."),
     ("--training-seeds 0", "training_seeds = 0"),
@@ -270,7 +282,7 @@ HEADS = [
     ("--checkpoint {trained} --denoiser math:sqrt", "give one of them"),
     ("--checkpoint {new}", "no checkpoint in {new}/checkpoints: train first"),
     ("--checkpoint {trained} --workdir {trained}", "holds the network: choose another folder for its heads"),
-    ("--checkpoint {trained} --workdir {ablated}", "holds a training run, not heads: choose another --workdir"),
+    ("--checkpoint {trained} --workdir {other}", "holds a training run, not heads: choose another --workdir"),
     ("--checkpoint {trained} --heads nrp", "unknown head 'nrp': choose from npr, sn"),
     ("--checkpoint {trained} --heads npr npr", "give at least one, each once"),
     ("--checkpoint {trained} --save-every 0", "save_every = 0: it is at least 1"),

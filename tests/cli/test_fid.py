@@ -23,7 +23,7 @@ def pixels(images: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(autouse=True)
-def small_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
     made = lambda path, preparation, layout=None: FeatureExtractor("pixels", preparation, SIZE, pixels)  # noqa: E731
     monkeypatch.setattr(extractors, "of_inception", made)
 

@@ -346,7 +346,7 @@ def test_hybrid_teaches_the_mean_by_the_error_and_the_variance_by_the_bound(shor
 # ---------------------------------------------------------------- what is refused
 
 
-def parts(tables, name="large", weighting="uniform", regress="eps", times=None):
+def options(tables, name="large", weighting="uniform", regress="eps", times=None):
     steps = process.every_step(tables) if times is None else process.steps(tables, times)
     return LossOptions(regress, weighting, built(name, calibration(tables, 1)), steps)
 
@@ -357,7 +357,7 @@ def test_unknown_names_list_what_there_is(short):
     with pytest.raises(ValueError, match=r"(?s)weighting 'p2'.*uniform.*min_snr.*truncated_snr"):
         objectives.simple("eps", "p2")
     with pytest.raises(ValueError, match="unknown objective 'elbo'") as caught:
-        objectives.build("elbo", parts(short))
+        objectives.build("elbo", options(short))
     assert all(name in str(caught.value) for name in objectives.OBJECTIVES)
 
 
@@ -376,7 +376,7 @@ def test_unknown_names_list_what_there_is(short):
 )
 def test_parts_that_do_not_fit_are_refused(short, name, changes, message):
     with pytest.raises(ValueError, match=message):
-        objectives.build(name, parts(short, **changes))
+        objectives.build(name, options(short, **changes))
 
 
 def test_the_bound_is_refused_on_steps_the_variance_does_not_know(short):
@@ -392,5 +392,5 @@ def test_the_bound_is_refused_on_steps_the_variance_does_not_know(short):
 def test_every_objective_is_one_number_an_example(short, name):
     choice = "learned_range" if name in ("vlb", "hybrid") else "large"
     drawn = adjacent(short, grey(SHAPE), next(draws()), levels=LEVELS)
-    loss = objectives.build(name, parts(short, choice))(drawn, lambda x_t, t: network((0.7, 0.2), x_t, t))
+    loss = objectives.build(name, options(short, choice))(drawn, lambda x_t, t: network((0.7, 0.2), x_t, t))
     assert loss.shape == (6,) and np.isfinite(loss).all()

@@ -12,7 +12,7 @@ from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Denoiser, Prediction
 from ddpm_jax.diffusion.variances import VARIANCES
 from ddpm_jax.evaluation import likelihood, moments, step_kl
-from ddpm_jax.evaluation.likelihood import Cells
+from ddpm_jax.evaluation.likelihood import Comparison
 from ddpm_jax.evaluation.moments import Moments
 from ddpm_jax.runtime.sharding import Layout
 
@@ -102,4 +102,4 @@ def calibration() -> variances.Calibration:
 
 @pytest.fixture(scope="module")
 def choices(calibration: variances.Calibration) -> likelihood.Choices:
-    return likelihood.choose(calibration, Cells(NAMES, ("even", "quadratic", "optimal"), KS), noisy_moments(0))
+    return likelihood.choose(calibration, Comparison(NAMES, ("even", "quadratic", "optimal"), KS), noisy_moments(0))

@@ -5,7 +5,7 @@ import pytest
 
 from ddpm_jax.diffusion import process, variances
 from ddpm_jax.evaluation import likelihood
-from ddpm_jax.evaluation.likelihood import Cells
+from ddpm_jax.evaluation.likelihood import Comparison
 from tests.evaluation.conftest import KS, NAMES, OWN_CHAIN, SCHEDULE, C, defined, noisy_moments, one_number
 
 
@@ -147,14 +147,14 @@ def test_without_a_table_the_bound_of_a_head_is_refused(choices: likelihood.Choi
 
 def test_unknown_names_are_refused(calibration: variances.Calibration) -> None:
     with pytest.raises(ValueError, match="unknown variance 'smal'"):
-        likelihood.choose(calibration, Cells(["smal"], ["even"], [5]), noisy_moments(0))
+        likelihood.choose(calibration, Comparison(["smal"], ["even"], [5]), noisy_moments(0))
     with pytest.raises(ValueError, match="unknown trajectory 'evn'"):
-        likelihood.choose(calibration, Cells(["small"], ["evn"], [5]), noisy_moments(0))
+        likelihood.choose(calibration, Comparison(["small"], ["evn"], [5]), noisy_moments(0))
 
 
 def test_a_chain_of_one_step_has_no_optimal_trajectory(calibration: variances.Calibration) -> None:
     """It goes from T to the data, and an optimal chain ends at t = 1."""
     moments = noisy_moments(0)
-    found = likelihood.choose(calibration, Cells(["small", "large"], ["even", "optimal"], [1, 5]), moments)
+    found = likelihood.choose(calibration, Comparison(["small", "large"], ["even", "optimal"], [1, 5]), moments)
     assert {cell[1:] for cell in found.times} == {("even", 1), ("even", 5), ("optimal", 5)}
-    assert likelihood.choose(calibration, Cells(["small"], ["optimal"], [1]), moments).times == {}
+    assert likelihood.choose(calibration, Comparison(["small"], ["optimal"], [1]), moments).times == {}

@@ -6,7 +6,7 @@ from scipy.optimize import minimize_scalar
 
 from ddpm_jax.diffusion import process, variances
 from ddpm_jax.evaluation import likelihood, step_kl
-from ddpm_jax.evaluation.likelihood import FREE, OPTIMAL, Cells
+from ddpm_jax.evaluation.likelihood import FREE, OPTIMAL, Comparison
 from tests.evaluation.conftest import NAMES, RULES, SCHEDULE, grey_levels, noisy_moments, predicted
 from tests.oracle import gaussians, pairs
 
@@ -65,12 +65,12 @@ def own_log_var(name, t, stand_in):
 
 @pytest.fixture(scope="module")
 def own(calibration):
-    wanted = Cells(SOME, ("even", "quadratic", OPTIMAL, FREE), (1, 3, 5), "own")
-    return likelihood.choose(calibration, wanted, noisy_moments(0))
+    comparison = Comparison(SOME, ("even", "quadratic", OPTIMAL, FREE), (1, 3, 5), "own")
+    return likelihood.choose(calibration, comparison, noisy_moments(0))
 
 
 def test_a_choices_own_decoder_replaces_the_shared_one_and_nothing_else(own, calibration):
-    shared = likelihood.choose(calibration, Cells(SOME, ("even", "quadratic"), (3, 5)), noisy_moments(0))
+    shared = likelihood.choose(calibration, Comparison(SOME, ("even", "quadratic"), (3, 5)), noisy_moments(0))
     test = noisy_moments(1)
     ours, theirs = (likelihood.likelihoods(choices, test) for choices in (own, shared))
     for (name, path, K), bound in theirs.items():
@@ -102,7 +102,7 @@ def test_a_chain_of_one_step_has_no_second_time_and_takes_the_shared_stand_in(ow
 
 
 def test_fitted_heads_say_their_own_variance_whatever_the_stand_in(calibration):
-    found = likelihood.choose(calibration, Cells(("learned",), ("even",), (10,), "own"), noisy_moments(0))
+    found = likelihood.choose(calibration, Comparison(("learned",), ("even",), (10,), "own"), noisy_moments(0))
     bound = likelihood.likelihoods(found, noisy_moments(1))["learned", "even", 10]
     assert bound is not None
     head = np.asarray(predicted(1, 1)[1].heads["learned"], float)
@@ -126,7 +126,7 @@ def totals(choices, name, path, chains):
 @pytest.mark.parametrize("name", SOME)
 def test_a_free_chain_is_the_cheapest_of_all_with_their_best_decoders(own, name):
     every = totals(own, name, FREE, [(t, 60) for t in range(1, 60)])
-    known = likelihood.choose(own.calibration, Cells((name,), (FREE,), (2,)), noisy_moments(0))
+    known = likelihood.choose(own.calibration, Comparison((name,), (FREE,), (2,)), noisy_moments(0))
     assert known.times[name, FREE, 2][0] > 1
     chosen = totals(known, name, FREE, [known.times[name, FREE, 2]])
     assert chosen[0] <= every.min() + 2e-5  # means of interpolated costs, and interpolated means
@@ -140,7 +140,9 @@ def test_a_decoder_that_is_dear_after_long_steps_is_paid_by_the_step_into_1(cali
     dear = moments._replace(decoders=steep)
     for name in ("small", "isotropic"):
         own, shared = (
-            likelihood.choose(calibration, Cells((name,), (OPTIMAL,), (3,), how), dear).times[name, OPTIMAL, 3].tolist()
+            likelihood.choose(calibration, Comparison((name,), (OPTIMAL,), (3,), how), dear)
+            .times[name, OPTIMAL, 3]
+            .tolist()
             for how in ("own", "shared")
         )
         assert own == [1, 2, 60]

@@ -9,7 +9,7 @@ from ddpm_jax.diffusion import process, sampler, schedules, timesteps, toy, vari
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import make_denoiser
 from ddpm_jax.evaluation import likelihood, samples
-from ddpm_jax.evaluation.likelihood import Cells
+from ddpm_jax.evaluation.likelihood import Comparison
 from ddpm_jax.evaluation.moments import Moments
 from ddpm_jax.evaluation.samples import Draws
 from ddpm_jax.runtime import cache, sharding
@@ -51,7 +51,7 @@ def test_several_variances_in_one_batch_are_drawn_as_each_by_itself(monkeypatch:
 
 def test_a_strip_is_the_predictions_of_a_path_in_grey_levels() -> None:
     world, rules = toy.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2)), Rules(levels=17)
-    choices = likelihood.choose(variances.Calibration(SCHEDULE), Cells(("large",), ("even",), (4,)), MOMENTS)
+    choices = likelihood.choose(variances.Calibration(SCHEDULE), Comparison(("large",), ("even",), (4,)), MOMENTS)
     steps = process.steps(SCHEDULE, timesteps.even(30, 4))
     path = sampler.sample_path(jax.random.key(0), steps, world.denoiser, variances.large(SCHEDULE), SHAPE, rules)
     levels = np.round((np.clip(np.asarray(path.x_0_hat), -1, 1) + 1) * 8)
@@ -63,7 +63,7 @@ def test_a_strip_is_the_predictions_of_a_path_in_grey_levels() -> None:
 def drawn() -> dict:
     world = toy.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
     known = variances.Calibration(SCHEDULE)
-    choices = likelihood.choose(known, Cells(("large", "zero"), ("even",), (4,)), MOMENTS)
+    choices = likelihood.choose(known, Comparison(("large", "zero"), ("even",), (4,)), MOMENTS)
     return samples.draw(choices, world.denoiser, CELLS, Rules(levels=17), THREE)
 
 
@@ -82,7 +82,7 @@ def test_seeds_and_images_differ(drawn: dict) -> None:
 
 def test_image_i_of_seed_s_does_not_depend_on_the_others(drawn: dict) -> None:
     world = toy.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
-    choices = likelihood.choose(variances.Calibration(SCHEDULE), Cells(("large",), ("even",), (4,)), MOMENTS)
+    choices = likelihood.choose(variances.Calibration(SCHEDULE), Comparison(("large",), ("even",), (4,)), MOMENTS)
     fewer = samples.draw(choices, world.denoiser, CELLS[:1], Rules(levels=17), Draws((0, 1), 3, SHAPE[1:]))
     np.testing.assert_array_equal(fewer[CELLS[0]], drawn[CELLS[0]][:2, :3])
 
@@ -90,7 +90,9 @@ def test_image_i_of_seed_s_does_not_depend_on_the_others(drawn: dict) -> None:
 def test_shards_are_parts_of_the_whole(drawn: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "SHARD", 2)
     world = toy.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
-    choices = likelihood.choose(variances.Calibration(SCHEDULE), Cells(("large", "zero"), ("even",), (4,)), MOMENTS)
+    choices = likelihood.choose(
+        variances.Calibration(SCHEDULE), Comparison(("large", "zero"), ("even",), (4,)), MOMENTS
+    )
     kept: list[tuple] = []
 
     def keep(kind, inputs, compute):  # type: ignore[no-untyped-def]
@@ -113,7 +115,9 @@ def test_cells_share_the_noise_of_a_seed(monkeypatch: pytest.MonkeyPatch) -> Non
         return np.zeros((len(some), *shape))
 
     monkeypatch.setattr(samples, "sample_each", record)
-    choices = likelihood.choose(variances.Calibration(SCHEDULE), Cells(("large", "small"), ("even",), (2, 4)), MOMENTS)
+    choices = likelihood.choose(
+        variances.Calibration(SCHEDULE), Comparison(("large", "small"), ("even",), (2, 4)), MOMENTS
+    )
     samples.draw(choices, lambda x_t, t: None, list(choices.times), Rules(levels=17), THREE)
     assert len(keys[2]) == 6
     assert keys[2] == keys[4] == [key for key in keys[2][::2] for _ in range(2)]
@@ -140,7 +144,7 @@ def test_variances_share_a_batch_where_that_is_a_few_blocks_and_those_stored_are
 
     monkeypatch.setattr(samples, "sample_each", count)
     names = ("large", "small", "zero")
-    choices = likelihood.choose(variances.Calibration(SCHEDULE), Cells(names, ("even",), (4,)), MOMENTS)
+    choices = likelihood.choose(variances.Calibration(SCHEDULE), Comparison(names, ("even",), (4,)), MOMENTS)
     layout, rules = Layout(devices=tuple(jax.devices()[:2]), batch=batch), Rules(levels=17)
     samples.draw(choices, lambda x_t, t: None, [("small", "even", 4)], rules, ONE, layout, keep)
     wanted = [(name, "even", 4) for name in names]
@@ -151,7 +155,9 @@ def test_variances_share_a_batch_where_that_is_a_few_blocks_and_those_stored_are
 
 def test_variances_that_visit_other_times_do_not_share_a_batch() -> None:
     world = toy.gaussian(SCHEDULE, np.zeros(SHAPE[1:]), np.full(SHAPE[1:], 0.2))
-    choices = likelihood.choose(variances.Calibration(SCHEDULE), Cells(("large", "small"), ("even",), (4,)), MOMENTS)
+    choices = likelihood.choose(
+        variances.Calibration(SCHEDULE), Comparison(("large", "small"), ("even",), (4,)), MOMENTS
+    )
     large, small = wanted = list(choices.times)
     other = choices._replace(times={**choices.times, small: np.array([1, 2, 3, 30])})
     before, after = (samples.draw(one, world.denoiser, wanted, Rules(levels=17), THREE) for one in (choices, other))

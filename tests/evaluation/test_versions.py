@@ -30,9 +30,9 @@ from tests import golden
 from tests.evaluation.conftest import DENOISER, NAMES, ONE, SCHEDULE, SHAPE, noisy_moments, predicted
 from tests.models.test_unet import LEAST, TINY, randomised
 
-# Near T the excess is a few millionths, and ocm's head is the excess less 1: the head's rounding is a hundredth of it,
-# unless the compiler adds the 1 before it rounds. What `variances` makes of the head is compared at a time far from T.
-ILL_CONDITIONED = {"ocm"}
+# Near T the excess is about a millionth, and ocm's head is the excess less 1: the head's rounding is a hundredth of it,
+# unless the compiler adds the 1 before it rounds.
+ILL_CONDITIONED = {"ocm": 1e-2}
 KNOWN = json.loads((golden.HERE / "versions.json").read_text())
 
 
@@ -52,11 +52,14 @@ def check(module: ModuleType, found: dict[str, Any], rtol: float = 1e-5) -> None
     Args:
       module: see above.
       found: the numbers.
-      rtol: what processors may differ by, of their root mean square.
+      rtol: what processors may differ by, of their root mean square; see ILL_CONDITIONED.
     """
     known, now = KNOWN[module.__name__], {name: digest(values) for name, values in found.items()}
-    size = {name: rtol * np.sqrt(np.mean(finite(values) ** 2)) for name, values in found.items()}
-    changed = [name for name in now if not np.allclose(now[name], known["numbers"].get(name, np.nan), 0, size[name])]
+    changed = []
+    for name, values in found.items():
+        size = np.sqrt(np.mean(finite(values) ** 2)) * ILL_CONDITIONED.get(name.partition("/")[0], rtol)
+        if not np.allclose(now[name], known["numbers"].get(name, np.nan), 0, size):
+            changed.append(name)
     current = json.dumps({"version": module.VERSION, "numbers": now})
     assert not changed, f"the numbers of {changed} changed: raise {module.__name__}.VERSION and this value: {current}"
     assert known["version"] == module.VERSION and known["numbers"].keys() == now.keys(), f"write this value: {current}"
@@ -68,8 +71,6 @@ def test_the_pass_over_images() -> None:
     parts = {name: getattr(found, name) for name in ("error", "excess", "decoder", "prior", "decoders", "spectrum")}
     parts |= {name: getattr(found, name) for name in ("spectrum_error", "radial_error")}
     for name, table in found.tables.items():
-        if name in ILL_CONDITIONED:
-            continue
         parts |= {f"{name}/{part}": getattr(table, part) for part in ("u", "cost", "log_ratio")}
         if table.decoders is not None:
             parts[f"{name}/decoders"] = table.decoders
@@ -89,7 +90,7 @@ def test_variances_that_look_at_x_t(calibration: variances.Calibration) -> None:
 def test_bounds_and_cheapest_paths(choices: Choices) -> None:
     bounds = likelihood.likelihoods(choices, noisy_moments(0))
     found = {}
-    for name in (name for name in NAMES if name not in ILL_CONDITIONED):
+    for name in NAMES:
         cells = [cell for cell, bound in bounds.items() if cell[0] == name and bound is not None]
         if cells:
             found[name] = [float(bounds[cell].total) for cell in cells]  # type: ignore[union-attr]

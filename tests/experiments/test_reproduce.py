@@ -34,7 +34,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> reproduce_smoke.Inputs:
 
 
 @pytest.fixture(autouse=True)
-def small_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
     made = lambda path, preparation, layout=None: FeatureExtractor("pixels", preparation, SIZE, pixels)  # noqa: E731
     monkeypatch.setattr(extractors, "of_inception", made)
 
@@ -47,10 +47,10 @@ def command(files: reproduce_smoke.Inputs, workdir: Path, *more: str) -> None:
 
 
 @pytest.mark.usefixtures("optimised")
-def test_a_killed_run_goes_on_cell_by_cell_to_tables_beside_the_published_and_a_finished_one_draws_nothing(
+def test_a_killed_run_goes_on_to_tables_beside_the_published_and_then_draws_nothing(
     files: reproduce_smoke.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    whole, drawn = samples.sample_each, []
+    whole, drawn, speed = samples.sample_each, [], 2  # draws that tell how fast the network is
 
     def counted(*of, **more):  # type: ignore[no-untyped-def]
         if len(drawn) == speed + 5:
@@ -58,7 +58,6 @@ def test_a_killed_run_goes_on_cell_by_cell_to_tables_beside_the_published_and_a_
         drawn.append(of)
         return whole(*of, **more)
 
-    speed = 2  # draws that tell how fast the network is
     monkeypatch.setattr(samples, "sample_each", counted)
     with pytest.raises(SystemExit) as stop:
         command(files, tmp_path)
@@ -66,6 +65,7 @@ def test_a_killed_run_goes_on_cell_by_cell_to_tables_beside_the_published_and_a_
     assert len(json.loads((tmp_path / "results.json").read_text())["fid"]) == 2  # two seeds each
     drawn.extend([None] * 10)  # past the interruption
     before = len(drawn)
+    capsys.readouterr()
     command(files, tmp_path)
     assert len(drawn) - before == 20 - 5
     first, text = json.loads((tmp_path / "results.json").read_text()), (tmp_path / "tables.md").read_text()

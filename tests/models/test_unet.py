@@ -117,14 +117,15 @@ def test_presets_fit_their_images_and_have_the_parameters_of_their_blocks(preset
 def test_every_block_drops_by_keys_of_its_own(config: UNetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     params, keys = randomised(config), jax.random.split(jax.random.key(3), 2)
 
-    @jax.jit
-    def blocks(params: dict, keys: jax.Array) -> list[jax.Array]:
-        used: list[jax.Array] = []
-        monkeypatch.setattr(unet, "dropout", lambda h, rate, keys: used.append(keys) or h)
-        unet.UNet(config).apply(params, jnp.zeros((2, 8, 8, 1)), jnp.array([1, 2]), keys)
-        return used
+    traced: list[jax.Array] = []
+    monkeypatch.setattr(unet, "dropout", lambda h, rate, keys: traced.append(keys) or h)
 
-    used = blocks(params, keys)
+    @jax.jit
+    def used_by_blocks(params: dict, keys: jax.Array) -> list[jax.Array]:
+        unet.UNet(config).apply(params, jnp.zeros((2, 8, 8, 1)), jnp.array([1, 2]), keys)
+        return traced
+
+    used = used_by_blocks(params, keys)
     assert len(used) == sum(name.startswith("ResidualBlock") for name in params["params"])
     for index, found in enumerate(used):
         assert (found == jax.vmap(jax.random.fold_in, (0, None))(keys, index)).all()
@@ -242,3 +243,8 @@ def test_attention_at_a_level_that_is_not_there_is_refused() -> None:
 
 def test_equal_configs_share_one_network_function() -> None:
     assert unet.network(TINY) is unet.network(replace(TINY))
+
+
+def test_parameters_have_the_same_shapes_for_images_of_any_size() -> None:
+    of_16 = jax.eval_shape(lambda: unet.init(jax.random.key(0), TINY, 16))
+    assert jax.tree.map(jnp.shape, unet.shapes(TINY)) == jax.tree.map(jnp.shape, of_16)

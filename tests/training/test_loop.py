@@ -46,21 +46,27 @@ def tiny_preset() -> Iterator[None]:
         yield
 
 
-def train_of(config: Config, factory: pytest.TempPathFactory) -> tuple[Stored, Path]:
-    """A training that several tests look at, and its workdir, which they copy before they go on in it."""
+class Trained(NamedTuple):
+    """A training that several tests look at; they copy its workdir before they go on in it."""
+
+    stored: Stored
+    workdir: Path
+
+
+def train_of(config: Config, factory: pytest.TempPathFactory) -> Trained:
     workdir = factory.mktemp("trained")
     with tiny():
-        return loop.fit(config, workdir), workdir
+        return Trained(loop.fit(config, workdir), workdir)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stored, Path]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return train_of(CONFIG, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def first_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_of(replace(CONFIG, steps=3), tmp_path_factory)[1]
+    return train_of(replace(CONFIG, steps=3), tmp_path_factory).workdir
 
 
 @pytest.fixture
@@ -82,23 +88,19 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def test_k_and_k_steps_with_a_restore_between_equal_2k_steps_bit_for_bit(
-    whole: tuple[Stored, Path], half: Path
-) -> None:
+def test_k_and_k_steps_with_a_restore_between_equal_2k_steps_bit_for_bit(whole: Trained, half: Path) -> None:
     """And the log has every step once, also after an interruption."""
     with (half / metrics.METRICS).open("a", encoding="utf-8") as log:  # written after the checkpoint, then killed
         log.write(json.dumps({"step": 4, "loss": 9.0}) + "\n")
-    assert loop.fit(CONFIG, half).step == whole[0].step == 6
-    assert_same(arrays(whole[1]), arrays(half))
+    assert loop.fit(CONFIG, half).step == whole.stored.step == 6
+    assert_same(arrays(whole.workdir), arrays(half))
     lines = [json.loads(line) for line in (half / metrics.METRICS).read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [2, 3, 4, 6]
     assert all(line["loss"] < 5 and line["images_per_second"] > 0 for line in lines)
     assert list((half / "tensorboard").glob("events.*"))
 
 
-def test_a_finished_run_is_read_and_not_trained_again(
-    whole: tuple[Stored, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_run_is_read_and_not_trained_again(whole: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     trained, workdir = whole
     again = model.read(workdir)
     assert again.config == trained.config == replace(CONFIG, data="digits") and again.network == trained.network
@@ -109,15 +111,15 @@ def test_a_finished_run_is_read_and_not_trained_again(
     assert again.step == loop.fit(CONFIG, workdir).step == 6
 
 
-def test_a_model_is_the_same_just_trained_and_read_back(whole: tuple[Stored, Path]) -> None:
+def test_a_model_is_the_same_just_trained_and_read_back(whole: Trained) -> None:
     """But for where it comes from: results that were computed in the same process are found again."""
-    trained, again = whole[0].model, model.load(whole[1])
+    trained, again = whole.stored.model, model.load(whole.workdir)
     assert (trained.source, trained.name) == ("trained", "tiny") and again.source == "checkpoint"
     for name in set(trained._fields) - {"source", "name", "denoiser", "schedule"}:
         assert getattr(trained, name) == getattr(again, name), name
 
 
-def test_samples_are_made_from_the_averaged_parameters(whole: tuple[Stored, Path]) -> None:
+def test_samples_are_made_from_the_averaged_parameters(whole: Trained) -> None:
     trained, workdir = whole
     x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
     stored = arrays(workdir, "params", "ema")
@@ -194,13 +196,13 @@ def test_every_kind_of_run_trains_stops_and_goes_on(tmp_path: Path, change: dict
 
 
 def test_a_run_goes_on_with_blocks_made_again_for_the_gradient(
-    whole: tuple[Stored, Path], half: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Trained, half: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, network = [], unet.network
     monkeypatch.setattr(unet, "network", lambda *of: made.append(of[1:]) or network(*of))
     loop.fit(replace(CONFIG, remat=True), half)
     assert made == [(True,), ()]  # in training, and not where it is measured and sampled
-    once, again = (arrays(workdir, "params") for workdir in (whole[1], half))
+    once, again = (arrays(workdir, "params") for workdir in (whole.workdir, half))
     assert once.keys() == again.keys()
     for name in once:
         np.testing.assert_allclose(once[name], again[name], atol=2e-4)
@@ -300,7 +302,7 @@ def grey_png(path: Path, level: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def of_images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config, tuple[Stored, Path]]:
+def of_images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config, Trained]:
     """Forty grey images, and a run that was trained on them."""
     folder = tmp_path_factory.mktemp("images")
     for i in range(40):
@@ -322,7 +324,7 @@ def changed(path: Path, level: int) -> Iterator[None]:
         datasets._of_path.cache_clear()
 
 
-def test_images_that_were_added_since_are_noticed(of_images: tuple[Path, Config, tuple[Stored, Path]]) -> None:
+def test_images_that_were_added_since_are_noticed(of_images: tuple[Path, Config, Trained]) -> None:
     """They would move others from test to training."""
     folder, config, (trained, workdir) = of_images
     with changed(folder / "40.png", 0):
@@ -332,7 +334,7 @@ def test_images_that_were_added_since_are_noticed(of_images: tuple[Path, Config,
 
 
 def test_images_that_were_changed_since_are_told(
-    of_images: tuple[Path, Config, tuple[Stored, Path]], tmp_path: Path, capsys: pytest.CaptureFixture
+    of_images: tuple[Path, Config, Trained], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """But not refused: another machine's JPEG decoder may differ in a bit."""
     folder, config, (trained, workdir) = of_images
@@ -354,7 +356,7 @@ def test_a_run_whose_checkpoints_lie_elsewhere_does_not_begin_anew(tmp_path: Pat
     assert (tmp_path / "run" / metrics.METRICS).read_text(encoding="utf-8") == before
 
 
-def test_bfloat16_activations_train_and_are_judged_in_float32(whole: tuple[Stored, Path], tmp_path: Path) -> None:
+def test_bfloat16_activations_train_and_are_judged_in_float32(whole: Trained, tmp_path: Path) -> None:
     """Close to float32 in the loss; parameters and averages stay float32, and so does the denoiser."""
     assert CONFIG.activations == "float32"
     losses, trained = {}, loop.fit(replace(CONFIG, activations="bfloat16"), tmp_path)
@@ -370,7 +372,7 @@ def test_bfloat16_activations_train_and_are_judged_in_float32(whole: tuple[Store
     np.testing.assert_array_equal(trained.model.denoiser(x_t, t).eps, exact)
 
 
-def test_sigterm_stores_the_state_and_the_same_command_goes_on(whole: tuple[Stored, Path], tmp_path: Path) -> None:
+def test_sigterm_stores_the_state_and_the_same_command_goes_on(whole: Trained, tmp_path: Path) -> None:
     """Stopped at step 4, between two checkpoints, and finished: bit for bit the run that was not."""
     asked = iter([False, False, False, True])
     with pytest.MonkeyPatch.context() as patch:
@@ -379,8 +381,8 @@ def test_sigterm_stores_the_state_and_the_same_command_goes_on(whole: tuple[Stor
             loop.fit(CONFIG, tmp_path / "stopped")
     assert checkpoints.steps(tmp_path / "stopped" / checkpoints.CHECKPOINTS)[0] == 4
     loop.fit(CONFIG, tmp_path / "stopped")
-    assert_same(arrays(whole[1]), arrays(tmp_path / "stopped"))
-    workdirs = {"whole": whole[1], "stopped": tmp_path / "stopped"}
+    assert_same(arrays(whole.workdir), arrays(tmp_path / "stopped"))
+    workdirs = {"whole": whole.workdir, "stopped": tmp_path / "stopped"}
     lines = {name: metrics.read(workdir / metrics.METRICS) for name, workdir in workdirs.items()}
     without_rates = {
         name: [{key: line[key] for key in line if key not in ("images_per_second", "memory_gib")} for line in found]
@@ -435,7 +437,7 @@ def test_the_best_checkpoint_outlives_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_under_the_log_is_one_line_and_the_run_goes_on_when_mended(
-    whole: tuple[Stored, Path], half: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Trained, half: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Linux's /dev/full in the place of the log: the first line of the log finds no room."""
     log = half / metrics.METRICS
@@ -446,7 +448,7 @@ def test_a_disk_that_is_full_under_the_log_is_one_line_and_the_run_goes_on_when_
             loop.fit(CONFIG, half)
     assert log.read_bytes() == kept
     loop.fit(CONFIG, half)
-    assert_same(arrays(whole[1]), arrays(half))
+    assert_same(arrays(whole.workdir), arrays(half))
     assert [line["step"] for line in metrics.read(log)] == [2, 3, 4, 6]
 
 

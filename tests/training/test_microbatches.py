@@ -41,10 +41,10 @@ def state(wanted: Run) -> TrainState:
 
 
 def fitted(
-    wanted: Run, state: TrainState, there: int | None, monkeypatch: pytest.MonkeyPatch, how: str = "pmap", **more: int
+    wanted: Run, state: TrainState, memory: int | None, monkeypatch: pytest.MonkeyPatch, how: str = "pmap", **more: int
 ) -> tuple[Recipe, ParallelSteps, TrainState]:
     """On two devices that have so many bytes each; and the state on them."""
-    monkeypatch.setattr(sharding, "memory", lambda layout: there)
+    monkeypatch.setattr(sharding, "memory", lambda layout: memory)
     layout = Layout(how, tuple(jax.devices()[:2]))
     on_devices = replicate(state, layout)
     found = loop.fitted(wanted.recipe, None, replace(CONFIG, **more), on_devices, layout, wanted.data.train.images)
@@ -83,8 +83,8 @@ def test_the_fewest_parts_that_fit_are_found_and_compiled_once(
 def test_a_batch_that_fits_stays_whole_and_so_does_one_of_devices_that_do_not_tell(
     wanted: Run, state: TrainState, needed: dict[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for there in (int(needed[1] / (1 - SPARE)) + 1, None):
-        assert fitted(wanted, state, there, monkeypatch)[0].microbatches == 1
+    for memory in (int(needed[1] / (1 - SPARE)) + 1, None):
+        assert fitted(wanted, state, memory, monkeypatch)[0].microbatches == 1
 
 
 def test_what_is_asked_for_is_done(wanted: Run, state: TrainState, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_a_step_that_does_not_fit_image_by_image_is_refused(
 def test_a_core_has_its_part_of_the_machines_memory_and_others_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = (sharding.memory(Layout(devices=tuple(jax.devices()[:count]))) for count in (1, 2))
     assert one is not None and one > 2**28 and two == one // 2
-    for stats, there in (({"bytes_limit": 123}, 123), (None, None)):
+    for stats, memory in (({"bytes_limit": 123}, 123), (None, None)):
         card = SimpleNamespace(platform="gpu", memory_stats=lambda stats=stats: stats)
         monkeypatch.setattr(sharding, "local", lambda layout, card=card: (card,))
-        assert sharding.memory(Layout()) == there
+        assert sharding.memory(Layout()) == memory

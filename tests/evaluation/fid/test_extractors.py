@@ -20,7 +20,7 @@ def first_pixels(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1)[:, :SIZE].astype(float) / 7
 
 
-JUDGE = FeatureExtractor("pixels", "as they are", SIZE, first_pixels)
+EXTRACTOR = FeatureExtractor("pixels", "as they are", SIZE, first_pixels)
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 2, 2, 3), np.uint8)
 FITS = frechet.gaussian_fit(first_pixels(IMAGES))
 
@@ -40,7 +40,7 @@ def write(path: Path, **arrays: np.ndarray) -> Path:
     ],
 )
 def test_every_common_file_gives_the_same_reference(tmp_path: Path, arrays: dict) -> None:
-    found = extractors.of_file(write(tmp_path / "reference.npz", **arrays), JUDGE)
+    found = extractors.of_file(write(tmp_path / "reference.npz", **arrays), EXTRACTOR)
     np.testing.assert_allclose(found.target.fit.mean, FITS.mean)
     np.testing.assert_allclose(found.target.fit.cov, FITS.cov)
     assert re.fullmatch(r"reference\.npz, [0-9a-f]{12}", found.name)
@@ -48,7 +48,8 @@ def test_every_common_file_gives_the_same_reference(tmp_path: Path, arrays: dict
 
 def test_another_file_of_the_same_name_is_called_otherwise(tmp_path: Path) -> None:
     names = [
-        extractors.of_file(write(tmp_path / "a.npz", mu=FITS.mean + i, sigma=FITS.cov), JUDGE).name for i in range(2)
+        extractors.of_file(write(tmp_path / "a.npz", mu=FITS.mean + i, sigma=FITS.cov), EXTRACTOR).name
+        for i in range(2)
     ]
     assert names[0] != names[1]
 
@@ -69,7 +70,7 @@ def test_another_file_of_the_same_name_is_called_otherwise(tmp_path: Path) -> No
 )
 def test_what_is_no_reference_is_one_line(tmp_path: Path, arrays: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
-        extractors.of_file(write(tmp_path / "reference.npz", **arrays), JUDGE)
+        extractors.of_file(write(tmp_path / "reference.npz", **arrays), EXTRACTOR)
     assert "\n" not in str(refused.value) and "reference.npz" in str(refused.value)
 
 
@@ -85,21 +86,21 @@ def test_a_file_that_is_damaged_missing_or_a_pickle_is_one_line(tmp_path: Path) 
     (tmp_path / "flipped.npz").write_bytes(flipped)
     for name in ("cut.npz", "pickle.npz", "none.npz", "array.npz", "flipped.npz"):
         with pytest.raises(ValueError, match=f"{name} cannot be read"):
-            extractors.of_file(tmp_path / name, JUDGE)
+            extractors.of_file(tmp_path / name, EXTRACTOR)
 
 
 def test_the_training_split_is_all_that_was_not_held_out_for_tests(tmp_path: Path) -> None:
     images = np.random.default_rng(1).integers(0, 256, (60, 2, 2, 3), np.uint8)
     found = datasets.load(str(write(tmp_path / "images.npz", arr_0=images)))
     learned = np.concatenate([found.train.images[:], found.calibration.images])
-    reference = extractors.of_data(found, JUDGE)
+    reference = extractors.of_data(found, EXTRACTOR)
     np.testing.assert_allclose(reference.target.fit.cov, np.cov(first_pixels(learned).T))
     assert len(learned) == 60 - len(found.test.images)
-    test = extractors.of_data(found, JUDGE, "test")
+    test = extractors.of_data(found, EXTRACTOR, "test")
     np.testing.assert_allclose(test.target.fit.mean, first_pixels(found.test.images).mean(axis=0))
     assert test.name != reference.name
     with pytest.raises(ValueError, match="unknown split 'all': choose train or test"):
-        extractors.of_data(found, JUDGE, "all")
+        extractors.of_data(found, EXTRACTOR, "all")
 
 
 def test_inception_is_known_by_its_files_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +123,12 @@ def test_statistics_are_kept_under_the_images_and_the_judge() -> None:
         seen.append(name not in stored)
         return stored.setdefault(name, stored.get(name) or compute())
 
-    for images, by in ((IMAGES, JUDGE), (IMAGES, JUDGE), (IMAGES[1:], JUDGE), (IMAGES, JUDGE._replace(name="b"))):
+    for images, by in (
+        (IMAGES, EXTRACTOR),
+        (IMAGES, EXTRACTOR),
+        (IMAGES[1:], EXTRACTOR),
+        (IMAGES, EXTRACTOR._replace(name="b")),
+    ):
         found = extractors.summed(by, images, keep)
         np.testing.assert_allclose(found.mean, first_pixels(images).mean(axis=0))
     assert seen == [True, False, True, True]

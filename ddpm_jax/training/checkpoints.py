@@ -83,8 +83,8 @@ def check_numbers(arrays: dict[str, np.ndarray], wanted: dict[str, int]) -> None
     Raises:
       Damaged: names the first one.
     """
-    for name, found in checksums(arrays).items():
-        if found != wanted[name]:
+    for name, actual in checksums(arrays).items():
+        if actual != wanted[name]:
             raise Damaged(f"the numbers of {name} have changed since they were stored")
 
 
@@ -94,16 +94,16 @@ FORMAT = 2  # of a description; 1, which did not say so, had the same parts and 
 
 def folder_of(workdir: Path, config: Config | None = None) -> str:
     """The folder of a run's checkpoints: what the config says (default: workdir's), or workdir/checkpoints."""
-    said, elsewhere = workdir / metrics.CONFIG, config and config.checkpoints
-    if config is None and said.exists():
-        elsewhere = json.loads(said.read_text(encoding="utf-8")).get("config", {}).get("checkpoints")
-    return elsewhere or str(workdir / CHECKPOINTS)
+    config_file, configured = workdir / metrics.CONFIG, config and config.checkpoints
+    if config is None and config_file.exists():
+        configured = json.loads(config_file.read_text(encoding="utf-8")).get("config", {}).get("checkpoints")
+    return configured or str(workdir / CHECKPOINTS)
 
 
 def on_disk(workdir: Path, config: Config) -> tuple[Path, ...]:
     """The folders that a run writes to, without a bucket."""
-    elsewhere = config.checkpoints
-    return (workdir,) if elsewhere is None or in_bucket(elsewhere) else (workdir, Path(elsewhere))
+    configured = config.checkpoints
+    return (workdir,) if configured is None or in_bucket(configured) else (workdir, Path(configured))
 
 
 def check_folder(workdir: Path, config: Config) -> None:
@@ -112,10 +112,10 @@ def check_folder(workdir: Path, config: Config) -> None:
     Raises:
       ValueError: see above.
     """
-    there, asked = folder_of(workdir), folder_of(workdir, config)
-    if there != asked and steps(there):
+    current, given = folder_of(workdir), folder_of(workdir, config)
+    if current != given and steps(current):
         raise ValueError(
-            f"{workdir} holds a run whose checkpoints are in {there}, not {asked}: give --checkpoints {there}, or "
+            f"{workdir} holds a run whose checkpoints are in {current}, not {given}: give --checkpoints {current}, or "
             "choose another --workdir"
         )
 
@@ -138,10 +138,10 @@ def check_room(folder: epath.Path, arrays: int) -> None:
     """
     if in_bucket(folder):
         return
-    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-    if free < 1.2 * arrays + 2**20:
-        room = f"No space left for a checkpoint of {arrays / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free"
-        raise OSError(errno.ENOSPC, room, str(folder))
+    available = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    if available < 1.2 * arrays + 2**20:
+        message = f"No space left for a checkpoint of {arrays / 2**20:.1f} MiB, {available / 2**20:.1f} MiB are free"
+        raise OSError(errno.ENOSPC, message, str(folder))
 
 
 @contextmanager
@@ -157,8 +157,8 @@ def one_line(folder: epath.Path) -> Iterator[None]:
         raise
     except Exception as error:  # of many kinds, with words that fill screens
         reason = str(error).strip().partition("\n")[0][:200]
-        words = f"checkpoints cannot be read or written there ({reason}); those that are whole stay so"
-        raise OSError(errno.EIO, words, str(folder)) from error
+        message = f"checkpoints cannot be read or written there ({reason}); those that are whole stay so"
+        raise OSError(errno.EIO, message, str(folder)) from error
 
 
 @contextmanager
@@ -195,8 +195,12 @@ class Retention(NamedTuple):
 @contextmanager
 def _reading(folder: epath.Path) -> Iterator[Manager]:
     """Reads for this process alone: others may read something else, or nothing."""
-    me = jax.process_index()
-    alone = MultiprocessingOptions(me, {me}, f"process_{me}") if jax.process_count() > 1 else MultiprocessingOptions()
+    process = jax.process_index()
+    alone = (
+        MultiprocessingOptions(process, {process}, f"process_{process}")
+        if jax.process_count() > 1
+        else MultiprocessingOptions()
+    )
     options = ocp.CheckpointManagerOptions(
         create=False, enable_async_checkpointing=False, multiprocessing_options=alone
     )
@@ -253,14 +257,14 @@ def save(store: Manager, state: TrainState, description: Description, held_out_l
     # On the host: of arrays on several devices orbax would save slices, and compile one program for each.
     named = jax.device_get(named_leaves(plain(state)))
     check_room(store.directory, sum(leaf.nbytes for leaf in named.values()))
-    of_arrays = {"layout": layout(named), "checksums": checksums(named)}
-    said = json.dumps({**description, "format": FORMAT, **of_arrays})
+    array_metadata = {"layout": layout(named), "checksums": checksums(named)}
+    text = json.dumps({**description, "format": FORMAT, **array_metadata})
     with one_line(store.directory):
         store.save(
             int(state.step),
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(named),
-                description=ocp.args.JsonSave({"said": said, "checksum": zlib.crc32(said.encode())}),
+                description=ocp.args.JsonSave({"said": text, "checksum": zlib.crc32(text.encode())}),
             ),
             metrics=None if held_out_loss is None else {"held_out_loss": held_out_loss},
             force=True,
@@ -311,8 +315,8 @@ def restore(folder: epath.PathLike, template: TrainState, step: int | None = Non
     Raises:
       ValueError: there is none, or its arrays differ from the template's in name, shape or dtype.
     """
-    wanted_state = jax.eval_shape(plain, template)
-    named = named_leaves(wanted_state)
+    expected = jax.eval_shape(plain, template)
+    named = named_leaves(expected)
 
     def read(folder: epath.Path, step: int) -> dict[str, np.ndarray]:
         stored = _describe(folder, step)
@@ -320,7 +324,7 @@ def restore(folder: epath.PathLike, template: TrainState, step: int | None = Non
         return _arrays(folder, step, stored)
 
     arrays = _newest(folder, step, read)
-    state = jax.tree.unflatten(jax.tree.structure(wanted_state), [jax.numpy.asarray(arrays[name]) for name in named])
+    state = jax.tree.unflatten(jax.tree.structure(expected), [jax.numpy.asarray(arrays[name]) for name in named])
     return state._replace(key=jax.random.wrap_key_data(state.key))
 
 
@@ -338,17 +342,17 @@ def average(folder: epath.PathLike, like: Any, index: int = 0, step: int | None 
     """
     leaves, tree = jax.tree.flatten_with_path(like)
     prefix = f"ema.{index}."
-    wanted = {prefix + jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    expected = {prefix + jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
     def read(folder: epath.Path, step: int) -> tuple[list[np.ndarray], int]:
         stored = _describe(folder, step)
-        of_average = {name: what for name, what in stored["layout"].items() if name.startswith(prefix)}
-        check_layout(f"{folder}/{step}", of_average, layout(wanted))
+        stored_layout = {name: entry for name, entry in stored["layout"].items() if name.startswith(prefix)}
+        check_layout(f"{folder}/{step}", stored_layout, layout(expected))
         arrays = _arrays(folder, step, stored)
-        return [arrays[name] for name in wanted], step
+        return [arrays[name] for name in expected], step
 
-    arrays, found = _newest(folder, step, read)
-    return jax.tree.unflatten(tree, list(map(jax.numpy.asarray, arrays))), found
+    arrays, restored_step = _newest(folder, step, read)
+    return jax.tree.unflatten(tree, list(map(jax.numpy.asarray, arrays))), restored_step
 
 
 def read_arrays(folder: epath.PathLike, step: int) -> dict[str, np.ndarray]:
@@ -364,9 +368,9 @@ def read_arrays(folder: epath.PathLike, step: int) -> dict[str, np.ndarray]:
 def _arrays(place: epath.Path, step: int, stored: Description) -> dict[str, np.ndarray]:
     targets = {name: np.empty(shape, dtype) for name, (shape, dtype) in stored["layout"].items()}
     with _reading(place) as store:
-        found = store.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(targets)))["state"]
-    check_numbers(found, stored["checksums"])
-    return found
+        arrays = store.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(targets)))["state"]
+    check_numbers(arrays, stored["checksums"])
+    return arrays
 
 
 def set_aside(folder: epath.PathLike, after: int) -> None:
@@ -379,8 +383,8 @@ def set_aside(folder: epath.PathLike, after: int) -> None:
     place = absolute(folder)
     for step in steps(place):
         if step > after:
-            free = next(i for i in count(1) if not (place / f"{step}.damaged-{i}").exists())
-            (place / str(step)).rename(place / f"{step}.damaged-{free}")
+            suffix = next(i for i in count(1) if not (place / f"{step}.damaged-{i}").exists())
+            (place / str(step)).rename(place / f"{step}.damaged-{suffix}")
 
 
 def _describe(folder: epath.Path, step: int) -> Description:

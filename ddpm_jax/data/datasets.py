@@ -81,12 +81,12 @@ def describe(found: DataSet) -> dict[str, Any]:
     `checksum` is of all images in memory; of a large set these are a fixed draw and the test images.
     """
     split = [getattr(found, part) for part in PARTS]
-    held = (np.ascontiguousarray(part.images).data for part in split if isinstance(part, Split))
+    in_memory = (np.ascontiguousarray(part.images).data for part in split if isinstance(part, Split))
     return {
         "levels": found.levels,
         "shape": list(found.shape),
         "images": [len(part.images) for part in split],
-        "checksum": reduce(lambda so_far, images: zlib.crc32(images, so_far), held, 0),
+        "checksum": reduce(lambda so_far, images: zlib.crc32(images, so_far), in_memory, 0),
     }
 
 
@@ -106,21 +106,25 @@ def divide(name: str, title: str, flip: bool, train: Records, test: Records | No
     """
     if train.n < FEWEST:
         raise ValueError(f"{name} has {train.n} training images: give at least {FEWEST}")
-    most = records.IN_MEMORY // prod(train.shape)
-    held = min(HELD_OUT, train.n // 10, most)
-    learned, calibration = np.split(np.random.RandomState(0).permutation(train.n), [train.n - held])
+    max_images = records.IN_MEMORY // prod(train.shape)
+    held_out = min(HELD_OUT, train.n // 10, max_images)
+    train_indices, calibration_indices = np.split(np.random.RandomState(0).permutation(train.n), [train.n - held_out])
     height, width, _ = train.shape
     description = f"{title} of {height} x {width} pixels"
     if test is None:
-        test, (learned, tested) = train, np.split(learned, [len(learned) - held])
-        description += f", tested on {held} training images that are not learned"
+        test, (train_indices, test_indices) = train, np.split(train_indices, [len(train_indices) - held_out])
+        description += f", tested on {held_out} training images that are not learned"
     else:
-        tested = np.arange(min(test.n, most))
-        description += f", tested on the first {most} of {test.n} images" if most < test.n else ""
-    large = len(learned) * prod(train.shape) > records.IN_MEMORY
-    first = Large(OnDemand(train, learned)) if large else Split(*records.decoded(train, learned, name))
-    rest = (Split(*records.decoded(*part, name)) for part in ((train, calibration), (test, tested)))
-    return DataSet(name, description, 256, flip, first, *rest)
+        test_indices = np.arange(min(test.n, max_images))
+        description += f", tested on the first {max_images} of {test.n} images" if max_images < test.n else ""
+    large = len(train_indices) * prod(train.shape) > records.IN_MEMORY
+    train_split = (
+        Large(OnDemand(train, train_indices)) if large else Split(*records.decoded(train, train_indices, name))
+    )
+    other_splits = (
+        Split(*records.decoded(*part, name)) for part in ((train, calibration_indices), (test, test_indices))
+    )
+    return DataSet(name, description, 256, flip, train_split, *other_splits)
 
 
 def seen(train: Split | Large) -> Split:
@@ -169,8 +173,8 @@ def digits(image_size: int | None = None) -> DataSet:
     source = load_digits()
     order = np.random.RandomState(0).permutation(len(source.target))
     images = source.images.astype(np.uint8)[order, ..., None]
-    three = [Split(images[i], source.target[order[i]]) for i in np.split(np.arange(len(order)), [1297, 1497])]
-    return DataSet("digits", "1,797 handwritten digits of 8 x 8 pixels (UCI, in scikit-learn)", 17, False, *three)
+    splits = [Split(images[i], source.target[order[i]]) for i in np.split(np.arange(len(order)), [1297, 1497])]
+    return DataSet("digits", "1,797 handwritten digits of 8 x 8 pixels (UCI, in scikit-learn)", 17, False, *splits)
 
 
 def cifar10_16(image_size: int | None = None) -> DataSet:
@@ -185,9 +189,9 @@ def cifar10_16(image_size: int | None = None) -> DataSet:
     return full._replace(name="cifar10_16", description=f"{full.description}, averaged 2 x 2 to 16 x 16", **halved)
 
 
-def _check_size(name: str, image_size: int | None, own: int) -> None:
-    if image_size not in (None, own):
-        raise ValueError(f"image_size = {image_size}: {name} comes in {own} x {own} pixels alone, leave it out")
+def _check_size(name: str, image_size: int | None, native: int) -> None:
+    if image_size not in (None, native):
+        raise ValueError(f"image_size = {image_size}: {name} comes in {native} x {native} pixels alone, leave it out")
 
 
 def halve(images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h/2 w/2 c"]:
@@ -215,23 +219,23 @@ def of_tfds(name: str, known: Known, image_size: int | None = None) -> DataSet:
 def _of_version(folder: Path, name: str, known: Known, image_size: int | None) -> DataSet:
     """One version of a set of TFDS. Read once a process, as `_of_path` is."""
     framing = known.framing._replace(size=image_size or known.framing.size)
-    found = tfds.read(folder, framing, name)
+    prepared = tfds.read(folder, framing, name)
     notes = f", the middle {framing.crop} x {framing.crop} of each" if framing.crop else ""
-    notes += f", from a {found.kind} copy" if known.kind not in (None, found.kind) else ""
-    notes += ", tested on validation images" if found.tested == "validation" else ""
-    return _noted(divide(name, known.title, known.flip, found.train, found.test), notes)
+    notes += f", from a {prepared.kind} copy" if known.kind not in (None, prepared.kind) else ""
+    notes += ", tested on validation images" if prepared.tested == "validation" else ""
+    return _noted(divide(name, known.title, known.flip, prepared.train, prepared.test), notes)
 
 
 @lru_cache(maxsize=2)
 def _of_path(name: str, image_size: int | None) -> DataSet:
     path = Path(name).expanduser()
-    found = files.read(path, Framing(image_size))
+    images = files.read(path, Framing(image_size))
     flip = path.is_dir()
-    return _noted(divide(name, f"images in {path}", flip, found, None), MIRRORED if flip else "")
+    return _noted(divide(name, f"images in {path}", flip, images, None), MIRRORED if flip else "")
 
 
-def _noted(found: DataSet, notes: str) -> DataSet:
-    return found._replace(description=found.description + notes)
+def _noted(data_set: DataSet, notes: str) -> DataSet:
+    return data_set._replace(description=data_set.description + notes)
 
 
 MIRRORED = ", mirror images taken as likely"  # said where it is assumed
@@ -268,23 +272,23 @@ def load(name: str | Path, image_size: int | None = None) -> DataSet:
     if isinstance(name, Path) or name.startswith((".", "/", "~")) or name.endswith(".npz"):
         return _of_path(str(name), image_size)
     if name in DATASETS:
-        found = DATASETS[name]() if image_size is None else DATASETS[name](image_size)
+        data_set = DATASETS[name]() if image_size is None else DATASETS[name](image_size)
     elif tfds.is_known(name):
-        found = _noted(of_tfds(name, Known(f"{name} of TFDS, images"), image_size), MIRRORED)
+        data_set = _noted(of_tfds(name, Known(f"{name} of TFDS, images"), image_size), MIRRORED)
     else:
         raise ValueError(
             f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, an image set of TFDS such as "
             f"lsun/bedroom, or a path of images such as ./{name}"
         )
-    if found.levels < 256:
-        _check_levels(found)
-    return found
+    if data_set.levels < 256:
+        _check_levels(data_set)
+    return data_set
 
 
-def _check_levels(found: DataSet) -> None:
-    highest = max(int(getattr(found, part).images.max()) for part in PARTS)
-    if highest >= found.levels:
+def _check_levels(data_set: DataSet) -> None:
+    highest = max(int(getattr(data_set, part).images.max()) for part in PARTS)
+    if highest >= data_set.levels:
         raise ValueError(
-            f"data set {found.name!r} has grey level {highest}, outside [-1, 1] with {found.levels} levels: give it "
-            f"{highest + 1} or more"
+            f"data set {data_set.name!r} has grey level {highest}, outside [-1, 1] with {data_set.levels} levels: give "
+            f"it {highest + 1} or more"
         )

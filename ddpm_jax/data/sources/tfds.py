@@ -50,8 +50,8 @@ def is_known(name: str) -> bool:
 
     if not NAME.fullmatch(name):
         return False
-    there = root() / name
-    return bool(_versions(there) or _configs(there)) or name.split("/")[0] in tfds.list_builders(
+    folder = root() / name
+    return bool(_versions(folder) or _configs(folder)) or name.split("/")[0] in tfds.list_builders(
         with_community_datasets=False
     )
 
@@ -70,11 +70,11 @@ def find(name: str) -> Path:
     if readable:
         return readable[-1]
     if versions:
-        formats, out = " and ".join(_formats(versions[-1])), versions[-1]
+        formats, newest = " and ".join(_formats(versions[-1])), versions[-1]
         raise ValueError(
-            f"{out} holds {name} as {formats}, not as {FORMAT}: convert it, in an environment of its own, by "
+            f"{newest} holds {name} as {formats}, not as {FORMAT}: convert it, in an environment of its own, by "
             f"`{INSTALL} apache-beam` and `python -m tensorflow_datasets.scripts.convert_format "
-            f"--dataset_version_dir={out} --out_file_format={FORMAT}`"
+            f"--dataset_version_dir={newest} --out_file_format={FORMAT}`"
         )
     if _configs(root() / name):
         choices = ", ".join(f"{name}/{config}" for config in _configs(root() / name))
@@ -89,8 +89,8 @@ def find(name: str) -> Path:
 
 def _versions(folder: Path) -> list[Path]:
     """The versions that were prepared in a folder, the newest last."""
-    found = [path.parent for path in folder.glob(f"*/{INFO}") if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)]
-    return sorted(found, key=lambda path: [int(part) for part in path.name.split(".")])
+    folders = [path.parent for path in folder.glob(f"*/{INFO}") if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)]
+    return sorted(folders, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
 def _configs(folder: Path) -> list[str]:
@@ -138,10 +138,10 @@ def read(folder: Path, wanted: Framing, name: str) -> Prepared:
     pictures = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
     if "image" not in pictures or features["image"].np_dtype != "uint8":
         raise ValueError(f"{name} has no pictures of 8 bits under `image`, only {', '.join(features)}: choose another")
-    there = {split: info for split, info in splits.items() if info.num_examples}
-    if "train" not in there:
-        raise ValueError(f"{name} has no training images, only {', '.join(there)}: choose another data set")
-    tested = next((split for split in ("test", "validation") if split in there), "")
+    non_empty = {split: info for split, info in splits.items() if info.num_examples}
+    if "train" not in non_empty:
+        raise ValueError(f"{name} has no training images, only {', '.join(non_empty)}: choose another data set")
+    test_split = next((split for split in ("test", "validation") if split in non_empty), "")
     decoders = {key: tfds.decode.SkipDecoding() for key in pictures}
     labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
 
@@ -154,18 +154,18 @@ def read(folder: Path, wanted: Framing, name: str) -> Prepared:
 
     train = records("train")
     kind = transforms.picture_format(train.fetch([0])[0]["image"])
-    return Prepared(train, records(tested) if tested else None, tested, kind)
+    return Prepared(train, records(test_split) if test_split else None, test_split, kind)
 
 
-def _records(source: Any, declared: tuple[int | None, ...], wanted: Framing, name: str, labelled: bool) -> Records:
-    """One split; declared is (H, W, C), None where pictures differ."""
-    height, width, channels = declared
+def _records(source: Any, image_shape: tuple[int | None, ...], framing: Framing, name: str, labelled: bool) -> Records:
+    """One split; image_shape is (H, W, C), None where pictures differ."""
+    height, width, channels = image_shape
     size = None if height is None or width is None else (height, width)
-    shape = transforms.framed_shape(wanted, size, 3 if channels is None else channels, name)
+    shape = transforms.framed_shape(framing, size, 3 if channels is None else channels, name)
     threads = 1 if size and prod(size) <= SMALL else os.cpu_count() or 1
 
     def image(example: dict[str, Any]) -> Any:
-        return transforms.decode(example["image"], shape, wanted, name)
+        return transforms.decode(example["image"], shape, framing, name)
 
     def label(example: dict[str, Any]) -> int:
         return int(example["label"])

@@ -62,13 +62,13 @@ def fetch(store: Store, kind: str, inputs: dict[str, Any], compute: Callable[[],
       compute: makes the arrays.
     """
     path = store.folder / kind / f"{fingerprint({**store.common, **inputs, **_environment()})}.npz"
-    found, how = None if store.force else _read(path), "reused"
-    if found is None:
-        found, how = compute(), "computed"
+    arrays, how = None if store.force else _read(path), "reused"
+    if arrays is None:
+        arrays, how = compute(), "computed"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda file: np.savez(file, allow_pickle=False, **found))
+        write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
     store.used[kind, how] += 1
-    return found
+    return arrays
 
 
 class _Missing(Exception):
@@ -90,14 +90,14 @@ def fetch_each(
       inputs: of each, see `fetch`.
       compute: makes the arrays of those at these places of `inputs`.
     """
-    found: dict[int, Arrays] = {}
+    cells: dict[int, Arrays] = {}
     for i, one in enumerate(inputs):
         with suppress(_Missing):
-            found[i] = keep(kind, one, _missing)
-    places = [i for i in range(len(inputs)) if i not in found]
+            cells[i] = keep(kind, one, _missing)
+    places = [i for i in range(len(inputs)) if i not in cells]
     for i, arrays in zip(places, compute(places) if places else [], strict=True):
-        found[i] = keep(kind, inputs[i], lambda arrays=arrays: arrays)  # type: ignore[misc]
-    return [found[i] for i in range(len(inputs))]
+        cells[i] = keep(kind, inputs[i], lambda arrays=arrays: arrays)  # type: ignore[misc]
+    return [cells[i] for i in range(len(inputs))]
 
 
 def _environment() -> dict[str, str]:

@@ -44,11 +44,11 @@ def kept() -> Iterator[None]:
     _listen()
     before = Counter(_seen)
     yield
-    requests, found = (_seen[name] - before[name] for name in (REQUEST, HIT))
-    spent = (_seen[SPENT] - before[SPENT]) / 1000
-    if spent >= 1 and jax.process_index() == 0:
+    requests, hits = (_seen[name] - before[name] for name in (REQUEST, HIT))
+    seconds = (_seen[SPENT] - before[SPENT]) / 1000
+    if seconds >= 1 and jax.process_index() == 0:
         print(
-            f"{requests - found} programs compiled and {found} read from {_where()} in {spent:.0f} s", file=sys.stderr
+            f"{requests - hits} programs compiled and {hits} read from {_where()} in {seconds:.0f} s", file=sys.stderr
         )
 
 
@@ -174,14 +174,14 @@ def executable(lowered: jax.stages.Lowered, options: dict[str, Any] | None = Non
 
 def memory(program: jax.stages.Compiled) -> int:
     """Bytes on a device: arguments, results that do not take their place, temporaries and the code."""
-    found = program.memory_analysis()
-    assert found is not None  # the backends of today all tell
+    stats = program.memory_analysis()
+    assert stats is not None  # the backends of today all tell
     return (
-        found.argument_size_in_bytes
-        + found.output_size_in_bytes
-        - found.alias_size_in_bytes
-        + found.temp_size_in_bytes
-        + found.generated_code_size_in_bytes
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        - stats.alias_size_in_bytes
+        + stats.temp_size_in_bytes
+        + stats.generated_code_size_in_bytes
     )
 
 
@@ -195,13 +195,13 @@ def collectives(hlo: str) -> tuple[Collective, ...]:
     """The collectives in the text of a compiled program."""
     numbers, sizes = Counter[str](), Counter[str]()
     for line in hlo.splitlines():
-        found = OPERATION.search(line)
-        if found:
-            arrays = [array_bytes(array) for array in ARRAY.finditer(found["shape"])]
+        match = OPERATION.search(line)
+        if match:
+            arrays = [array_bytes(array) for array in ARRAY.finditer(match["shape"])]
             # What starts a gathering or a permutation gives its operands, then its results.
-            pairs = found["start"] and found["kind"] != "all-reduce"
-            numbers[found["kind"]] += 1
-            sizes[found["kind"]] += sum(arrays[len(arrays) // 2 :] if pairs else arrays)
+            pairs = match["start"] and match["kind"] != "all-reduce"
+            numbers[match["kind"]] += 1
+            sizes[match["kind"]] += sum(arrays[len(arrays) // 2 :] if pairs else arrays)
     return tuple(Collective(kind, numbers[kind], sizes[kind]) for kind in sorted(numbers))
 
 

@@ -99,11 +99,11 @@ def summed(
     inputs = dict(images=np.asarray(images) if known_as is None else known_as, extractor=extractor[:3], version=VERSION)
 
     def compute() -> cache.Arrays:
-        found = frechet.streamed(extractor.features, images)
-        return dict(n=np.asarray(found.n), mean=found.mean, scatter=found.scatter)
+        sums = frechet.streamed(extractor.features, images)
+        return dict(n=np.asarray(sums.n), mean=sums.mean, scatter=sums.scatter)
 
-    found = keep("features", inputs, compute)
-    return Sums(int(found["n"]), found["mean"], found["scatter"])
+    arrays = keep("features", inputs, compute)
+    return Sums(int(arrays["n"]), arrays["mean"], arrays["scatter"])
 
 
 def of_data(
@@ -146,17 +146,17 @@ def of_file(path: Path, extractor: FeatureExtractor, keep: Keep = cache.compute_
     Raises:
       ValueError: it is missing or damaged, or holds something else.
     """
-    found = _arrays(path, ("mu", "sigma", "pool_3", "arr_0"), "the arrays mu and sigma")
-    if "mu" in found and "sigma" in found:
-        fit = _given(path, extractor.size, found["mu"], found["sigma"])
-    elif "pool_3" in found:
-        fit = frechet.gaussian_fit(_of_size(path, extractor.size, found["pool_3"]))
-    elif "arr_0" in found:
-        fit = frechet.fit(summed(extractor, _images(path, found["arr_0"]), keep))
+    arrays = _arrays(path, ("mu", "sigma", "pool_3", "arr_0"), "the arrays mu and sigma")
+    if "mu" in arrays and "sigma" in arrays:
+        fit = _given(path, extractor.size, arrays["mu"], arrays["sigma"])
+    elif "pool_3" in arrays:
+        fit = frechet.gaussian_fit(_of_size(path, extractor.size, arrays["pool_3"]))
+    elif "arr_0" in arrays:
+        fit = frechet.fit(summed(extractor, _images(path, arrays["arr_0"]), keep))
     else:
-        names = ", ".join(found) or "none of these"
+        names = ", ".join(arrays) or "none of these"
         raise ValueError(f"{path} holds {names}: mu and sigma, pool_3 or arr_0 are wanted")
-    return Reference(f"{path.name}, {cache.fingerprint(found)[:12]}", frechet.target(fit))
+    return Reference(f"{path.name}, {cache.fingerprint(arrays)[:12]}", frechet.target(fit))
 
 
 def _given(path: Path, size: int, mean: np.ndarray, cov: np.ndarray) -> frechet.Fit:
@@ -185,20 +185,20 @@ def read_samples(path: Path) -> tuple[UInt8[np.ndarray, "n h w c"], dict[str, An
     Raises:
       ValueError: it is missing or damaged, or holds something else.
     """
-    found = _arrays(path, ("arr_0", "options"), "the images arr_0")
-    if "arr_0" not in found:
+    arrays = _arrays(path, ("arr_0", "options"), "the images arr_0")
+    if "arr_0" not in arrays:
         raise ValueError(f"{path} has no array arr_0: the images, uint8 of shape (n, H, W, 3), are wanted under it")
-    made = str(found.get("options", ""))
-    return _images(path, found["arr_0"]), json.loads(made) if made.startswith("{") else {}
+    options = str(arrays.get("options", ""))
+    return _images(path, arrays["arr_0"]), json.loads(options) if options.startswith("{") else {}
 
 
-def _arrays(path: Path, names: tuple[str, ...], wanted: str) -> dict[str, np.ndarray]:
+def _arrays(path: Path, names: tuple[str, ...], expected: str) -> dict[str, np.ndarray]:
     """Those of an .npz that it holds."""
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in names if name in stored}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read ({error}): give an .npz with {wanted}") from error
+        raise ValueError(f"{path} cannot be read ({error}): give an .npz with {expected}") from error
 
 
 def _images(path: Path, images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:

@@ -69,22 +69,20 @@ def fit(config: Config, workdir: Path) -> Stored:
         stays.
       Stopped: SIGTERM or a notice of preemption came; the state is stored.
     """
-    wanted = setup.resolve(config)
+    run = setup.resolve(config)
     metrics.check_wandb(config.wandb)
     job = Job(
-        recipe=wanted.recipe,
+        recipe=run.recipe,
         frozen=None,
-        fresh=partial(setup.fresh, wanted),
-        data=wanted.data,
-        config=wanted.config,
-        description=setup.describe(wanted),
-        check=partial(setup.check_same, wanted, workdir=workdir),
-        preview=partial(preview_grid, wanted),
+        fresh=partial(setup.fresh, run),
+        data=run.data,
+        config=run.config,
+        description=setup.describe(run),
+        check=partial(setup.check_same, run, workdir=workdir),
+        preview=partial(preview_grid, run),
     )
-    state, said = work(job, workdir), datasets.describe(wanted.data)
-    return stored_network(
-        "trained", wanted.config.preset, wanted.config, wanted.network, state.ema[0], int(state.step), said
-    )
+    state, data = work(job, workdir), datasets.describe(run.data)
+    return stored_network("trained", run.config.preset, run.config, run.network, state.ema[0], int(state.step), data)
 
 
 def work(job: Job, workdir: Path) -> TrainState:
@@ -164,12 +162,12 @@ def _advance(job: Job, state: TrainState, layout: Layout, workdir: Path) -> Trai
             check_finite(before, start, state, workdir)
             before = metrics
             bar.update(end - start)
-            what, stopping = due(config, end), stop_asked(start, end)
-            if stopping or what:
+            tasks, stopping = due(config, end), stop_asked(start, end)
+            if stopping or tasks:
                 check_finite(metrics, end, state, workdir)
-                line = _measured(state, metrics, (end - logged[0]) * config.batch, logged[1]) if "log" in what else {}
-                logged = (end, time.perf_counter()) if "log" in what else logged
-                _record(job, outputs, state, line, what | ({"save"} if stopping else set()))
+                line = _measured(state, metrics, (end - logged[0]) * config.batch, logged[1]) if "log" in tasks else {}
+                logged = (end, time.perf_counter()) if "log" in tasks else logged
+                _record(job, outputs, state, line, tasks | ({"save"} if stopping else set()))
                 bar.set_postfix_str(
                     ", ".join(f"{name} {line[name]:.4g}" for name in SHOWN if line.get(name) is not None)
                 )
@@ -188,9 +186,9 @@ def _record(job: Job, outputs: Outputs, state: TrainState, line: dict[str, Any],
     if line:
         metrics.scalars(outputs.sinks, step, line)
     if "sample" in due and job.preview:
-        own = sharding.own((state.params, *state.ema))
+        parameter_sets = sharding.own((state.params, *state.ema))
         names = ("raw", *(f"ema_{rate:g}" for rate in job.recipe.ema_decay))
-        for name, params in zip(names, own, strict=True) if outputs.sinks else ():
+        for name, params in zip(names, parameter_sets, strict=True) if outputs.sinks else ():
             metrics.pictures(outputs.sinks, step, f"samples/{name}", job.preview(params))
     if "save" in due:
         checkpoints.save(outputs.store, state, job.description, line.get("held_out_loss"))
@@ -217,11 +215,11 @@ def _held_out_loss(job: Job) -> Callable[[TrainState], float | None]:
     images = np.asarray(job.data.calibration.images[:HELD_OUT])
     index = np.arange(len(images))
     examples = (index * job.recipe.chain.K // len(images), index, images)
-    of, layout = partial(step.held_out_loss, job.recipe), Layout(job.config.parallel)
+    per_example, layout = partial(step.held_out_loss, job.recipe), Layout(job.config.parallel)
 
     def loss(state: TrainState) -> float | None:
         shared = (jax.random.key(0), sharding.own(state.ema[0]), job.frozen)
-        loss = float(np.mean(sharding.over_examples(of, shared, examples, layout)))
+        loss = float(np.mean(sharding.over_examples(per_example, shared, examples, layout)))
         return loss if np.isfinite(loss) else None
 
     return loss
@@ -273,8 +271,8 @@ def calls(first: int, config: Config, loops_are_slow: bool) -> Iterator[tuple[in
 def due(config: Config, step: int) -> set[str]:
     """What is to be done after a step: log, save, sample."""
     last = step == config.steps
-    found = {name for name in ("log", "save") if last or step % getattr(config, f"{name}_every") == 0}
-    return found | ({"sample"} if config.sample_every and step % config.sample_every == 0 else set())
+    tasks = {name for name in ("log", "save") if last or step % getattr(config, f"{name}_every") == 0}
+    return tasks | ({"sample"} if config.sample_every and step % config.sample_every == 0 else set())
 
 
 def preview_grid(wanted: Run, params: Params, count: int = 16, K: int = 50) -> np.ndarray:
@@ -316,25 +314,25 @@ def fitted(
       ValueError: not even one image at a time fits.
     """
 
-    def of(count: int) -> tuple[Recipe, ParallelSteps]:
+    def with_microbatches(count: int) -> tuple[Recipe, ParallelSteps]:
         parts = recipe._replace(microbatches=count)
         return parts, sharding.parallelise(partial(step.train_steps, parts), layout, frozen)
 
-    there = sharding.memory(layout)
-    if config.microbatches or there is None:
-        return of(config.microbatches or 1)
+    available_bytes = sharding.memory(layout)
+    if config.microbatches or available_bytes is None:
+        return with_microbatches(config.microbatches or 1)
     first, last = next(calls(int(state.step), config, sharding.loops_are_slow()))
     rows = config.batch // jax.process_count()
     batches = jax.ShapeDtypeStruct((last - first, rows, *images.shape[1:]), images.dtype)
     share = config.batch // len(sharding.every(layout))
     for count in (n for n in range(1, share + 1) if share % n == 0):
-        found = of(count)
-        needed = _needed(found[1].lower(state, batches))
-        if distributed.of_the_first(int(needed <= (1 - SPARE) * there)):
-            return found
+        candidate = with_microbatches(count)
+        needed_bytes = _needed(candidate[1].lower(state, batches))
+        if distributed.of_the_first(int(needed_bytes <= (1 - SPARE) * available_bytes)):
+            return candidate
     raise ValueError(
-        f"a training step needs {needed / 2**30:.2f} GiB with one image at a time, and a device has "
-        f"{there / 2**30:.2f} GiB: use --remat, a smaller preset, or devices with more memory"
+        f"a training step needs {needed_bytes / 2**30:.2f} GiB with one image at a time, and a device has "
+        f"{available_bytes / 2**30:.2f} GiB: use --remat, a smaller preset, or devices with more memory"
     )
 
 
@@ -356,8 +354,8 @@ def locked(*folders: Path) -> Iterator[None]:
     Raises:
       ValueError: another one does; in every process.
     """
-    with ExitStack() as held:
-        taken = distributed.of_the_first(_lock(folders, held) if distributed.first() else 0)
+    with ExitStack() as stack:
+        taken = distributed.of_the_first(_lock(folders, stack) if distributed.first() else 0)
         if taken:
             raise ValueError(
                 f"another process works in {folders[taken - 1]}: wait for it, stop it, or choose another folder"
@@ -365,12 +363,12 @@ def locked(*folders: Path) -> Iterator[None]:
         yield
 
 
-def _lock(folders: tuple[Path, ...], held: ExitStack) -> int:
+def _lock(folders: tuple[Path, ...], stack: ExitStack) -> int:
     """Which of the folders, from 1, another process holds; 0 if all are ours now."""
     for number, folder in enumerate(folders, 1):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            held.enter_context(FileLock(folder / LOCK).acquire(timeout=0))
+            stack.enter_context(FileLock(folder / LOCK).acquire(timeout=0))
         except Timeout:
             return number
     return 0
@@ -410,11 +408,11 @@ def tracing(workdir: Path, window: tuple[int, int] | None) -> Iterator[Callable[
     running: list[bool] = []
 
     def at(step: int) -> None:
-        wanted = window is not None and distributed.first() and window[0] <= step <= window[1]
-        if wanted and not running:
+        in_window = window is not None and distributed.first() and window[0] <= step <= window[1]
+        if in_window and not running:
             jax.profiler.start_trace(str(workdir / "profile"))
             running.append(True)
-        elif running and not wanted:
+        elif running and not in_window:
             jax.profiler.stop_trace()
             running.clear()
 

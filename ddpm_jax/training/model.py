@@ -107,13 +107,13 @@ def load(
     Raises:
       ValueError: there is no such checkpoint, or it is of heads, or the heads are of another network.
     """
-    found = read(workdir, step, ema_decay).model
+    model = read(workdir, step, ema_decay).model
     if heads is not None:
-        return load_heads(heads, found)
+        return load_heads(heads, model)
     if is_builtin(workdir):
-        return load_heads(workdir, found)
-    beside = Path(workdir).expanduser() / HEADS
-    return load_heads(beside, found) if step is None and ema_decay is None and beside.exists() else found
+        return load_heads(workdir, model)
+    heads_folder = Path(workdir).expanduser() / HEADS
+    return load_heads(heads_folder, model) if step is None and ema_decay is None and heads_folder.exists() else model
 
 
 def is_builtin(workdir: str | os.PathLike[str]) -> bool:
@@ -150,8 +150,8 @@ def pack(path: Path, description: dict[str, Any], params: Params) -> None:
     """
     leaves, _ = jax.tree.flatten_with_path(jax.device_get(params))
     arrays = {jax.tree_util.keystr(at, simple=True, separator="."): leaf for at, leaf in leaves}
-    said = np.asarray(json.dumps(description))
-    cache.write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, description=said, **arrays))
+    metadata = np.asarray(json.dumps(description))
+    cache.write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, description=metadata, **arrays))
 
 
 def _unpacked(path: Path, like: Params) -> Params:
@@ -162,7 +162,7 @@ def _unpacked(path: Path, like: Params) -> Params:
     return jax.tree.unflatten(tree, arrays)
 
 
-def _said(path: Path) -> dict[str, Any]:
+def _packed_description(path: Path) -> dict[str, Any]:
     """What a packed file says of its parameters."""
     with np.load(path, allow_pickle=False) as stored:
         return json.loads(str(stored["description"]))
@@ -175,7 +175,7 @@ def read(workdir: str | os.PathLike[str], step: int | None = None, ema_decay: fl
       ValueError: there is none, or it is of heads, or the run has no average of this rate.
     """
     folder = None if is_builtin(workdir) else checkpoints.folder_of(Path(workdir).expanduser())
-    stored = _said(packaged(workdir, "network")) if folder is None else checkpoints.describe(folder, step)
+    stored = _packed_description(packaged(workdir, "network")) if folder is None else checkpoints.describe(folder, step)
     if "config" not in stored:
         raise ValueError(f"{workdir} holds heads, not a training run: give the workdir of ddpm-jax train")
     config, network = from_dict(Config, stored["config"]), from_dict(UNetConfig, stored["network"])
@@ -222,7 +222,7 @@ def stored_network(
         schedule=schedule,
         version=unet.VERSION,
     )
-    found = Model(
+    model = Model(
         source=source,
         name=name,
         denoiser=setup.denoiser_of(config, network, schedule, params),
@@ -235,7 +235,7 @@ def stored_network(
         learned_times=choice.times,
         trained_on={**data, "name": setup.data_of(config), "image_size": config.image_size},
     )
-    return Stored(found, config, network, params, step)
+    return Stored(model, config, network, params, step)
 
 
 def load_heads(workdir: str | os.PathLike[str], model: Model) -> Model:
@@ -245,7 +245,7 @@ def load_heads(workdir: str | os.PathLike[str], model: Model) -> Model:
       ValueError: there is none, or it was trained on another denoiser.
     """
     folder = None if is_builtin(workdir) else checkpoints.folder_of(Path(workdir).expanduser())
-    stored = _said(packaged(workdir, "heads")) if folder is None else checkpoints.describe(folder)
+    stored = _packed_description(packaged(workdir, "heads")) if folder is None else checkpoints.describe(folder)
     if "heads" not in stored:
         raise ValueError(f"{workdir} holds a training run, not heads: give the workdir of ddpm-jax heads")
     check_age(stored, Path(workdir))
@@ -336,17 +336,17 @@ def load_data(model: Model, name: str | None = None) -> DataSet:
     Raises:
       ValueError: the data set is not there or does not fit, or it is not known what the model was trained on.
     """
-    own = model.trained_on
-    if name is None and own is None:
+    trained_on = model.trained_on
+    if name is None and trained_on is None:
         raise ValueError(f"it is not known what {model.name} was trained on: name a data set with --data")
-    if own is not None and name in (None, own["name"]):
-        found = datasets.load(own["name"], own["image_size"])
-        setup.check_data(found, own, model.name)
-        return found
+    if trained_on is not None and name in (None, trained_on["name"]):
+        data_set = datasets.load(trained_on["name"], trained_on["image_size"])
+        setup.check_data(data_set, trained_on, model.name)
+        return data_set
     assert name is not None
-    found = datasets.load(name, None if own is None else own["image_size"])
-    check_fit(model, found)
-    return found
+    data_set = datasets.load(name, None if trained_on is None else trained_on["image_size"])
+    check_fit(model, data_set)
+    return data_set
 
 
 def check_fit(model: Model, images: DataSet) -> None:
@@ -355,9 +355,9 @@ def check_fit(model: Model, images: DataSet) -> None:
     Raises:
       ValueError: see above.
     """
-    for what, wanted, got in (("shape", model.shape, images.shape), ("levels", model.levels, images.levels)):
-        if wanted != got:
-            raise ValueError(f"{images.name} has images of {what} {got} and {model.name} was trained on {wanted}")
+    for what, expected, actual in (("shape", model.shape, images.shape), ("levels", model.levels, images.levels)):
+        if expected != actual:
+            raise ValueError(f"{images.name} has images of {what} {actual} and {model.name} was trained on {expected}")
 
 
 def of_function(
@@ -426,6 +426,6 @@ def of_module(spec: str, config: Config, images: DataSet) -> Model:
     except Exception as error:  # it is the user's code
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"--denoiser {spec}: {reason}; give module:function, importable from here") from error
-    found = of_function(function, schedule, config.prediction, images.shape, images.levels, spec)
-    known = {**datasets.describe(images), "name": setup.data_of(config), "image_size": config.image_size}
-    return found._replace(fingerprint=cache.fingerprint([found.fingerprint, file]), trained_on=known)
+    model = of_function(function, schedule, config.prediction, images.shape, images.levels, spec)
+    trained_on = {**datasets.describe(images), "name": setup.data_of(config), "image_size": config.image_size}
+    return model._replace(fingerprint=cache.fingerprint([model.fingerprint, file]), trained_on=trained_on)

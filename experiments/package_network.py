@@ -37,15 +37,15 @@ def main(options: PackageNetwork) -> None:
     model.PACKAGED.mkdir(exist_ok=True)
     files = {kind: model.PACKAGED / f"{options.name}_{kind}.npz" for kind in ("network", "heads", "moments")}
     stored = model.read(options.workdir)
-    said = checkpoints.describe(checkpoints.folder_of(options.workdir))
-    model.pack(files["network"], described(said, stored.step, ("config", "network", "data")), stored.params)
+    metadata = checkpoints.describe(checkpoints.folder_of(options.workdir))
+    model.pack(files["network"], described(metadata, stored.step, ("config", "network", "data")), stored.params)
 
     folder = checkpoints.folder_of(options.workdir / model.HEADS)
-    said = checkpoints.describe(folder)
-    shape = from_dict(UNetConfig, said["network"])
+    metadata = checkpoints.describe(folder)
+    shape = from_dict(UNetConfig, metadata["network"])
     like = unet.shapes(shape)
     params, step = checkpoints.average(folder, like)
-    model.pack(files["heads"], described(said, step, ("heads", "network", "model", "seed")), params)
+    model.pack(files["heads"], described(metadata, step, ("heads", "network", "model", "seed")), params)
 
     with np.load(options.workdir / "moments.npz", allow_pickle=False) as moments:
         arrays = {name: np.float32(one) if one.dtype == np.float64 else one for name, one in moments.items()}

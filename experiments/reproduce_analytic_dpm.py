@@ -65,8 +65,8 @@ def reproduce(options: Reproduce) -> None:
     """What main does, in a workdir that no other process writes to."""
     plan = resolve(options)
     execution = Execution(keep=keep_of(plan))
-    work, said = afford(plan)
-    print("\n".join(said), flush=True)
+    work, notes = afford(plan)
+    print("\n".join(notes), flush=True)
     design = plan.design._replace(images=work.n)
     calibration = ablation.measure(plan.model, plan.data, design, jax.random.key(0), "calibration", execution=execution)
     choices = ablation.choose(plan.model, plan.data, design, calibration, execution.keep)
@@ -79,13 +79,13 @@ def reproduce(options: Reproduce) -> None:
         "data": provenance.images(plan.data, calibration.variance),
         "nll": [likelihood_row(row) for row in bounds if row["bits_per_dim"] is not None],
         "fid": [],
-        "notes": {"nll": likelihood_notes(plan, len(test.prior)), "fid": said},
+        "notes": {"nll": likelihood_notes(plan, len(test.prior)), "fid": notes},
     }
     folder = plan.options.workdir
     write(folder, results)
     if plan.judged_by:
         mark, lines = compared(plan, work.n)
-        results["notes"]["fid"] = [*lines, *said]
+        results["notes"]["fid"] = [*lines, *notes]
         for choice, cell in sampled(choices, design, sorted(work.chains)):
             results["fid"].append(fid_row(plan, choice, cell, work.n, execution.keep) | {"mark": mark})
             write(folder, results)
@@ -123,25 +123,25 @@ def afford(plan: Plan) -> tuple[reproduce_plan.Work, list[str]]:
     passes = (len(data.calibration.images) + len(data.test.images)) * plan.model.schedule.T
     count = len(kernels(design)) * design.seeds
     chains = dict.fromkeys(design.sample_K, count) if plan.judged_by else {}
-    wanted = reproduce_plan.Work(passes, chains, design.images)
+    full_work = reproduce_plan.Work(passes, chains, design.images)
     rate = float(
         keep_of(plan)("speeds", {"devices": sharding.words()}, lambda: dict(rate=np.asarray(speed(plan))))["rate"]
     )
-    hours = reproduce_plan.evaluations(wanted) / rate / 3600
-    said = [
-        f"{reproduce_plan.evaluations(wanted):.3g} network evaluations at {rate:,.0f} a second here: "
+    hours = reproduce_plan.evaluations(full_work) / rate / 3600
+    notes = [
+        f"{reproduce_plan.evaluations(full_work):.3g} network evaluations at {rate:,.0f} a second here: "
         f"about {hours:.2g} hours, "
         "with what is kept already, without Inception"
     ]
     if not chains or options.budget is None or hours <= options.budget:
-        return wanted, said
-    work = reproduce_plan.cut(wanted, int(options.budget * 3600 * rate))
+        return full_work, notes
+    work = reproduce_plan.cut(full_work, int(options.budget * 3600 * rate))
     lost = [str(K) for K in chains if K not in work.chains]
-    said.append(
-        f"cut to {options.budget:g} hours: N = {work.n:,} in place of {wanted.n:,}"
+    notes.append(
+        f"cut to {options.budget:g} hours: N = {work.n:,} in place of {full_work.n:,}"
         + (f", without K = {', '.join(lost)}" if lost else "")
     )
-    return work, said
+    return work, notes
 
 
 def speed(plan: Plan) -> float:
@@ -223,9 +223,9 @@ def fid_row(plan: Plan, choices: Choices, cell: Cell, n: int, keep: Keep) -> Row
             fid=np.asarray(frechet.distance(reference.target, frechet.fit(extractors.summed(extractor, images))))
         )
 
-    asked = {**samples.inputs(choices, cell, rules), "n": n, "extractor": extractor[:3], "to": reference.name}
-    asked["version"] = [extractors.VERSION, samples.VERSION]
-    values = np.array([keep("fids", {**asked, "seed": seed}, partial(compute, seed))["fid"] for seed in seeds])
+    inputs = {**samples.inputs(choices, cell, rules), "n": n, "extractor": extractor[:3], "to": reference.name}
+    inputs["version"] = [extractors.VERSION, samples.VERSION]
+    values = np.array([keep("fids", {**inputs, "seed": seed}, partial(compute, seed))["fid"] for seed in seeds])
     name = dict(variance=cell[0], kernel=choices.kernel.name, trajectory=cell[1], K=cell[2])
     stamp = protocols.Stamp(
         extractors.measure(extractor, reference, design.rules.rounding, n),

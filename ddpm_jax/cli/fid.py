@@ -49,9 +49,9 @@ def main(options: Fid) -> None:
     stamp = Stamp(extractors.measure(extractor, reference, rounding, len(images)), made)
     for line in told(options, protocol, stamp.measure, protocols.warning(reference.target.fit, len(images))):
         print(f"warning: {line}", file=sys.stderr)
-    print("\n".join(f"{name}: {shown(found)}" for name, found in figures.items()))
+    print("\n".join(f"{name}: {shown(estimate)}" for name, estimate in figures.items()))
     print(json.dumps(protocols.plain(stamp), indent=2))
-    plain = {name: found._asdict() for name, found in figures.items()}
+    plain = {name: estimate._asdict() for name, estimate in figures.items()}
     options.workdir.mkdir(parents=True, exist_ok=True)
     cache.write_json(options.workdir / "fid.json", {"figures": plain, **protocols.plain(stamp)})
 
@@ -82,14 +82,14 @@ def reference_of(
         if options.against_images or options.split or options.image_size:
             raise ValueError(f"{options.reference} is a file of statistics: only a data set has images and splits")
         return extractors.of_file(Path(options.reference), extractor, keep), None
-    found = datasets.load(options.reference, options.image_size)
-    if found.levels != 256:
-        raise ValueError(f"{found.name} has {found.levels} grey levels: Inception reads 256")
+    data_set = datasets.load(options.reference, options.image_size)
+    if data_set.levels != 256:
+        raise ValueError(f"{data_set.name} has {data_set.levels} grey levels: Inception reads 256")
     split = options.split or protocol.split
-    reference = extractors.of_data(found, extractor, split, keep)
-    images = (found.train if split == "train" else found.test).images
+    reference = extractors.of_data(data_set, extractor, split, keep)
+    images = (data_set.train if split == "train" else data_set.test).images
     if options.against_images and not LEAST <= options.against_images <= len(images):
-        raise ValueError(f"against_images = {options.against_images}: {LEAST} to {len(images)}, all of {found.name}")
+        raise ValueError(f"against_images = {options.against_images}: {LEAST} to {len(images)}, all of {data_set.name}")
     return reference, images[: options.against_images] if options.against_images else None
 
 
@@ -113,7 +113,7 @@ def told(options: Fid, protocol: FidProtocol, measure: Measure, few: str | None)
         "split": (options.split or protocol.split, protocol.split),
     }
     apart = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    other = [f"{name}: {here}, and {there} in {options.fid_protocol}" for name, (here, there) in apart.items()]
+    other = [f"{name}: {ours}, and {theirs} in {options.fid_protocol}" for name, (ours, theirs) in apart.items()]
     return [*other, *([few] if few else [])]
 
 

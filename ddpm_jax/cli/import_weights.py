@@ -33,25 +33,25 @@ class Imported(NamedTuple):
 
 def main(options: ImportWeights) -> None:
     """Read, compare names and shapes, and write a checkpoint."""
-    found = read(options)
-    config = describe(options, found)
-    wanted = setup.resolve(config, found.network)
+    imported = read(options)
+    config = describe(options, imported)
+    run = setup.resolve(config, imported.network)
     if options.dry_run:
-        print(json.dumps({**to_dict(wanted.config), "network": to_dict(found.network)}, indent=2))
+        print(json.dumps({**to_dict(run.config), "network": to_dict(imported.network)}, indent=2))
         return
     folder = checkpoints.folder_of(options.workdir, config)
     cache.check_writable(options.workdir)
     with loop.locked(options.workdir):
         if checkpoints.steps(folder):
             raise ValueError(f"{options.workdir} holds a run already: choose another --workdir")
-        state, said = (
-            step.initial_state(jax.random.key(config.seed), found.params, wanted.recipe),
-            setup.describe(wanted),
+        state, description = (
+            step.initial_state(jax.random.key(config.seed), imported.params, run.recipe),
+            setup.describe(run),
         )
         with checkpoints.writing(folder) as store:
-            checkpoints.save(store, state, said)
-        metrics.introduce(options.workdir, said, 0, sharding.words())
-    print(f"{options.workdir}: {unet.parameter_count(found.params):,} parameters of {options.weights}")
+            checkpoints.save(store, state, description)
+        metrics.introduce(options.workdir, description, 0, sharding.words())
+    print(f"{options.workdir}: {unet.parameter_count(imported.params):,} parameters of {options.weights}")
 
 
 def read(options: ImportWeights) -> Imported:
@@ -83,14 +83,14 @@ def describe(options: ImportWeights, found: Imported) -> Config:
     if found.network.heads > 1:
         raise ValueError(f"{options.weights} has {found.network.heads} outputs beside the mean: one at most is read")
     learned = dict(objective="hybrid", variance=_head(found.scheduler)) if found.network.heads else {}
-    said = {name: getattr(found.scheduler, name) for name in ("schedule", "T", "prediction")}
-    given = {name: getattr(options, name) for name in said if getattr(options, name) is not None}
+    settings = {name: getattr(found.scheduler, name) for name in ("schedule", "T", "prediction")}
+    given = {name: getattr(options, name) for name in settings if getattr(options, name) is not None}
     return Config(
         data=options.data,
         image_size=options.image_size,
         preset=PRESET,
         ema_decay=(options.average,),
-        **{**said, **given, **learned},
+        **{**settings, **given, **learned},
     )
 
 

@@ -30,11 +30,11 @@ from ddpm_jax.training.step import TrainState
 
 
 class Incompatible(ValueError):
-    """A checkpoint is whole, and of another layout or a newer format."""
+    """The checkpoint is intact but has another layout or a newer format."""
 
 
 class Damaged(ValueError):
-    """A checkpoint is not what was stored."""
+    """The checkpoint differs from what was stored."""
 
 
 def plain(state: TrainState) -> TrainState:
@@ -54,12 +54,12 @@ def layout(arrays: dict[str, Any]) -> dict[str, list]:
 
 
 def checksum(array: np.ndarray) -> int:
-    """Changes with every run of up to 32 changed bits, and with others but for one in 2^32."""
+    """CRC-32: detects every burst of up to 32 changed bits, and all but one in 2^32 of the others."""
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def checksums(arrays: dict[str, np.ndarray]) -> dict[str, int]:
-    """That of each."""
+    """The checksum of each array."""
     return {name: checksum(array) for name, array in arrays.items()}
 
 
@@ -78,7 +78,7 @@ def check_layout(place: str, stored: dict[str, list], wanted: dict[str, list]) -
 
 
 def check_numbers(arrays: dict[str, np.ndarray], wanted: dict[str, int]) -> None:
-    """Refuse arrays that are not those that were stored.
+    """Refuse arrays that have changed since they were stored.
 
     Raises:
       Damaged: names the first one.
@@ -107,7 +107,7 @@ def on_disk(workdir: Path, config: Config) -> tuple[Path, ...]:
 
 
 def check_folder(workdir: Path, config: Config) -> None:
-    """Refuse a run that would begin anew, and forget its log, because its checkpoints lie elsewhere.
+    """Refuse a run that would restart from step 0, and drop its log, because its checkpoints are elsewhere.
 
     Raises:
       ValueError: see above.
@@ -131,10 +131,10 @@ def in_bucket(folder: epath.PathLike) -> bool:
 
 
 def check_room(folder: epath.Path, arrays: int) -> None:
-    """Room for arrays of so many bytes, a fifth more and a MiB for what lies beside them; of a bucket nothing is known.
+    """Check that a disk has room for arrays of so many bytes, plus a fifth and 1 MiB; buckets are not checked.
 
     Raises:
-      OSError: there is none.
+      OSError: there is no room.
     """
     if in_bucket(folder):
         return
@@ -146,7 +146,7 @@ def check_room(folder: epath.Path, arrays: int) -> None:
 
 @contextmanager
 def one_line(folder: epath.Path) -> Iterator[None]:
-    """What orbax, tensorstore and buckets raise when they cannot read or write, as an OSError of one line.
+    """Turn read and write errors of orbax, tensorstore and buckets into an OSError of one line.
 
     Raises:
       OSError: see above.
@@ -163,7 +163,7 @@ def one_line(folder: epath.Path) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within, orbax's log is silent: what it raises says the same, without the traces of its threads."""
+    """Silence orbax's log: its exceptions say the same, without the tracebacks of its threads."""
     log = logging.getLogger("absl")
     before = log.level
     log.setLevel(logging.CRITICAL)
@@ -210,7 +210,7 @@ def _reading(folder: epath.Path) -> Iterator[Manager]:
 
 @contextmanager
 def writing(folder: epath.PathLike, keep: Retention = Retention()) -> Iterator[Manager]:
-    """The store that `save` takes, in every process; leaving it waits until the last state is stored.
+    """The store that `save` writes to, in every process; on exit it waits until the last state is stored.
 
     Args:
       folder: of this run's checkpoints, local or in a bucket (gs://...).
@@ -225,7 +225,7 @@ def writing(folder: epath.PathLike, keep: Retention = Retention()) -> Iterator[M
 
     best = BestN(get_metric_fn=loss, reverse=True, n=keep.best, keep_checkpoints_without_metrics=False)
     policies = [LatestN(keep.newest), best, *([EveryNSteps(keep.every)] if keep.every else [])]
-    # best_fn decides nothing, but without it orbax does not store the losses, and a run that goes on would forget them.
+    # best_fn selects nothing, but without it orbax does not store the losses, and a resumed run would lose them.
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy(policies), best_fn=loss, best_mode="min"
     )
@@ -241,7 +241,7 @@ def writing(folder: epath.PathLike, keep: Retention = Retention()) -> Iterator[M
 
 
 def save(store: Manager, state: TrainState, description: Description, held_out_loss: float | None = None) -> None:
-    """Manager the state under its step. Returns as soon as it lies in host memory; the disk is written meanwhile.
+    """Store the state under its step. Returns once it is in host memory; the disk is written in the background.
 
     Args:
       store: see `writing`.
@@ -252,7 +252,7 @@ def save(store: Manager, state: TrainState, description: Description, held_out_l
     Raises:
       OSError: the disk has no room for it; nothing is written. Or an earlier state could not be stored.
     """
-    # On every device: orbax speaks to the other processes, and CPUs mix up what two programs say at once.
+    # On every device: orbax talks to the other processes, and CPUs mix up the messages of concurrent programs.
     jax.block_until_ready(state)
     # On the host: of arrays on several devices orbax would save slices, and compile one program for each.
     named = jax.device_get(named_leaves(plain(state)))

@@ -1,6 +1,6 @@
-"""The training loop: steps, log, checkpoints, and what keeps a run from harm. The one imperative file.
+"""The training loop: steps, log, checkpoints and safeguards. The one imperative file.
 
-One trainer a workdir, no step after a number that is not finite, batches in as many parts as the memory asks for.
+One trainer per workdir, no step after a loss or gradient that is not finite, as many microbatches as memory requires.
 """
 
 import time
@@ -35,7 +35,7 @@ SHOWN = ("loss", "held_out_loss", "images_per_second")  # beside the progress ba
 
 
 class Job(NamedTuple):
-    """What is trained, for a loop that does not know what it is.
+    """A training job; the loop need not know what is trained.
 
     Attributes:
       recipe: of a training step.
@@ -44,7 +44,7 @@ class Job(NamedTuple):
       data: whose training images it learns from; its calibration images judge it.
       config: steps, batch, seed, and how often to log, save and sample.
       description: stored with every checkpoint.
-      check: refuses what another training's checkpoint says of itself.
+      check: refuses the description of another training's checkpoint.
       preview: parameters -> samples as grey levels 0..255; None for none.
     """
 
@@ -86,7 +86,7 @@ def fit(config: Config, workdir: Path) -> Stored:
 
 
 def work(job: Job, workdir: Path) -> TrainState:
-    """The state after the last step of a job, as far as it is not done yet; see `fit`.
+    """Run the remaining steps of a job and return the last state; see `fit`.
 
     Raises:
       ValueError: workdir holds another training, or more steps. Others: see `fit`.
@@ -250,13 +250,13 @@ STEPS_PER_CALL = 10  # where loops are fast
 def calls(first: int, config: Config, loops_are_slow: bool) -> Iterator[tuple[int, int]]:
     """(start, end) of the program calls from step `first` on.
 
-    They end where anything is due and at the multiples of steps_per_call: wherever a run goes on, the same steps are
-    in one call, and rounding is the same.
+    A call ends where anything is due and at the multiples of steps_per_call: a resumed run groups its steps as before,
+    so that rounding is the same.
 
     Args:
       first: the step that training starts from.
       config: steps, steps_per_call, and how often something is due.
-      loops_are_slow: then the default is a step a call.
+      loops_are_slow: then the default is one step per call.
     """
     most = config.steps_per_call or (1 if loops_are_slow else STEPS_PER_CALL)
     strides = [every for every in (most, config.log_every, config.save_every, config.sample_every) if every]
@@ -298,17 +298,17 @@ SPARE = 1 / 16  # of a device's memory, for batches on their way and what its al
 def fitted(
     recipe: Recipe, frozen: Any, config: Config, state: TrainState, layout: Layout, images: ImageArray
 ) -> tuple[Recipe, ParallelSteps]:
-    """The recipe with as many microbatches as were asked for, else as few as fit the devices, and its steps.
+    """The recipe with the requested number of microbatches, else the fewest that fit in memory, and its steps.
 
-    To know what a step needs it is compiled, which is not done again when it is run.
+    A step is compiled to find the memory that it needs; running it does not compile it again.
 
     Args:
       recipe: of a training step.
       frozen: tree of arrays that a step reads and does not change.
-      config: whose `microbatches` None is to be found.
+      config: where `microbatches` is None, the number is searched for.
       state: on the devices.
       layout: with the devices that the batch is split over.
-      images: any number of them, of which shape and type are looked at.
+      images: any number of them; only their shape and dtype are read.
 
     Raises:
       ValueError: not even one image at a time fits.
@@ -349,10 +349,10 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(*folders: Path) -> Iterator[None]:
-    """Within, no other run trains in any of the folders. The system lets go of them when the process ends, however.
+    """Lock the folders, so that no other run trains in them. The system releases the locks however the process ends.
 
     Raises:
-      ValueError: another one does; in every process.
+      ValueError: another process holds one; raised in every process.
     """
     with ExitStack() as stack:
         taken = distributed.of_the_first(_lock(folders, stack) if distributed.first() else 0)
@@ -378,9 +378,9 @@ def check_finite(metrics: Metrics | None, end: int, state: TrainState, workdir: 
     """Stop at a loss or gradient that is not finite.
 
     Args:
-      metrics: of the steps of one call, the last of which made the state of step `end`; None for no call yet.
-      end: see metrics.
-      state: whose losses by noise level are told.
+      metrics: of the steps of one call; None before the first call.
+      end: the last of these steps.
+      state: whose losses by noise level are reported.
       workdir: where the last good checkpoint lies.
 
     Raises:
@@ -404,7 +404,7 @@ def check_finite(metrics: Metrics | None, end: int, state: TrainState, workdir: 
 
 @contextmanager
 def tracing(workdir: Path, window: tuple[int, int] | None) -> Iterator[Callable[[int], None]]:
-    """Yields what is told the next step before every call, and writes a trace of the window's to workdir/profile."""
+    """Yields a function to call with the next step before every call; traces the window's steps to workdir/profile."""
     running: list[bool] = []
 
     def at(step: int) -> None:

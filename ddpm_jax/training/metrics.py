@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: metrics.jsonl, TensorBoard, Weights & Biases, and who started it how.
+"""The records of a training run: metrics.jsonl, TensorBoard, Weights & Biases, and how it was started.
 
 The only file that imports tensorboardX and wandb.
 """

@@ -1,7 +1,6 @@
 """A trained network, ready to be sampled and judged: `load` reads one from a workdir, without data set or optimizer.
 
-What trains builds a `setup.Run`; what samples and evaluates takes a `Model`, whether it was trained here or is the
-user's own function.
+Training builds a `setup.Run`; sampling and evaluation take a `Model`, trained here or the user's own function.
 """
 
 import importlib
@@ -47,11 +46,10 @@ class Model(NamedTuple):
       shape: (H, W, C) of its images.
       levels: number of grey levels of its images.
       fingerprint: a hash that changes when the denoiser does.
-      heads: names of what it says beside the mean.
+      heads: names of its outputs beside the mean.
       learned_times: of the chain that `learned` was trained on, see `variances.learned`.
       clip_x_0: whether its heads were fitted to a mean with x_0_hat clipped; None where they came with the mean.
-      trained_on: what its data set says of itself (`datasets.describe`), with `name` and `image_size`; None where it is
-        not known.
+      trained_on: the description of its data set (`datasets.describe`), with `name` and `image_size`; None if unknown.
     """
 
     source: str
@@ -141,7 +139,7 @@ def packaged(workdir: str | os.PathLike[str], kind: str) -> Path:
 
 
 def pack(path: Path, description: dict[str, Any], params: Params) -> None:
-    """Parameters and what is said of them in one .npz file, as networks of the package are kept.
+    """Write parameters and their description to one .npz file, as the package stores its networks.
 
     Args:
       path: of the file.
@@ -199,9 +197,9 @@ def read(workdir: str | os.PathLike[str], step: int | None = None, ema_decay: fl
 def stored_network(
     source: str, name: str, config: Config, network: UNetConfig, params: Params, step: int, data: dict[str, Any]
 ) -> Stored:
-    """A network from what a run says of it and the average of its parameters.
+    """A network from the description of its run and the average of its parameters.
 
-    It is known by its parameters and its configuration, not by where it lies.
+    Its fingerprint depends on its parameters and its configuration, not on its path.
 
     Args:
       source: see Model.
@@ -260,7 +258,7 @@ def load_heads(workdir: str | os.PathLike[str], model: Model) -> Model:
 
 
 def check_age(stored: dict[str, Any], workdir: Path) -> None:
-    """Refuse heads of format 1, which knew their denoiser by its source code, too: whether it is this one is not known.
+    """Refuse heads of format 1, whose fingerprint of the denoiser covers its source code: it cannot be compared.
 
     Args:
       stored: what their checkpoint says; without `model` it is of format 1.
@@ -282,7 +280,7 @@ def head_chain(config: Heads, schedule: Schedule) -> Steps:
 
 
 def with_heads(model: Model, config: Heads, network: UNetConfig, params: Params) -> Model:
-    """The model with heads of a network of their own; known by their parameters, too.
+    """The model with heads from a second network; its fingerprint depends on their parameters, too.
 
     Args:
       model: the frozen denoiser.
@@ -363,10 +361,10 @@ def check_fit(model: Model, images: DataSet) -> None:
 def of_function(
     function: Any, schedule: Schedule, prediction: str, shape: tuple[int, ...], levels: int = 256, name: str = "own"
 ) -> Model:
-    """The user's own denoiser, after a look at what it does.
+    """The user's own denoiser, checked on a few fixed inputs.
 
-    It is known by what it returns for a few fixed inputs. A network whose large parameters should not be compiled in is
-    better given as network(params, x_t, t) to `denoiser.make_denoiser`.
+    Its fingerprint depends on its outputs for these inputs. Give a network with large parameters, which should not be
+    compiled in as constants, as network(params, x_t, t) to `denoiser.make_denoiser`.
 
     Args:
       function: (x_t (b, H, W, C) float32 on [-1, 1]'s scale, t (b,) in 1..T) -> what it predicts, of x_t's shape.
@@ -407,7 +405,7 @@ def _probe(function: Any, T: int, shape: tuple[int, ...], name: str) -> np.ndarr
 
 
 def of_module(spec: str, config: Config, images: DataSet) -> Model:
-    """The user's own denoiser from a module; known by what it does, see `of_function`, and by the file it lies in.
+    """The user's own denoiser from a module; its fingerprint depends on its outputs (`of_function`) and source file.
 
     Args:
       spec: module:function, a callable (x_t, t) -> what it predicts.

@@ -2,8 +2,8 @@
 
 Updates work on packed trees: the small arrays joined in one, so that an update is a few dozen operations and not
 hundreds. Two thirds of a U-Net's arrays are biases and scales, a thousandth of its numbers. Whatever treats every
-number alike (a sum of squares, Adam) gives the same on packed trees. An operation costs compilers time and, on CPUs,
-the program they make 3 KiB of memory, however few numbers there are.
+number alike (a sum of squares, Adam) gives the same on packed trees. Every operation costs compile time and, on CPUs,
+3 KiB of the program's memory, however small its arrays are.
 """
 
 from collections.abc import Callable

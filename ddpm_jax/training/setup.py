@@ -194,7 +194,7 @@ def describe(run: Run) -> dict[str, Any]:
 
 
 def denoiser_of(config: Config, network: UNetConfig, schedule: Schedule, params: Params) -> Denoiser:
-    """What some parameters make of a run's network, in float32 whatever it is trained in."""
+    """The denoiser of a run's network with these parameters, in float32 whatever precision it is trained in."""
     apply = unet.network(replace(network, activations="float32"))
     return denoiser.make_denoiser(apply, params, schedule, config.prediction, in_loss(config, schedule).heads)
 
@@ -218,9 +218,9 @@ def check_same(run: Run, stored: dict[str, Any], workdir: Path) -> None:
 
 
 def check_data(images: DataSet, trained_on: dict[str, Any], name: str) -> None:
-    """Refuse data of another kind or number; say when only their bits differ, as they do with another JPEG decoder.
+    """Refuse data of another kind or number; warn if only pixel values differ, as they do with another JPEG decoder.
 
-    What an earlier version did not write of its data is not compared.
+    What an earlier version did not store about its data is not compared.
 
     Args:
       images: as they are now.

@@ -83,9 +83,9 @@ class Recipe(NamedTuple):
       ema_decay: of the averages; early steps use the smaller (1 + step)/(10 + step).
       levels: number of grey levels of the data; None for data that come as they are.
       flip: mirror each image with probability 1/2.
-      microbatches: parts of a device's share of the batch that are worked through one after another, to save memory.
-      unroll: write loops over steps and microbatches out, for CPUs, which run gradients of convolutions inside a loop
-        20 to 40 times slower.
+      microbatches: parts of a device's share of the batch, processed one after another to save memory.
+      unroll: whether loops over steps and microbatches are unrolled, for CPUs, where gradients of convolutions are 20
+        to 40 times slower inside a loop.
     """
 
     schedule: Schedule
@@ -287,7 +287,7 @@ def draw(recipe: Recipe, state: TrainState, batch: Batch, axis: str | None = Non
 
 
 def held_out_loss(recipe: Recipe, shared: Any, examples: Any) -> Float[Array, " b"]:
-    """The loss of images that are not learnt from, one each, without dropout and mirroring.
+    """The loss of each held-out image, without dropout or mirroring.
 
     Noise depends on the image's index alone: two states are compared on the same noise.
 

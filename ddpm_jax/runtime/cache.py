@@ -31,7 +31,7 @@ Keep = Callable[[str, dict[str, Any], Callable[[], Arrays]], Arrays]
 
 
 def compute_always(kind: str, inputs: dict[str, Any], compute: Callable[[], Arrays]) -> Arrays:
-    """The Keep that keeps nothing."""
+    """The Keep that caches nothing."""
     return compute()
 
 
@@ -41,8 +41,8 @@ class Store(NamedTuple):
     Attributes:
       folder: one subfolder a kind.
       common: inputs of every cell, for example the fingerprint of the denoiser.
-      force: compute even what is there.
-      used: how many cells of a (kind, "computed" or "reused") this process has met.
+      force: compute even cells that exist.
+      used: number of cells by (kind, "computed" or "reused") in this process.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ class Store(NamedTuple):
 
 
 def fetch(store: Store, kind: str, inputs: dict[str, Any], compute: Callable[[], Arrays]) -> Arrays:
-    """The arrays of one cell: read if it is there, else computed and written. With a store bound, a Keep.
+    """The arrays of one cell: read if it exists, else computed and written. `partial(fetch, store)` is a Keep.
 
     Args:
       store: where to look.
@@ -82,13 +82,13 @@ def _missing() -> Arrays:
 def fetch_each(
     keep: Keep, kind: str, inputs: list[dict[str, Any]], compute: Callable[[list[int]], list[Arrays]]
 ) -> list[Arrays]:
-    """The arrays of several cells, of which those that are not there are computed together.
+    """The arrays of several cells; those that are missing are computed together.
 
     Args:
       keep: where they are.
       kind: what the cells hold.
       inputs: of each, see `fetch`.
-      compute: makes the arrays of those at these places of `inputs`.
+      compute: indices into `inputs` -> the arrays of these cells.
     """
     cells: dict[int, Arrays] = {}
     for i, one in enumerate(inputs):
@@ -125,7 +125,7 @@ def _read(path: Path) -> Arrays | None:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """The file as a whole or not at all: written beside its place, then moved there.
+    """Write a file atomically: to a temporary file beside it, then renamed.
 
     Args:
       path: of the file; its folder exists.
@@ -208,8 +208,8 @@ def _feed(update: Callable[[bytes], None], value: Any) -> None:
 def file_hash(defined: Any) -> str:
     """SHA-256 of the bytes of the source file that defines a function, a class or a module, in hexadecimal.
 
-    It is read at the first call for what is given: a file that is edited while a program runs keeps the hash of the
-    code that runs, if the first call comes soon after the import.
+    The file is read at the first call for the same object: if that comes soon after the import, a file that is edited
+    later keeps the hash of the code that runs.
 
     Args:
       defined: the function, class or module; of a `functools.partial` the function within.

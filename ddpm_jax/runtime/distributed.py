@@ -63,12 +63,12 @@ def share() -> tuple[int, int]:
 
 
 def of_the_first(number: int) -> int:
-    """The first process's number, in all of them."""
+    """Broadcast the first process's number to all processes."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if jax.process_count() > 1 else number
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come to the point of this name."""
+    """A barrier: returns when every process has reached the one of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 

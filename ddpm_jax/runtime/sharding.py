@@ -2,7 +2,7 @@
 
 Two shapes of work. `parallelise`: training steps, whose state is one tree, the same on all devices of all processes and
 without a device axis, so that a checkpoint does not know how many devices wrote it. `over_examples`: a function of
-examples that do not look at each other (samples, images), of which every device of this process takes a share.
+independent examples (samples, images), of which every device of this process takes a share.
 """
 
 import os
@@ -23,7 +23,7 @@ from jaxtyping import Shaped
 S = TypeVar("S")
 Devices = tuple[jax.Device, ...]
 AXIS = "devices"
-MOST_CORES = 8  # that stand as devices: each holds a copy of the state
+MOST_CORES = 8  # that become devices: each holds a copy of the state
 WHOLE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 
@@ -42,9 +42,9 @@ class Layout(NamedTuple):
 
 
 def use_cores() -> None:
-    """Let every core of this machine's CPU stand as a device of its own, up to MOST_CORES; before JAX is used.
+    """Make every CPU core of this machine a device of its own, up to MOST_CORES; call it before JAX is used.
 
-    XLA's CPU backend works on one operation at a time, and many keep one core busy: two devices on two cores took .62
+    XLA's CPU backend runs one operation at a time, and many use a single core: two devices on two cores took .62
     to .85 of the time of one (U-Net of `digits`, forward and gradient, jax 0.10.2). A number that the user has set, by
     JAX_NUM_CPU_DEVICES or XLA_FLAGS, stays.
     """
@@ -72,11 +72,11 @@ def are_cores(devices: Devices) -> bool:
 
 
 class Spread(NamedTuple):
-    """function(changing, whole, split) on many devices: the last split along an axis, the first given away.
+    """function(changing, whole, split) on many devices: the last sharded along an axis, the first donated.
 
     Attributes:
       run: of arrays.
-      lower: of their shapes, for devices that need not be here.
+      lower: of their shapes, for devices that need not be attached.
     """
 
     run: Callable[[Any, Any, Any], Any]
@@ -84,7 +84,7 @@ class Spread(NamedTuple):
 
 
 def _given(devices: Devices) -> tuple[int, ...]:
-    """Which arguments lend their memory to the result. On several CPUs none: XLA crashed (jax 0.10.2)."""
+    """Which arguments are donated. On several CPUs none: XLA crashed (jax 0.10.2)."""
     return () if devices[0].platform == "cpu" and len(devices) > 1 else (0,)
 
 
@@ -152,9 +152,9 @@ def check(how: str) -> None:
 def replicate(state: S, layout: Layout = Layout()) -> S:
     """A copy of the state on every device, as a step returns it: without this the second step would compile again.
 
-    Every leaf of it has memory of its own, so that it can be given away.
+    Every leaf has its own memory, so that it can be donated.
 
-    Of several processes, pmap returns each its own copy, shard_map one array that all of them hold.
+    With several processes, pmap returns a copy to each, shard_map one global array.
     """
     devices = local(layout) if layout.how == "pmap" else every(layout)
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), WHOLE)
@@ -168,7 +168,7 @@ def replicate(state: S, layout: Layout = Layout()) -> S:
 
 
 def own(tree: S) -> S:
-    """This process's copy of what all processes hold, in its memory; what it holds alone stays where it is."""
+    """This process's copy of replicated arrays, in host memory; fully addressable arrays stay where they are."""
 
     def copy(x: Any) -> Any:
         if x.is_fully_addressable:
@@ -185,7 +185,7 @@ def _is_key(x: Any) -> bool:
 
 
 def memory(layout: Layout) -> int | None:
-    """The bytes that one device has: a CPU its part of the machine's. None where it does not tell."""
+    """The memory of one device in bytes, of a CPU device its share of the machine's. None where it is not reported."""
     found = local(layout)
     if found[0].platform == "cpu":
         known = hasattr(os, "sysconf")  # not on Windows
@@ -220,9 +220,9 @@ def loops_are_slow() -> bool:
 
 @jax.jit
 def when_there(x: Array, awaited: Any) -> Array:
-    """x, by a choice that cannot be made before all of a tree is there.
+    """x, made to depend on every leaf of a tree, so that it is not used before they are computed.
 
-    XLA's CPU backend begins whatever it can, and takes no notice of `jax.lax.optimization_barrier`.
+    XLA's CPU backend starts whatever it can, and ignores `jax.lax.optimization_barrier`.
     """
     some = sum(leaf.ravel()[0] for leaf in jax.tree.leaves(awaited))
     return jnp.where(some < some, 0, x)
@@ -235,10 +235,10 @@ class ParallelSteps(NamedTuple):
     """Training steps on all devices of all processes.
 
     Attributes:
-      run: (state, this process's rows of n global batches (n, b, *x)) -> (state, metrics). The old state is given away,
-        but on several devices of a CPU.
-      lower: the same arguments, or their shapes (`jax.eval_shape`) -> what `run` would run, for a compiler: also that
-        of devices that are not here. What it compiles, `run` does not compile again.
+      run: (state, this process's rows of n global batches (n, b, *x)) -> (state, metrics). The old state is donated,
+        except on several devices of a CPU.
+      lower: the same arguments, or their shapes (`jax.eval_shape`) -> the lowered program of `run`, also for devices
+        that are not attached. Once it is compiled, `run` does not compile it again.
     """
 
     run: Callable[[Any, Batches], tuple[Any, Any]]
@@ -246,7 +246,7 @@ class ParallelSteps(NamedTuple):
 
 
 def block(layout: Layout, n: int) -> int:
-    """Examples of one call over all devices, when n are worked on in the fewest equal parts."""
+    """Examples per call over all devices, when n are processed in the fewest equal blocks."""
     most = layout.batch * len(local(layout))
     return -(-n // -(-n // most))
 
@@ -275,12 +275,12 @@ def for_batch(batch: int, microbatches: int, layout: Layout) -> Layout:
 
 
 def parallelise(steps: Callable, layout: Layout = Layout(), frozen: Any = None) -> ParallelSteps:
-    """`steps` on all devices of all processes: the batches split, the state whole and given away.
+    """`steps` on all devices of all processes: the batches sharded, the state replicated and donated.
 
     Args:
       steps: (state, batches (n, b, *x), axis, frozen) -> (state, metrics).
-      layout: see Layout; its `batch` plays no part.
-      frozen: tree of arrays that a step reads and does not change; whole on every device.
+      layout: see Layout; its `batch` is not used.
+      frozen: tree of arrays that a step reads and does not change; replicated on every device.
 
     Raises:
       ValueError: the layout's name is unknown.
@@ -300,8 +300,7 @@ def parallelise(steps: Callable, layout: Layout = Layout(), frozen: Any = None) 
 def over_examples(function: Callable, shared: Any, examples: Any, layout: Layout = Layout(), **fixed: Any) -> Any:
     """function(shared, examples, **fixed) with the examples split over the devices, block by block.
 
-    The last share is filled up with copies of the last example, which are cut off again: any number of examples works
-    and none is lost.
+    The last block is padded with copies of the last example, whose results are dropped: any number of examples works.
 
     Args:
       function: pure, and the same object each time, or it is compiled again; its result's leaves have one row an
@@ -309,7 +308,7 @@ def over_examples(function: Callable, shared: Any, examples: Any, layout: Layout
       shared: tree of what all examples need.
       examples: tree of arrays with one row an example.
       layout: see Layout.
-      fixed: hashable decisions, compiled in.
+      fixed: hashable static arguments, compiled in.
 
     Raises:
       ValueError: the layout's name is unknown.
@@ -335,7 +334,7 @@ def over_examples(function: Callable, shared: Any, examples: Any, layout: Layout
 def lower_over_examples(
     function: Callable, shared: Any, examples: Any, layout: Layout, **fixed: Any
 ) -> jax.stages.Lowered:
-    """What `over_examples` would run on a block, of shapes, for the compiler of devices that need not be here."""
+    """The lowered program of `over_examples` for one block, from shapes; its devices need not be attached."""
     return _compiled(function, layout.how, local(layout), tuple(sorted(fixed.items()))).lower(None, shared, examples)
 
 

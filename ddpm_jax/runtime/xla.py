@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 SHORTEST = 0.2  # seconds of compiling that are worth a file
-LARGEST = 4 * 2**30  # bytes of all files; what was not read for longest goes first
+LARGEST = 4 * 2**30  # bytes of all files; the least recently read are evicted first
 REQUEST, HIT = "/jax/compilation_cache/compile_requests_use_cache", "/jax/compilation_cache/cache_hits"
 SPENT = "/jax/core/compile/backend_compile_duration"
 
@@ -33,7 +33,7 @@ def folder() -> Path:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within, compiled programs are kept and found again; a line on stderr tells how many, if it took a second or more.
+    """Cache compiled programs on disk within this context; stderr counts them if they took a second or more.
 
     A folder that the user has set for JAX, or a cache that is switched off, stays as it is.
     """
@@ -99,12 +99,12 @@ class DoesNotFit(Exception):
 
 
 class Collective(NamedTuple):
-    """Operations in which devices tell each other something.
+    """The collective operations of one kind.
 
     Attributes:
       kind: XLA's name.
       number: how many are in the program; one in a loop counts once.
-      bytes: what they result in on a device, together.
+      bytes: of all their results on a device.
     """
 
     kind: str
@@ -133,7 +133,7 @@ class Program(NamedTuple):
 
 
 def compiled(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None) -> Program:
-    """Compile, and read off what the compiler says.
+    """Compile, and read the compiler's analyses.
 
     Args:
       lowered: the program.
@@ -173,9 +173,9 @@ def executable(lowered: jax.stages.Lowered, options: dict[str, Any] | None = Non
 
 
 def memory(program: jax.stages.Compiled) -> int:
-    """Bytes on a device: arguments, results that do not take their place, temporaries and the code."""
+    """Bytes on a device: arguments, results that are not aliased to them, temporaries and the code."""
     stats = program.memory_analysis()
-    assert stats is not None  # the backends of today all tell
+    assert stats is not None  # all current backends report it
     return (
         stats.argument_size_in_bytes
         + stats.output_size_in_bytes

@@ -63,7 +63,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def folded(found: Mapping[str, np.ndarray], source: object) -> dict[str, Any]:
-    """`load` of arrays by name. Batch normalisation, a factor and a sum a channel, is worked into the kernels.
+    """`load` of arrays by name. Batch normalisation is folded into the kernels and biases.
 
     Args:
       found: the arrays; what the pool layer does not need may be among them.
@@ -129,7 +129,7 @@ def extract(
 ) -> Float[np.ndarray, "n 2048"]:
     """`features` of any number of images, spread over devices, at most BATCH at once on each.
 
-    A core takes few: what it makes of 16 images does not fit its caches, and it took 1.4 times as long.
+    A CPU core takes few: the activations of 16 images do not fit its caches, and took 1.4 times as long.
     """
     few = layout._replace(batch=min(layout.batch, BATCH_OF_A_CORE if are_cores(local(layout)) else BATCH))
     layers = {name: params[name] for name in kernel_shapes()}

@@ -24,7 +24,7 @@ PARITY = 0x1BD11BDA
 
 
 def at_places(keys: Key[Array, " b"] | None, places: int) -> Key[Array, "places b"] | list[None]:
-    """The keys of so many places in a network, by their index: folded at once, a place would cost a loop of its own.
+    """The keys of every dropout layer, by its index, folded at once: one by one, each would cost a loop.
 
     Args:
       keys: one an example; None turns dropout off.
@@ -125,7 +125,7 @@ class Convolution(nn.Module):
       before: zeros before the first row and the first column; after the last there is one. Where an image is halved Ho
         et al. 2020 have none, others one.
       doubled: convolve the image at twice its size, every pixel repeated.
-      apart: give the bias beside the result, not in it, for what comes next to add.
+      apart: return the bias separately, for the next layer to add.
       kernel_init: of the kernel.
     """
 
@@ -138,7 +138,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Any:
-        """x convolved, (b, h, w, channels); or this and the bias, `apart`."""
+        """x convolved, (b, h, w, channels); with `apart`, a tuple of this and the bias."""
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.channels))
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         kernel, bias = jnp.asarray(kernel, x.dtype), jnp.asarray(bias, x.dtype)
@@ -154,8 +154,8 @@ class Convolution(nn.Module):
 class Shortcut(nn.Module):
     """1 x 1 convolution; parameters as in `nn.Conv`.
 
-    CPUs multiply by a matrix: XLA's gradient of such a kernel was three times slower as a convolution. TPUs would pay:
-    by the compiler's model of v5e a training step took 7 % longer.
+    On CPUs it is a matrix product: XLA's gradient of such a kernel was three times slower as a convolution. On TPUs
+    that is slower: by the compiler's model of v5e a training step took 7 % longer.
 
     Attributes:
       channels: of the output.
@@ -191,15 +191,15 @@ Dense = partial(nn.Dense, kernel_init=fan_average, dot_general=_dot_general)
 class GroupNorm(nn.Module):
     """Group normalisation, in float32. Wu & He 2018, equations 1 to 6; parameters as in `nn.GroupNorm`.
 
-    Pixels are averaged first and the channels of a group after, and what is added to a channel is worked into its
-    averages. What is left is one product and one sum a value, which XLA makes in one pass with what comes before and
-    after. For the gradient CPUs are asked to keep x and the averages alone and to make that pass again: a step was
-    faster so, though XLA makes part of it early and holds it. On GPUs XLA does so by itself; TPUs would pay: by the
-    compiler's model of v5e a training step took 5 % longer.
+    Pixels are averaged first, then the channels of a group; what is added to a channel enters through its averages.
+    What is left is one multiply-add per value, which XLA fuses with the operations before and after. On CPUs that pass
+    is rematerialised for the gradient from x and the averages: a step was faster so, though XLA computes part of it
+    early and holds it. On GPUs XLA does so by itself; on TPUs it is slower: by the compiler's model of v5e a training
+    step took 5 % longer.
 
     Attributes:
       groups: of channels.
-      after: what becomes of the result, such as a swish; the same object wherever it is the same function.
+      after: activation of the result, such as swish; pass one function as one object, or it is traced again.
       epsilon: added to the variance.
     """
 

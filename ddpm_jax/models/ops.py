@@ -66,7 +66,7 @@ def max_pool(x: Images, stride: int, padding: str) -> Result:
 
 
 def average_pool(x: Images) -> Result:
-    """The averages over 3 x 3 pixels, of as many of them as there are in the image."""
+    """The averages over 3 x 3 pixels, without those outside the image."""
     sums = _combine_three(jnp.add, _combine_three(jnp.add, _pad_by_one(x, 0.0), 1, 1), 2, 1)
     down, across = (np.convolve(np.ones(side), np.ones(3), "same") for side in x.shape[1:3])
     return sums / jnp.asarray(np.outer(down, across)[:, :, None], x.dtype)

@@ -168,8 +168,7 @@ class UNet(nn.Module):
 
     Attributes:
       config: its shape.
-      remat: for the gradient keep of every residual block and attention its input alone, and make the rest again:
-        Chen et al. 2016.
+      remat: rematerialise each residual block and attention in the backward pass: Chen et al. 2016.
     """
 
     config: UNetConfig
@@ -286,5 +285,5 @@ def check(config: UNetConfig, image_size: int) -> None:
 
 
 def parameter_count(params: Mapping[str, Any]) -> int:
-    """The number of trainable numbers."""
+    """The number of trainable parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -3,7 +3,7 @@
 `check` and `measure` begin it, `choose` fixes variances and trajectories by calibration images, `tabulate`, `sample`
 and `pictures` give what a report shows; `compare` is the likelihood table alone. `evaluate_whole_chain` is one variance
 on all T steps, without calibration, and `over_networks` the spread over networks trained alike. Everything expensive
-goes through a `Keep` and is found again when nothing it depends on has changed.
+is cached by a `Keep` and reused while nothing it depends on has changed.
 """
 
 from collections.abc import Sequence
@@ -371,7 +371,7 @@ def evaluate_whole_chain(
       execution: how the work is done.
 
     Returns:
-      These, and what is said of the features in which the distance is taken.
+      These, and a description of the feature extractor.
 
     Raises:
       ValueError: the variance has to be measured first, or does not fit the network.

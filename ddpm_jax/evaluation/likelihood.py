@@ -368,7 +368,7 @@ def likelihoods(choices: Choices, moments: Moments, keep: Keep = cache.compute_a
 
 
 def identity(choices: Choices, name: str, steps: process.Steps) -> Any:
-    """What tells a variance on a chain from others: its table, or, if it looks at x_t, its name and what it knows."""
+    """The cache identity of a variance on a chain: its table, or, if it looks at x_t, see `variance_identity`."""
     choice = choices.variances[name]
     if choice.headless:
         return dict(table=reverse_variances.table(choice, steps), basis=choice.basis.name, colours=choice.basis.colours)

@@ -42,7 +42,7 @@ Spectrum = Float64[np.ndarray, "times h w c"] | None
 
 
 class Moments(NamedTuple):
-    """What the pass leaves, image by image; column t is time t, NaN where it was not measured.
+    """The results of the pass, per image; column t is time t, NaN where it was not measured.
 
     Attributes:
       error: ||eps - eps_hat||^2 / D; its mean over images is M_t.
@@ -56,7 +56,7 @@ class Moments(NamedTuple):
       radial_error: that of its averages over radial bins.
       colours: the axes, one a row.
       tables: of the variances that are not one number a step, see `step_kl`.
-      evaluations: of the network, counted where they were made; those found again count as they were.
+      evaluations: of the network, as counted; those of cached results are included.
     """
 
     error: PerTime
@@ -197,9 +197,9 @@ def measure(
 
 
 def variance_identity(name: str, known: Calibration, choice: ReverseVariance) -> dict[str, Any]:
-    """What tells a variance from others: its name, what it is fixed by, and the version of its formula.
+    """The cache identity of a variance: its name, what it is fixed by, and the version of its formula.
 
-    One from a user's file has no version: it is known by the file and by its values on fixed probes.
+    One from a user's file has no version: its file's hash and its values on fixed probes take its place.
 
     Args:
       name: of the choice.

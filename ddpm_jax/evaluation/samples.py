@@ -76,7 +76,7 @@ def sample_each(
 def lower(
     steps: Steps, denoiser: Denoiser, choice: ReverseVariance, shape: tuple[int, ...], layout: Layout
 ) -> jax.stages.Lowered:
-    """What `sample_each` would run on a block of images, for the compiler of devices that need not be here.
+    """The lowered program of `sample_each` for one block of images; its devices need not be attached.
 
     Args:
       steps: the chain.
@@ -113,7 +113,7 @@ def draw(
     layout: Layout = Layout(),
     keep: Keep = cache.compute_always,
 ) -> dict[Cell, UInt8[np.ndarray, "seeds n h w c"]]:
-    """Images of every cell, SHARD at a time. Image i of a seed meets the same noise in every cell, x_T among it.
+    """Images of every cell, SHARD at a time. Image i of a seed has the same noise in every cell, including x_T.
 
     Args:
       choices: the variances and the times they visit.

@@ -1,7 +1,7 @@
 """Samples against a reference in the features of a network: one code for FID and for any other feature space.
 
 An extractor is the network with the way images are given to it; a reference is what samples are compared with.
-Statistics of images are kept under the hash of the images and of the extractor. Heusel et al. 2017, equation 6.
+Statistics of images are cached under the hash of the images and of the extractor. Heusel et al. 2017, equation 6.
 """
 
 import json
@@ -94,7 +94,7 @@ def summed(
       extractor: the network.
       images: grey levels 0..255.
       keep: remembers them.
-      known_as: what tells the images from others; default the images themselves.
+      known_as: identity of the images in the cache; default the images themselves.
     """
     inputs = dict(images=np.asarray(images) if known_as is None else known_as, extractor=extractor[:3], version=VERSION)
 
@@ -111,7 +111,7 @@ def of_data(
 ) -> Reference:
     """A split of a data set; "train" is all of it that was not held out for tests, calibration images, too.
 
-    Its hash is that of the whole set; of training images that do not fit into memory it knows their number alone.
+    Its hash covers the whole set; of training images that do not fit into memory, their number only.
 
     Args:
       found: the data set.
@@ -217,5 +217,5 @@ def of_images(name: str, images: UInt8[np.ndarray, "n h w c"], extractor: Featur
 
 
 def measure(extractor: FeatureExtractor, reference: Reference, rounding: str, n: int) -> Measure:
-    """What a distance of n samples is compared under. Parmar et al. 2022, section 3."""
+    """The conditions under which a distance of n samples compares. Parmar et al. 2022, section 3."""
     return Measure(extractor.name, extractor.preparation, rounding, reference.name, n)

@@ -252,6 +252,7 @@ def load_heads(workdir: str | os.PathLike[str], model: Model) -> Model:
             f"the heads of {workdir} were trained on another denoiser than {model.name}: train them on this one"
         )
     config, network = from_dict(Heads, stored["heads"]), from_dict(UNetConfig, stored["network"])
+    unet.check(network, model.shape[0])
     like = unet.shapes(network)
     params = _unpacked(packaged(workdir, "heads"), like) if folder is None else checkpoints.average(folder, like)[0]
     return with_heads(model, config, network, params)

@@ -1,4 +1,4 @@
-"""Comparison: found again when nothing they depend on changed, computed anew when anything did, whole or not there."""
+"""Cells: found again when nothing they depend on changed, computed anew when anything did, whole or not there."""
 
 import hashlib
 import importlib

@@ -64,6 +64,7 @@ def places(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         jax.random.key(0), schedules.linear(30), silent, few_digits().calibration.images[:2], RULES
     )
     moments.save(root / "other" / "moments.npz", measured, "another", RULES)
+    shutil.copyfile(root / "own" / "results.json", root / "other" / "results.json")
     (root / "file").write_text("a file\n")
     (root / "foreign").mkdir()
     (root / "foreign" / "results.json").write_text("[1, 2]\n")

@@ -219,9 +219,8 @@ def fid_row(plan: Plan, choices: Choices, cell: Cell, n: int, keep: Keep) -> Row
     def compute(seed: int) -> cache.Arrays:
         draws = samples.Draws([seed], n, shape)
         (images,) = samples.draw(choices, plan.model.denoiser, [cell], rules, draws, keep=keep)[cell]
-        return dict(
-            fid=np.asarray(frechet.distance(reference.target, frechet.fit(extractors.summed(extractor, images))))
-        )
+        fit = frechet.fit(extractors.summed(extractor, images))
+        return dict(fid=np.asarray(frechet.distance(reference.target, fit)))
 
     inputs = {**samples.inputs(choices, cell, rules), "n": n, "extractor": extractor[:3], "to": reference.name}
     inputs["version"] = [extractors.VERSION, samples.VERSION]

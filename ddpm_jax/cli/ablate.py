@@ -77,7 +77,7 @@ def main(options: Ablation) -> None:
 
 
 def taken(plan: Plan) -> Network | None:
-    """The network that is there already."""
+    """The network that is given."""
     if plan.given is None:
         return None
     if plan.given.stored is None:

@@ -44,10 +44,8 @@ def main(options: ImportWeights) -> None:
     with loop.locked(options.workdir):
         if checkpoints.steps(folder):
             raise ValueError(f"{options.workdir} holds a run already: choose another --workdir")
-        state, description = (
-            step.initial_state(jax.random.key(config.seed), imported.params, run.recipe),
-            setup.describe(run),
-        )
+        state = step.initial_state(jax.random.key(config.seed), imported.params, run.recipe)
+        description = setup.describe(run)
         with checkpoints.writing(folder) as store:
             checkpoints.save(store, state, description)
         metrics.introduce(options.workdir, description, 0, sharding.words())

@@ -55,7 +55,7 @@ def loss_in_bits(choice) -> float:
 @pytest.mark.slow
 def test_the_bound_of_a_learned_variance_is_the_loss_that_trains_it() -> None:
     """Within five standard errors over images; with the decoder variance of all others it is not."""
-    row, judge = judged("learned", "own")
+    row, of_classifier = judged("learned", "own")
     expected, apart = loss_in_bits(variances.learned(EVERY)) + row["prior"], 5 * row["standard_error"]
     assert row["bits_per_dim"] == pytest.approx(expected, abs=apart)
     assert abs(judged("learned", "shared")[0]["bits_per_dim"] - expected) > apart
@@ -63,7 +63,7 @@ def test_the_bound_of_a_learned_variance_is_the_loss_that_trains_it() -> None:
     assert len(row["frechet_by_seed"]) == 2
     assert row["frechet"] == pytest.approx(np.mean(row["frechet_by_seed"]))
     assert row["frechet_std"] == pytest.approx(np.std(row["frechet_by_seed"], ddof=1))
-    assert judge["held_out_images"] == 36
+    assert of_classifier["held_out_images"] == 36
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ from experiments import ddpm_table2_report
 from tests.experiments.test_ddpm_table2_claims import made_rows, network
 
 
-def made_results(rows: list[dict], judge: dict | None) -> dict:
+def made_results(rows: list[dict], classifier: dict | None) -> dict:
     config = dict(data="digits", T=100, steps=800, training_seeds=3, images=300)
-    return dict(config=config, classifier=judge, rows=rows, statements=ddpm_table2_report.statements(rows))
+    return dict(config=config, classifier=classifier, rows=rows, statements=ddpm_table2_report.statements(rows))
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def test_inception_is_known_by_its_files_checksum(tmp_path: Path, monkeypatch: p
     assert extractors.of_inception(tmp_path / "weights.pth").usual
 
 
-def test_statistics_are_kept_under_the_images_and_the_judge() -> None:
+def test_statistics_are_kept_under_the_images_and_the_extractor() -> None:
     stored: dict[str, Arrays] = {}
     seen = []
 

@@ -42,6 +42,7 @@ def test_type_checkers_see_every_name() -> None:
     assert declared == {*ddpm_jax._MODULES, *ddpm_jax._NAMES, "data"}
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_face_run() -> None:
     results = doctest.testmod(api)
     assert results.attempted >= 6 and results.failed == 0

@@ -158,12 +158,14 @@ def test_our_worker_says_what_it_is(ours: tuple[Row, dict[str, turns.Job]]) -> N
     assert ours[0]["platform"] == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", "step forward sampling moments bare product_float32 product_bfloat16".split())
 def test_every_job_gives_a_number(ours: tuple[Row, dict[str, turns.Job]], job: str) -> None:
     found = ours[1][job](2)
     assert np.isfinite(found) and found > 0
 
 
+@pytest.mark.slow
 def test_tracing_and_compiling_are_timed_apart(ours: tuple[Row, dict[str, turns.Job]]) -> None:
     found = ours[1]["compile"](1)
     assert set(found) == {"tracing", "compiling"} and min(found.values()) > 0
@@ -193,6 +195,7 @@ def test_the_timed_step_trains(programs: bench_ours.Bench) -> None:
     assert any((np.asarray(one) != np.asarray(other)).any() for one, other in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 def test_the_timed_samples_and_errors_are_those_of_the_images(programs: bench_ours.Bench) -> None:
     params = bench_ours.parameters(programs.wanted)
     samples = bench_ours.sampling(programs, lambda: params)()

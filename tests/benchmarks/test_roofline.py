@@ -69,6 +69,7 @@ def test_events_that_name_no_operation_are_left_out() -> None:
     assert roofline.of_operations(SimpleNamespace(planes=planes)) == {"conv.1": 3.0, "add": 8.0}
 
 
+@pytest.mark.slow
 def test_the_training_step_is_traced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def check(*more: str) -> None:
     command_line(tpu_check.TpuCheck, tpu_check.main, tpu_check.__doc__ or "", options)
 
 
+@pytest.mark.slow
 def test_a_row_for_each_program_and_a_file_in_a_new_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     check("--steps-per-call", "1", "--json", str(tmp_path / "new" / "check.json"))
     rows = json.loads((tmp_path / "new" / "check.json").read_text(encoding="utf-8"))["rows"]
@@ -35,6 +36,7 @@ def test_a_row_for_each_program_and_a_file_in_a_new_folder(tmp_path: Path, capsy
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_in_the_table_and_the_exit_code_and_the_search_halves(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -372,6 +372,7 @@ def noise(path: Path, side: int = 8) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_network_is_sampled_where_its_data_are_not(
     left: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -417,6 +418,7 @@ def steps_of(folder: Path) -> set[str]:
     return {path.name for path in (folder / "checkpoints").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -66,19 +66,14 @@ def test_sample_draws_a_grid(trained: Path, tmp_path: Path, options: list[str]) 
     assert {*np.unique(images)} <= {*np.round(np.arange(17) * 255 / 16).astype(int)}
 
 
-SOME = ("isotropic", "spectral", "npr", "learned", "zero")  # of every kind
-
-
-@pytest.mark.parametrize("names", [SOME, pytest.param(tuple(VARIANCES), marks=pytest.mark.slow)], ids=["some", "all"])
-def test_the_ablation_leaves_tables_pictures_and_a_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture, names: tuple[str, ...]
-) -> None:
+@pytest.mark.slow
+def test_the_ablation_leaves_tables_pictures_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     few = ["--K", "3", "10", "30", "--sample-K", "3", "--images", "4", "--seeds", "2", "--head-steps", "3"]
-    few += ["--head-batch", "8", "--variances", *names]
+    few += ["--head-batch", "8", "--variances", *VARIANCES]
     run("ablate", *TRAINING, *few, "--workdir", str(tmp_path))
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     test = [row for row in results["likelihood"] if row["split"] == "test"]
-    every, free = len(names), len(names) - 2  # learned has one chain, zero no bound
+    every, free = len(VARIANCES), len(VARIANCES) - 2  # learned has one chain, zero no bound
     assert len(test) == 3 * (free + 1) + 1 + 2 * 3 * free
     assert len(results["samples"]) == (every - 1) * 2
     assert results["evaluations"]["counted"]["test"] == DIGITS["test"] * 30
@@ -129,6 +124,7 @@ def test_the_ablation_takes_the_network_of_another_run(trained: Path, tmp_path: 
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_the_least_ablation_one_step_and_no_bound(trained: Path, tmp_path: Path) -> None:
     least = ["--K", "1", "--sample-K", "1", "--images", "2", "--seeds", "1", "--variances", "zero"]
     run("ablate", "--checkpoint", str(trained), *least, "--workdir", str(tmp_path))
@@ -186,7 +182,7 @@ def test_the_example_denoisers_give_a_table_by_command_and_in_python(spec: str, 
 def test_the_readmes_lines_for_a_notebook_give_a_table() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (lines,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "my_network" in block]
-    assert len([line for line in lines.splitlines() if line]) == 5
+    assert len([line for line in lines.splitlines() if line]) <= 5
     names: dict = {"my_network": lambda x_t, t: x_t / 2}
     exec(lines, names)
     without_heads = {name for name, entry in VARIANCES.items() if not entry.heads}

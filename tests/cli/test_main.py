@@ -147,7 +147,9 @@ def test_what_cannot_be_imported_is_named(
     assert "failing_import" not in sys.modules and sys.modules["json"] is json
 
 
-@pytest.mark.parametrize("module", ["ddpm_jax ablate", "experiments.variance_ablation"])
+@pytest.mark.parametrize(
+    "module", ["ddpm_jax ablate", pytest.param("experiments.variance_ablation", marks=pytest.mark.slow)]
+)
 def test_a_process_imports_from_the_current_folder(module: str, somebodys: Path, tmp_path: Path) -> None:
     """`python -m` has the current folder on its path."""
     name, *command = module.split()

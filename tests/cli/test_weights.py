@@ -34,6 +34,7 @@ def test_a_run_goes_out_and_comes_back_the_same(trained: Path, exported: Path, t
     assert (tmp_path / "back" / "samples" / "samples.png").exists()
 
 
+@pytest.mark.slow
 def test_a_learned_head_of_improved_diffusion_is_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     kind = golden.HERE / "improved_diffusion_learned_range"
     save_file(golden.weights(kind / "weights.json"), tmp_path / "model.safetensors")

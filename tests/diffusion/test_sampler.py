@@ -102,7 +102,7 @@ def assert_moments(x, mean, var):
 
 
 @pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize("K", [1, 4, 10])
+@pytest.mark.parametrize("K", [1, pytest.param(4, marks=pytest.mark.slow), 10])
 @pytest.mark.parametrize("c", [0.25, 4.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_with_the_ddpm_kernel_follow_the_recursion(name, c, K):
@@ -112,7 +112,7 @@ def test_samples_with_the_ddpm_kernel_follow_the_recursion(name, c, K):
 
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("eta", [0.0, 0.5])
-@pytest.mark.parametrize("K", [1, 4, 10])
+@pytest.mark.parametrize("K", [1, pytest.param(4, marks=pytest.mark.slow), 10])
 @pytest.mark.parametrize("c", [0.25, 4.0])
 @pytest.mark.parametrize("name", [name for name in NAMES if built(name, 1.0).every_kernel])
 def test_samples_with_a_ddim_kernel_follow_the_recursion(name, c, K, eta):

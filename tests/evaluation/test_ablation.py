@@ -111,6 +111,7 @@ def copied(source: Path, target: Path) -> Path:
     return Path(shutil.copytree(source, target))
 
 
+@pytest.mark.slow
 def test_another_network_or_clip_is_measured_anew(own: Model, first: tuple[Path, dict, dict], tmp_path: Path) -> None:
     folder, _, used = first
     other = of_few(lambda x_t, t: 0.9 * shrink(x_t, t))
@@ -300,6 +301,7 @@ def test_a_variance_from_outside_has_its_rows(own: Model) -> None:
         ablation.compare(own, FEW, DESIGN._replace(variances=("partway:half",)))
 
 
+@pytest.mark.slow
 def test_every_number_and_switch_of_a_choice_has_rows_and_cells_of_its_own(headed: Model, tmp_path: Path) -> None:
     """`family` is the number that the calibration images say, 1 is `large`, and the head leaves its range."""
 

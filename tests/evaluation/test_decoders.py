@@ -21,6 +21,7 @@ def direct(t, log_var):
     return -gaussians.discretised_log_mass(IMAGES, said, log_var, RULES.levels).mean(axis=(1, 2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [1, 7, 30])
 def test_between_the_nodes_it_is_the_mass_of_the_grey_levels(t):
     """The logarithm of a smooth function by a cubic over 20 nodes; float32 in the pass."""

@@ -143,7 +143,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (N, *SHAPE)).astype(np.uint8)
 X_0 = jnp.asarray(IMAGES / 127.5 - 1, jnp.float32)
 
 
-@pytest.fixture(scope="module", params=CHAINS)
+@pytest.fixture(scope="module", params=["T = 4", pytest.param("K = 10", marks=pytest.mark.slow)])
 def measured(request):
     betas, times = CHAINS[request.param]
     tables = schedules.from_betas(betas)

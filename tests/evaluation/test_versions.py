@@ -186,6 +186,7 @@ def test_a_finite_set() -> None:
     check(exact_finite, {"eps": said.eps, "x_0": said.x_0})
 
 
+@pytest.mark.slow
 def test_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three steps: the losses, and what they leave."""
     monkeypatch.setitem(unet.PRESETS, "tiny", LEAST)

@@ -84,6 +84,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return tried
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_is_a_result_and_does_so_once(
     attempts: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -143,6 +144,7 @@ def test_what_the_rows_decide_is_no_option(option: str, tmp_path: Path, capsys: 
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

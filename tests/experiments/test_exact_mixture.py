@@ -19,6 +19,7 @@ def run(*argv: str) -> None:
     command_line(ExactMixture, exact_mixture.main, exact_mixture.__doc__ or "", [str(word) for word in argv])
 
 
+@pytest.mark.slow
 def test_tables_figure_and_numbers(linear, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Within 1 % of an independent computation, and variances of one truth share a line."""
     run(*FEW, "--workdir", str(tmp_path))
@@ -35,6 +36,7 @@ def test_tables_figure_and_numbers(linear, tmp_path: Path, capsys: pytest.Captur
         assert [row[key] for key in results["measures"]] == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_grid_that_is_too_coarse_leaves_a_dash(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run("--K", "2", "--points", "501", "--variances", "small", "large", "--workdir", str(tmp_path))
     assert "–: the samples lie closer together than the grid can tell" in capsys.readouterr().out

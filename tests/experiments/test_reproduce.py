@@ -46,6 +46,7 @@ def command(files: reproduce_smoke.Inputs, workdir: Path, *more: str) -> None:
     run("reproduce_analytic_dpm", *of_files, *few, *rest, *more)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_a_killed_run_goes_on_to_tables_beside_the_published_and_then_draws_nothing(
     files: reproduce_smoke.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -96,6 +97,7 @@ def test_a_killed_run_goes_on_to_tables_beside_the_published_and_then_draws_noth
     assert (again["fid"], again["nll"]) == (first["fid"], first["nll"])
 
 
+@pytest.mark.slow
 def test_a_budget_takes_fewer_samples_and_says_so(
     files: reproduce_smoke.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,6 +262,7 @@ def mixture_of_images():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_heads_follow_the_exact_covariance_of_a_mixture_of_images():
     """A small U-Net of (x_t, t) on the exact denoiser: npr, sn and ocm against Cov[eps | x_t] at ten times."""
     world, chain, names = mixture_of_images(), process.steps(LINEAR, MIXTURE_TIMES), ("npr", "sn", "ocm")

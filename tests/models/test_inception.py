@@ -51,6 +51,7 @@ def test_images_are_resized_between_the_nearest_pixels_and_centred(side: int) ->
         inception.prepared(jnp.asarray(ramp), "bicubic")
 
 
+@pytest.mark.slow
 def test_grey_images_are_the_same_in_three_channels(arrays: dict[str, np.ndarray]) -> None:
     params = inception.folded(arrays, "seeded")
     grey = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
@@ -58,6 +59,7 @@ def test_grey_images_are_the_same_in_three_channels(arrays: dict[str, np.ndarray
     np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_logits_are_the_last_layer_without_its_bias(arrays: dict[str, np.ndarray]) -> None:
     draw = np.random.default_rng(0)
     weight, features = draw.standard_normal((1008, 2048)), draw.standard_normal((3, 2048))

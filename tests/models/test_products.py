@@ -53,7 +53,11 @@ def same_derivatives(ours: Callable, plain: Callable, arguments: list[Array], of
 
 
 @pytest.mark.parametrize(("stride", "padding"), [*((1, one) for one in PADDINGS), (2, ((0, 1), (0, 1))), (2, KEPT)])
-@pytest.mark.parametrize("of", [(0,), (1,), (0, 1)], ids=["image", "kernel", "both"])
+@pytest.mark.parametrize(
+    "of",
+    [pytest.param((0,), marks=pytest.mark.slow), pytest.param((1,), marks=pytest.mark.slow), (0, 1)],
+    ids=["image", "kernel", "both"],
+)
 def test_a_convolution_has_its_derivatives(stride: int, padding: ops.Padding, of: tuple[int, ...]) -> None:
     arguments = drawn((2, 6, 4, 5), (3, 2, 5, 7))
     ours = partial(ops.convolve, stride=stride, padding=padding)

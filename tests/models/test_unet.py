@@ -37,6 +37,7 @@ def test_the_digits_preset_has_attention_and_half_a_million_parameters() -> None
     assert config.attention_levels
 
 
+@pytest.mark.slow
 def test_blocks_made_again_for_the_gradient_are_the_same_network_with_less_kept() -> None:
     """The same names and numbers, the same gradient under dropout; what waits for the gradient is less than half."""
     config, again = replace(LEAST, dropout=0.5), unet.network(replace(LEAST, dropout=0.5), remat=True)
@@ -113,7 +114,10 @@ def test_presets_fit_their_images_and_have_the_parameters_of_their_blocks(preset
     assert output.shape == image.shape
 
 
-@pytest.mark.parametrize("config", [TINY, replace(TINY, multipliers=(1, 1, 2), blocks=2)])
+DEEPER = replace(TINY, multipliers=(1, 1, 2), blocks=2)
+
+
+@pytest.mark.parametrize("config", [TINY, pytest.param(DEEPER, marks=pytest.mark.slow)])
 def test_every_block_drops_by_keys_of_its_own(config: UNetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     params, keys = randomised(config), jax.random.split(jax.random.key(3), 2)
 

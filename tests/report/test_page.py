@@ -184,6 +184,7 @@ def test_every_id_is_one_element_and_every_reference_has_its_element(html: str) 
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', html)) <= set(ids)
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(
     written: Path, tmp_path: Path, judged: Results, run: Results, pictures: report_images.Pictures
 ) -> None:
@@ -225,6 +226,7 @@ def text(results: Results, run: Results) -> str:
     return page.render(results, run, {}, IMAGES)
 
 
+@pytest.mark.slow
 def test_colour_images_are_drawn_and_a_short_run_too(
     tmp_path: Path, results: Results, run: Results, pictures: report_images.Pictures
 ) -> None:

@@ -28,8 +28,8 @@ from tests.models.test_unet import LEAST, fresh
 from tests.storing import store
 
 SMALL = replace(LEAST, dropout=0.3)
-SPREAD = [(1, "pmap"), (8, "pmap"), (8, "shard_map")]
-SPREAD += [pytest.param(*other, marks=pytest.mark.slow) for other in ((4, "pmap"), (1, "shard_map"), (4, "shard_map"))]
+SPREAD = [(8, "pmap"), (8, "shard_map")]
+SPREAD += [pytest.param(devices, how, marks=pytest.mark.slow) for devices in (1, 4) for how in PARALLEL]
 IMAGES = np.random.default_rng(0).integers(0, 17, (3, 16, 8, 8, 1)).astype(np.uint8)
 
 
@@ -103,10 +103,9 @@ def alone(name: str) -> TrainState:
 @pytest.mark.parametrize(
     ("name", "devices", "how"),
     [
-        *(("rescaled", devices, how) for devices in (1, 4, 8) for how in PARALLEL),
-        ("unet", 8, "pmap"),
-        ("unet", 8, "shard_map"),
-        *(pytest.param("unet", n, how, marks=pytest.mark.slow) for n in (1, 4) for how in PARALLEL),
+        *(("rescaled", 8, how) for how in PARALLEL),
+        *(pytest.param("rescaled", devices, how, marks=pytest.mark.slow) for devices in (1, 4) for how in PARALLEL),
+        *(pytest.param("unet", devices, how, marks=pytest.mark.slow) for devices in (1, 4, 8) for how in PARALLEL),
     ],
 )
 def test_many_devices_make_the_step_of_one(name: str, devices: int, how: str) -> None:
@@ -115,7 +114,12 @@ def test_many_devices_make_the_step_of_one(name: str, devices: int, how: str) ->
 
 
 @pytest.mark.parametrize(
-    ("devices", "microbatches", "how"), [(1, 4, "pmap"), (4, 2, "shard_map"), (4, 2, "pmap"), (1, 4, "shard_map")]
+    ("devices", "microbatches", "how"),
+    [
+        (4, 2, "pmap"),
+        (4, 2, "shard_map"),
+        *(pytest.param(1, 4, how, marks=pytest.mark.slow) for how in PARALLEL),
+    ],
 )
 @pytest.mark.parametrize("name", ["rescaled", pytest.param("unet", marks=pytest.mark.slow)])
 def test_microbatches_make_the_step_of_the_whole_batch(name: str, devices: int, microbatches: int, how: str) -> None:
@@ -175,13 +179,13 @@ def many_steps(name: str, layout: Layout | None, steps: int = 20) -> TrainState:
     return after_steps(name, state, [IMAGES[i % 3] for i in range(steps)], layout)
 
 
-@pytest.fixture(scope="module")
-def histories() -> dict[str, TrainState]:
-    return {name: many_steps(name, None) for name in timestep_sampling.TIME_SAMPLERS}
+@cache
+def undivided(name: str) -> TrainState:
+    return many_steps(name, None)
 
 
 @pytest.mark.parametrize("how", PARALLEL)
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize(
     "name",
     [
@@ -190,11 +194,9 @@ def histories() -> dict[str, TrainState]:
         pytest.param("uniform", marks=pytest.mark.slow),
     ],
 )
-def test_every_time_sampler_draws_and_remembers_the_same_on_any_devices(
-    histories: dict[str, TrainState], name: str, devices: int, how: str
-) -> None:
+def test_every_time_sampler_draws_and_remembers_the_same_on_any_devices(name: str, devices: int, how: str) -> None:
     """20 steps of 16: past the first 10 losses of every time, so that the draws depend on the history."""
-    got, wanted = many_steps(name, on(how, devices)), histories[name]
+    got, wanted = many_steps(name, on(how, devices)), undivided(name)
     np.testing.assert_array_equal(got.history.counts, wanted.history.counts)
     np.testing.assert_allclose(got.history.losses, wanted.history.losses, rtol=1e-5)
     np.testing.assert_allclose(got.params, wanted.params, rtol=1e-5)
@@ -226,7 +228,7 @@ def test_antithetic_times_are_spread_over_the_whole_batch(how: str, devices: int
         np.testing.assert_allclose(metrics.loss, 11111111 / 8, rtol=1e-6)
 
 
-def test_the_history_goes_on_after_a_restore(histories: dict[str, TrainState], tmp_path: Path) -> None:
+def test_the_history_goes_on_after_a_restore(tmp_path: Path) -> None:
     """Twelve steps on eight devices, stored, and eight on one: bit for bit what was stored, then the same draws."""
     name = "loss_second_moment"
     stored = many_steps(name, on("pmap", 8), steps=12)
@@ -238,8 +240,8 @@ def test_the_history_goes_on_after_a_restore(histories: dict[str, TrainState], t
         np.testing.assert_array_equal(got, wanted)
         assert got.dtype == wanted.dtype
     last = after_steps(name, restored, [IMAGES[i % 3] for i in range(12, 20)], on("shard_map", 1))
-    np.testing.assert_array_equal(last.history.counts, histories[name].history.counts)
-    np.testing.assert_allclose(last.history.losses, histories[name].history.losses, rtol=1e-5)
+    np.testing.assert_array_equal(last.history.counts, undivided(name).history.counts)
+    np.testing.assert_allclose(last.history.losses, undivided(name).history.losses, rtol=1e-5)
 
 
 # ---------------------------------------------------------------- what is frozen

@@ -94,7 +94,7 @@ def wanted() -> Run:
     return setup.resolve(Config(batch=16), LEAST)
 
 
-@pytest.mark.parametrize("how", PARALLEL)
+@pytest.mark.parametrize("how", ["pmap", pytest.param("shard_map", marks=pytest.mark.slow)])
 def test_devices_tell_each_other_gradients_and_metrics_alone(wanted: Run, how: str) -> None:
     """As many bytes as there are parameters, and a few numbers, all at once: nothing is gathered or sent twice."""
     wanted = setup.resolve(replace(wanted.config, time_sampler="loss_second_moment"), LEAST)

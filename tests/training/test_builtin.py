@@ -26,6 +26,7 @@ def test_it_loads_with_its_heads_and_without_its_data(monkeypatch: pytest.Monkey
     assert x_0.shape == (2, 8, 8, 1) and np.isfinite(x_0).all()
 
 
+@pytest.mark.slow
 def test_its_moments_fix_the_measured_variances() -> None:
     found = ddpm.load("builtin:digits")
     rules = ddpm.conventions.protocol("ddpm", found.levels)
@@ -47,6 +48,7 @@ def test_another_step_or_average_is_refused() -> None:
         ddpm.load("builtin:digits", ema_decay=0.5)
 
 
+@pytest.mark.slow
 def test_a_command_takes_it_where_it_takes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run(

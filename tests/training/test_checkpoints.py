@@ -3,7 +3,8 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ RECIPE = Recipe(
 )
 
 
-def state_at(step: int, width: int = 3, dtype: str = "float32") -> TrainState:
+@partial(jax.jit, static_argnums=(1, 2))
+def state_at(step: int | jax.Array, width: int = 3, dtype: str = "float32") -> TrainState:
     params = {"layer": {"kernel": jnp.full((2, width), step + 0.5, dtype), "bias": jnp.arange(width, dtype=dtype)}}
     state = initial_state(jax.random.key(step), params, RECIPE)._replace(step=jnp.int32(step))
     _, moments = OPTIMIZER.update(pack(params), state.opt_state, pack(params))  # none of them is zero
@@ -89,16 +91,19 @@ def test_the_newest_is_restored_and_old_ones_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        (state_at(0, width=4), r"ema\.0\.layer\.bias is \[\[3\], .float32.\] there"),
-        (state_at(0, dtype="bfloat16"), "float32"),
-        (state_at(0)._replace(params={"other": jnp.zeros(2)}), r"params\.layer\.bias is .* there and absent here"),
+        (lambda: state_at(0, 4), r"ema\.0\.layer\.bias is \[\[3\], .float32.\] there"),
+        (lambda: state_at(0, 3, "bfloat16"), "float32"),
+        (
+            lambda: state_at(0)._replace(params={"other": jnp.zeros(2)}),
+            r"params\.layer\.bias is .* there and absent here",
+        ),
     ],
     ids=["shape", "dtype", "name"],
 )
-def test_another_layout_is_refused(tmp_path: Path, template: TrainState, reason: str) -> None:
+def test_another_layout_is_refused(tmp_path: Path, template: Callable[[], TrainState], reason: str) -> None:
     store(tmp_path, state_at(1), {})
     with pytest.raises(ValueError, match=reason):
-        checkpoints.restore(tmp_path, template)
+        checkpoints.restore(tmp_path, template())
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -206,6 +211,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", place], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default::pytest.PytestUnraisableExceptionWarning")  # of writes that orbax gives up
 @pytest.mark.parametrize("looked", [True, False], ids=["seen before", "seen while writing"])
 def test_a_full_disk_stops_with_one_line_and_earlier_checkpoints_restore(

@@ -92,6 +92,7 @@ def test_heads_are_fitted_to_the_mean_that_the_config_names(
     assert np.abs(said(free)["npr"] - said(trained[0])["npr"]).max() > 0
 
 
+@pytest.mark.slow
 def test_learned_is_bound_to_the_chain_it_was_fitted_on(frozen: Model, tmp_path: Path) -> None:
     wanted = heads.resolve(replace(HEADS, heads=("learned",), chain=5), frozen, DIGITS)
     state = jax.jit(lambda: heads.fresh(wanted, 0))()
@@ -159,6 +160,7 @@ def test_heads_of_the_first_format_are_refused_in_one_line(
             act()
 
 
+@pytest.mark.slow
 def test_heads_go_on_from_before_an_option_was_there(
     frozen: Model, trained: tuple[Model, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

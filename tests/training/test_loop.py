@@ -196,6 +196,7 @@ def test_every_kind_of_run_trains_stops_and_goes_on(tmp_path: Path, change: dict
     assert np.isfinite(said.x_0).all()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_blocks_made_again_for_the_gradient(
     whole: Trained, half: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +249,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path: Path, 
 # ---------------------------------------------------------------- which checkpoint, which average
 
 
+@pytest.mark.slow
 def test_any_stored_step_and_average_can_be_read(tmp_path: Path) -> None:
     loop.fit(replace(CONFIG, ema_decay=(0.5, 0.0), keep=3, save_every=2), tmp_path)
     for chosen, of in (({}, 6), ({"step": 4}, 4), ({"step": 2, "ema_decay": 0.5}, 2)):
@@ -268,6 +270,7 @@ def test_any_stored_step_and_average_can_be_read(tmp_path: Path) -> None:
             load(tmp_path, step=5)
 
 
+@pytest.mark.slow
 def test_checkpoints_may_lie_elsewhere(tmp_path: Path) -> None:
     """Another workdir goes on from them; the workdir remembers where they are."""
     config = replace(CONFIG, checkpoints=str(tmp_path / "elsewhere"))
@@ -278,6 +281,7 @@ def test_checkpoints_may_lie_elsewhere(tmp_path: Path) -> None:
     assert metrics.read(tmp_path / "second" / metrics.STARTS)[0]["step"] == 3
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_opened_from_a_new_workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which then knows where the checkpoints are, from any folder."""
     monkeypatch.chdir(tmp_path)
@@ -325,6 +329,7 @@ def changed(path: Path, level: int) -> Iterator[None]:
         datasets._of_path.cache_clear()
 
 
+@pytest.mark.slow
 def test_images_that_were_added_since_are_noticed(of_images: tuple[Path, Config, Trained]) -> None:
     """They would move others from test to training."""
     folder, config, (trained, workdir) = of_images
@@ -334,6 +339,7 @@ def test_images_that_were_added_since_are_noticed(of_images: tuple[Path, Config,
                 read()
 
 
+@pytest.mark.slow
 def test_images_that_were_changed_since_are_told(
     of_images: tuple[Path, Config, Trained], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -349,6 +355,7 @@ def test_images_that_were_changed_since_are_told(
     assert "goes on was trained on other images than" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_lie_elsewhere_does_not_begin_anew(tmp_path: Path) -> None:
     loop.fit(replace(CONFIG, steps=3, checkpoints=str(tmp_path / "elsewhere")), tmp_path / "run")
     before = (tmp_path / "run" / metrics.METRICS).read_text(encoding="utf-8")
@@ -357,6 +364,7 @@ def test_a_run_whose_checkpoints_lie_elsewhere_does_not_begin_anew(tmp_path: Pat
     assert (tmp_path / "run" / metrics.METRICS).read_text(encoding="utf-8") == before
 
 
+@pytest.mark.slow
 def test_bfloat16_activations_train_and_are_judged_in_float32(whole: Trained, tmp_path: Path) -> None:
     """Close to float32 in the loss; parameters and averages stay float32, and so does the denoiser."""
     assert CONFIG.activations == "float32"
@@ -426,6 +434,7 @@ def test_bfloat16_activations_lose_nothing_on_digits(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.mean(rounded), np.mean(exact), rtol=0.01)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_outlives_a_restart(tmp_path: Path) -> None:
     """The least of six losses is the second, before the restart."""
     config = replace(CONFIG, steps=12, save_every=2, keep=1, keep_best=1)
@@ -437,6 +446,7 @@ def test_the_best_checkpoint_outlives_a_restart(tmp_path: Path) -> None:
     assert checkpoints.steps(tmp_path / checkpoints.CHECKPOINTS) == [12, 4]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_under_the_log_is_one_line_and_the_run_goes_on_when_mended(
     whole: Trained, half: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,6 +463,7 @@ def test_a_disk_that_is_full_under_the_log_is_one_line_and_the_run_goes_on_when_
     assert [line["step"] for line in metrics.read(log)] == [2, 3, 4, 6]
 
 
+@pytest.mark.slow
 def test_the_held_out_loss_and_the_sample_grids_are_written_when_due(tmp_path: Path) -> None:
     loop.fit(replace(CONFIG, sample_every=3, ema_decay=(0.9, 0.99)), tmp_path)
     lines = metrics.read(tmp_path / metrics.METRICS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.runtime import sharding, xla
-from ddpm_jax.runtime.sharding import PARALLEL, Layout, ParallelSteps, replicate
+from ddpm_jax.runtime.sharding import Layout, ParallelSteps, replicate
 from ddpm_jax.runtime.xla import SPENT, DoesNotFit
 from ddpm_jax.training import loop, setup, step
 from ddpm_jax.training.config import Config
@@ -65,7 +65,7 @@ def test_parts_that_are_worked_through_one_after_another_need_less_memory(needed
     assert needed[3] < 0.75 * needed[1]
 
 
-@pytest.mark.parametrize("how", PARALLEL)
+@pytest.mark.parametrize("how", ["pmap", pytest.param("shard_map", marks=pytest.mark.slow)])
 def test_the_fewest_parts_that_fit_are_found_and_compiled_once(
     how: str, wanted: Run, state: TrainState, needed: dict[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

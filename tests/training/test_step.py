@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from ddpm_jax.data import transforms
 from ddpm_jax.diffusion import denoiser, losses, process, schedules, timesteps
@@ -229,6 +230,7 @@ def test_the_network_is_given_dropout_keys_one_an_example() -> None:
 # ---------------------------------------------------------------- chains, heads and what is frozen
 
 
+@pytest.mark.slow
 def test_only_the_times_of_the_chain_are_drawn_and_each_with_its_own_step() -> None:
     chain = process.steps(SCHEDULE, timesteps.even(100, 4))
     seen: list[NoisyBatch] = []

@@ -93,6 +93,7 @@ def test_the_samplers_draws_have_the_density(linear) -> None:
     assert np.abs(exact - (np.arange(n) + 0.5) / n).max() < 2.2 / np.sqrt(n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rules", "points"), [(QUIET, 3001), (FREE, 6001)])
 def test_the_grid_does_not_matter(linear, rules, points) -> None:
     data, world = three_modes(linear)

@@ -45,6 +45,7 @@ def test_the_spectrum_is_that_of_plain_loops():
     assert c.mean() == pytest.approx(0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", [PowerLaw(4.0, 2.0), PowerLaw(6.0, 5.0)])
 def test_the_fit_finds_a_planted_law(linear, planted):
     known = dict(zip((10, 25, 50, 100), power_law.first_variances(linear, planted, (10, 25, 50, 100)), strict=True))
@@ -100,6 +101,7 @@ def test_optimal_chains_are_the_cheapest_of_all():
 # ---------------------------------------------------------------- the published table
 
 
+@pytest.mark.slow
 def test_the_fitted_law_is_near_the_one_computed_elsewhere(law, predicted):
     assert law.p == pytest.approx(5.2, abs=0.1)
     assert law.f0 == pytest.approx(3.0, abs=0.1)

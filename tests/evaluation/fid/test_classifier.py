@@ -20,6 +20,7 @@ def test_it_reads_unseen_digits(trained: classifier.Classifier) -> None:
     )  # the same network reaches .95 to .98 over seeds
 
 
+@pytest.mark.slow
 def test_it_is_the_network_that_scikit_learn_trained() -> None:
     images, labels = (part[:200] for part in datasets.digits().train)
     flat = images.reshape(len(images), -1) / 16.0

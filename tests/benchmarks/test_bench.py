@@ -171,6 +171,7 @@ def test_tracing_and_compiling_are_timed_apart(ours: tuple[Row, dict[str, turns.
     assert set(found) == {"tracing", "compiling"} and min(found.values()) > 0
 
 
+@pytest.mark.slow
 def test_work_is_that_of_the_convolutions_and_three_times_as_much_in_training(
     ours: tuple[Row, dict[str, turns.Job]],
 ) -> None:
@@ -187,6 +188,7 @@ def programs(settings: Row) -> bench_ours.Bench:
     return bench_ours.programs(settings)
 
 
+@pytest.mark.slow
 def test_the_timed_step_trains(programs: bench_ours.Bench) -> None:
     step = bench_ours.step(programs)
     states = [jax.device_get(step()[0]._replace(key=None)) for _ in range(2)]

@@ -22,6 +22,7 @@ def exported(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "theirs"
 
 
+@pytest.mark.slow
 def test_a_run_goes_out_and_comes_back_the_same(trained: Path, exported: Path, tmp_path: Path) -> None:
     run("import", "--weights", str(exported), "--data", "digits", "--workdir", str(tmp_path / "back"))
     before, after = (model.read(folder) for folder in (trained, tmp_path / "back"))

@@ -37,6 +37,7 @@ def test_tables_figure_and_what_is_remembered(tmp_path: Path, capsys: pytest.Cap
     assert sorted((tmp_path / "cells").rglob("*.npz")) == stored
 
 
+@pytest.mark.slow
 def test_the_calibration_is_the_average_of_exact_covariances(tmp_path: Path) -> None:
     """M_(t,j) over as many draws in float64; both are means over 1,000 x_t or more."""
     options = ExactFinite(workdir=tmp_path, examples=9, T=40, K=(2,), variances=("spectral",))

@@ -114,6 +114,7 @@ def test_a_budget_takes_fewer_samples_and_says_so(
     assert "N = 5 in place of 9, without K = 4" in said[1]
 
 
+@pytest.mark.slow
 def test_another_network_does_not_take_the_place_of_the_first(
     files: reproduce_smoke.Inputs, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

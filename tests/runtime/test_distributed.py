@@ -21,26 +21,22 @@ PROGRAM = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a script's shell has it ignored
 import sys
-from dataclasses import replace
-import numpy as np
-import jax
-from ddpm_jax import processes, unet
-processes.SILENCE = 30
-from ddpm_jax.command import command_line
-from experiments import train
-from tests.test_unet import LEAST
+from ddpm_jax.cli.main import main
+from ddpm_jax.models import unet
+from ddpm_jax.runtime import distributed
+from tests.models.test_unet import LEAST
+distributed.SILENCE = 30
 unet.PRESETS["tiny"] = LEAST
-with processes.ending_together():
-    command_line(train.Train, train.main, train.__doc__)
+main(["train", *sys.argv[1:]])
 """
 FULL_DISK = """
 import errno
-from ddpm_jax import journal
-def line(log, step, values, write=journal._line):
+from ddpm_jax.training import metrics
+def line(log, step, values, write=metrics._line):
     if step == 6:
         raise OSError(errno.ENOSPC, "No space left on device", log.name)
     write(log, step, values)
-journal._line = line
+metrics._line = line
 """
 STEPS = 10
 OPTIONS = ["--preset", "tiny", "--T", "50", "--batch", "8", "--optimizer", "sgd", "--learning-rate", "0.1"]

@@ -80,10 +80,10 @@ def test_no_data_and_no_block_are_refused(images: np.ndarray, size: int) -> None
 LARGE = """
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
-from ddpm_jax import schedule, worlds
-linear = schedule.linear()
+from ddpm_jax.diffusion import schedules, toy
+linear = schedules.linear()
 images = np.random.default_rng(0).standard_normal((60_000, *SHAPE), np.float32)
-world = worlds.finite(linear, images)
+world = toy.finite(linear, images)
 x_t, t = jnp.asarray(images[:128]), jnp.full(128, 500)
 x_0 = jax.block_until_ready(jax.jit(lambda d, x, t: d(x, t).x_0)(world.denoiser, x_t, t))
 jax.block_until_ready(jax.jit(lambda c, x, t: c(x, t))(world.cov, x_t, t))

@@ -57,6 +57,7 @@ class Sample:
       denoiser: module:function of a custom denoiser f(x_t, t) that predicts --prediction, instead of a trained run.
       data: the images that a variance is measured on; default those the network was trained on, of a --denoiser digits.
       image_size: side length in pixels that images are cropped and shrunk to; default unchanged.
+      ground: the colour that shows where pictures of a folder are transparent, a name or #rrggbb; default white.
       schedule: the noise schedule it was trained for.
       T: number of noise levels.
       prediction: what it predicts: eps, x_0, v or mu.
@@ -88,6 +89,7 @@ class Sample:
     denoiser: str | None = None
     data: str | None = None
     image_size: int | None = None
+    ground: str | None = None
     schedule: str = "linear"
     T: int = 1000
     prediction: str = "eps"
@@ -131,6 +133,8 @@ class TrainHeads:
       denoiser: module:function of a custom denoiser f(x_t, t) that predicts --prediction, instead of --checkpoint.
       data: with --denoiser: its data set; default digits.
       image_size: side length in pixels that images are cropped and shrunk to; default unchanged.
+      mirror: whether a mirrored image is as likely as the image; default by data set.
+      ground: the colour that shows where pictures of a folder are transparent, a name or #rrggbb; default white.
       schedule: with --denoiser: its noise schedule.
       T: with --denoiser: its number of noise levels.
       prediction: with --denoiser: what it predicts.
@@ -148,6 +152,8 @@ class TrainHeads:
     denoiser: str | None = None
     data: str | None = None
     image_size: int | None = None
+    mirror: bool | None = None
+    ground: str | None = None
     schedule: str = "linear"
     T: int = 1000
     prediction: str = "eps"
@@ -243,6 +249,7 @@ class Fid:
       fid_protocol: preprocessing and rounding of a project: pytorch-fid, ddpm, score_sde, improved-diffusion or edm.
       split: of the data set, train or test; default the protocol's.
       image_size: side length in pixels that its images are cropped and shrunk to; default unchanged.
+      ground: the colour that shows where pictures of a folder are transparent, a name or #rrggbb; default white.
       n: take the first so many samples; default all.
       against_images: number of reference images for KID, precision and recall; 0 for none of these.
       seed: of the subsets.
@@ -256,6 +263,7 @@ class Fid:
     fid_protocol: str = "pytorch-fid"
     split: str | None = None
     image_size: int | None = None
+    ground: str | None = None
     n: int | None = None
     against_images: int = 0
     seed: int = 0
@@ -277,6 +285,8 @@ class ImportWeights:
       description: of a state dict: JSON of UNetModel's arguments, with diffusion_steps and rescale_timesteps.
       workdir: where the checkpoint goes.
       image_size: side length in pixels that images are cropped and shrunk to; default unchanged.
+      mirror: whether a mirrored image is as likely as the image; default by data set.
+      ground: the colour that shows where pictures of a folder are transparent, a name or #rrggbb; default white.
       schedule: the noise schedule it was trained for; default what the folder's scheduler says, or linear.
       T: number of noise levels; default what the folder says, or 1000; with --description its diffusion_steps.
       prediction: what it predicts: eps, x_0 or v; default what the folder's scheduler says, or eps.
@@ -289,6 +299,8 @@ class ImportWeights:
     description: Path | None = None
     workdir: Path = Path("runs/imported")
     image_size: int | None = None
+    mirror: bool | None = None
+    ground: str | None = None
     schedule: str | None = None
     T: int | None = None
     prediction: str | None = None

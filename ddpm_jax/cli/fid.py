@@ -79,10 +79,10 @@ def reference_of(
     """
     keep = partial(cache.fetch, Store(options.workdir / "cells", {}, False, Counter()))
     if options.reference.endswith(".npz"):
-        if options.against_images or options.split or options.image_size:
+        if options.against_images or options.split or options.image_size or options.ground:
             raise ValueError(f"{options.reference} is a file of statistics: only a data set has images and splits")
         return extractors.of_file(Path(options.reference), extractor, keep), None
-    data_set = datasets.load(options.reference, options.image_size)
+    data_set = datasets.load(options.reference, options.image_size, ground=options.ground)
     if data_set.levels != 256:
         raise ValueError(f"{data_set.name} has {data_set.levels} grey levels: Inception reads 256")
     split = options.split or protocol.split

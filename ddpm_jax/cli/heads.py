@@ -8,7 +8,7 @@ from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.training import heads, model, setup
 from ddpm_jax.training.config import Config, to_dict
 
-OF_A_DENOISER = ("data", "image_size", "schedule", "T", "prediction")
+OF_A_DENOISER = ("data", *datasets.OPTIONS, "schedule", "T", "prediction")
 
 
 def main(options: TrainHeads) -> None:
@@ -18,7 +18,7 @@ def main(options: TrainHeads) -> None:
     given = Config(**{name: getattr(options, name) for name in OF_A_DENOISER})
     if options.denoiser:
         setup.check_unused(checkpoint_step=options.checkpoint_step, checkpoint_ema=options.checkpoint_ema)
-        data = datasets.load(setup.data_of(given), given.image_size)
+        data = setup.load_images(given)
         network = model.of_module(options.denoiser, given, data)
     else:
         assert options.checkpoint

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ddpm_jax.cli.arguments import ImportWeights
+from ddpm_jax.data import datasets
 from ddpm_jax.models import unet
 from ddpm_jax.models.convert import diffusers, files, improved_diffusion
 from ddpm_jax.models.convert.diffusers import Scheduler
@@ -85,7 +86,7 @@ def describe(options: ImportWeights, found: Imported) -> Config:
     given = {name: getattr(options, name) for name in settings if getattr(options, name) is not None}
     return Config(
         data=options.data,
-        image_size=options.image_size,
+        **{name: getattr(options, name) for name in datasets.OPTIONS},
         preset=PRESET,
         ema_decay=(options.average,),
         **{**settings, **given, **learned},

@@ -22,7 +22,7 @@ RESULTS = "results.json"
 OF_A_USE = {"workdir", "dry_run", "force"}  # options that leave no trace in the numbers
 FREE_OF_A_DENOISER = {
     "data",
-    "image_size",
+    *datasets.OPTIONS,
     "schedule",
     "T",
     "prediction",
@@ -138,7 +138,7 @@ def existing(options: Ablation) -> Existing | None:
         raise ValueError("options of heads have no effect: a network that is there gets none, see ddpm-jax heads")
     if options.denoiser:
         setup.check_given(options.training, Config(), FREE_OF_A_DENOISER, "a --denoiser is not trained")
-        images = datasets.load(setup.data_of(options.training), options.training.image_size)
+        images = setup.load_images(options.training)
         stored, found = None, of_module(options.denoiser, options.training, images)
     else:
         assert options.checkpoint

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from ddpm_jax.cli.arguments import Sample
-from ddpm_jax.data import datasets, transforms
+from ddpm_jax.data import transforms
 from ddpm_jax.data.datasets import seen
 from ddpm_jax.diffusion import bases, conventions, process, timesteps, variances
 from ddpm_jax.diffusion.conventions import Rules
@@ -25,7 +25,7 @@ from ddpm_jax.training import model, setup
 from ddpm_jax.training.config import Config
 from ddpm_jax.training.model import Model
 
-OF_THE_NETWORK = ("image_size", "schedule", "T", "prediction")
+OF_THE_NETWORK = ("image_size", "ground", "schedule", "T", "prediction")
 SHOWN = 400  # images of the grid, at most
 TRAINED = {field.name for field in fields(Config)} - {*OF_THE_NETWORK}
 
@@ -83,7 +83,7 @@ def network_of(options: Sample) -> tuple[Model, Config]:
     step, ema_decay, heads = options.checkpoint_step, options.checkpoint_ema, options.head_checkpoint
     if options.denoiser:
         setup.check_unused(checkpoint_step=step, checkpoint_ema=ema_decay)
-        found = model.of_module(options.denoiser, given, datasets.load(setup.data_of(given), given.image_size))
+        found = model.of_module(options.denoiser, given, setup.load_images(given))
         return model.load_heads(heads, found) if heads else found, given
     config = model.read(options.workdir, step, ema_decay).config
     setup.check_given(given, config, TRAINED, f"the network of {options.workdir} is taken as it is")

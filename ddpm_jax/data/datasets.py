@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ddpm_jax.data import transforms
 from ddpm_jax.data.sources import files, records, tfds
 from ddpm_jax.data.sources.records import OnDemand, Records
 from ddpm_jax.data.transforms import Framing
@@ -108,12 +109,13 @@ def divide(name: str, title: str, flip: bool, train: Records, test: Records | No
         raise ValueError(f"{name} has {train.n} training images: give at least {FEWEST}")
     max_images = records.IN_MEMORY // prod(train.shape)
     held_out = min(HELD_OUT, train.n // 10, max_images)
-    train_indices, calibration_indices = np.split(np.random.RandomState(0).permutation(train.n), [train.n - held_out])
+    order = np.random.RandomState(0).permutation(train.n)
+    train_indices, calibration_indices = _apart(order, held_out, train, name)
     height, width, _ = train.shape
     description = f"{title} of {height} x {width} pixels"
     if test is None:
-        test, (train_indices, test_indices) = train, np.split(train_indices, [len(train_indices) - held_out])
-        description += f", tested on {held_out} training images that are not learned"
+        test, (train_indices, test_indices) = train, _apart(train_indices, held_out, train, name)
+        description += f", tested on {len(test_indices)} training images that are not learned"
     else:
         test_indices = np.arange(min(test.n, max_images))
         description += f", tested on the first {max_images} of {test.n} images" if max_images < test.n else ""
@@ -125,6 +127,27 @@ def divide(name: str, title: str, flip: bool, train: Records, test: Records | No
         Split(*records.decoded(*part, name)) for part in ((train, calibration_indices), (test, test_indices))
     )
     return DataSet(name, description, 256, flip, train_split, *other_splits)
+
+
+def _apart(
+    order: Int[np.ndarray, " n"], held_out: int, train: Records, name: str
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " m"]]:
+    """Records to learn and the last `held_out` of them, or as many more as copies of these need to be on their side.
+
+    Raises:
+      ValueError: there are too few different images.
+    """
+    cut = len(order) - held_out
+    if train.copies is not None:
+        first = train.copies[order]
+        _, place, picture = np.unique(first, return_index=True, return_inverse=True)
+        together = np.argsort(place[picture], kind="stable")  # copies come right after the first of them
+        order, first = order[together], first[together]
+        while cut > 0 and first[cut - 1] == first[cut]:
+            cut -= 1
+    if cut == 0:
+        raise ValueError(f"{name} has too few different images, all others are copies of them: give at least {FEWEST}")
+    return order[:cut], order[cut:]
 
 
 def seen(train: Split | Large) -> Split:
@@ -227,18 +250,18 @@ def _of_version(folder: Path, name: str, known: Known, image_size: int | None) -
 
 
 @lru_cache(maxsize=2)
-def _of_path(name: str, image_size: int | None) -> DataSet:
+def _of_path(name: str, image_size: int | None, ground: str) -> DataSet:
     path = Path(name).expanduser()
-    images = files.read(path, Framing(image_size))
-    flip = path.is_dir()
-    return _noted(divide(name, f"images in {path}", flip, images, None), MIRRORED if flip else "")
+    transforms.is_grey(ground)
+    return divide(name, f"images in {path}", path.is_dir(), files.read(path, Framing(image_size, ground=ground)), None)
 
 
 def _noted(data_set: DataSet, notes: str) -> DataSet:
     return data_set._replace(description=data_set.description + notes)
 
 
-MIRRORED = ", mirror images taken as likely"  # said where it is assumed
+OPTIONS = ("image_size", "mirror", "ground")
+"""How `load` reads a set, beside its name; options of the commands, too."""
 DATASETS: dict[str, Callable[..., DataSet]] = {
     "digits": digits,
     # LeCun et al. 1998
@@ -253,7 +276,9 @@ DATASETS: dict[str, Callable[..., DataSet]] = {
 }
 
 
-def load(name: str | Path, image_size: int | None = None) -> DataSet:
+def load(
+    name: str | Path, image_size: int | None = None, mirror: bool | None = None, ground: str | None = None
+) -> DataSet:
     """The data set called `name`.
 
     Args:
@@ -261,34 +286,50 @@ def load(name: str | Path, image_size: int | None = None) -> DataSet:
         celeb_a_hq/256); or a path that begins with . / or ~ or ends in .npz: a folder of image files, or an array.
       image_size: side of the squares that pictures are shrunk to, from the largest square in their middle; default as
         they are. Nothing is enlarged.
+      mirror: whether a mirrored image is as likely as the image; default yes in folders and in sets of TFDS that are
+        not in DATASETS, no in .npz files.
+      ground: the colour that shows where a picture of a folder is transparent, a name or #rrggbb; default white.
 
-    Mirror images count as likely in sets of TFDS that are not in DATASETS and in folders, and not in .npz files.
+    Images of 0 and 1 alone have two grey levels.
 
     Raises:
       ValueError: there is none of this name, it cannot be used, or its images leave [-1, 1].
     """
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size = {image_size}: it is at least 1")
-    if isinstance(name, Path) or name.startswith((".", "/", "~")) or name.endswith(".npz"):
-        return _of_path(str(name), image_size)
-    if name in DATASETS:
+    if isinstance(name, Path) or name.startswith((".", "/", "~")) or name.lower().endswith(".npz"):
+        data_set = _of_path(str(name), image_size, ground or transforms.WHITE)
+    elif ground is not None:
+        raise ValueError(f"ground = {ground}: pictures of {name} are opaque, leave it out")
+    elif name in DATASETS:
         data_set = DATASETS[name]() if image_size is None else DATASETS[name](image_size)
     elif tfds.is_known(name):
-        data_set = _noted(of_tfds(name, Known(f"{name} of TFDS, images"), image_size), MIRRORED)
+        data_set = of_tfds(name, Known(f"{name} of TFDS, images"), image_size)
     else:
         raise ValueError(
             f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, an image set of TFDS such as "
             f"lsun/bedroom, or a path of images such as ./{name}"
         )
-    if data_set.levels < 256:
-        _check_levels(data_set)
-    return data_set
+    if mirror is None and data_set.flip and name not in DATASETS:
+        data_set = _noted(data_set, ", mirror images taken as likely")
+    if mirror is not None:
+        data_set = _noted(data_set._replace(flip=mirror), f", {'' if mirror else 'not '}mirrored")
+    return _with_levels(data_set)
 
 
-def _check_levels(data_set: DataSet) -> None:
-    highest = max(int(getattr(data_set, part).images.max()) for part in PARTS)
+def _with_levels(data_set: DataSet) -> DataSet:
+    """The set with two grey levels if its images hold 0 and 1 alone; such as it is else.
+
+    Raises:
+      ValueError: its images leave [-1, 1].
+    """
+    in_memory = (getattr(data_set, part).images for part in PARTS if isinstance(getattr(data_set, part), Split))
+    highest = max(int(images.max()) for images in in_memory)
+    if highest == 1 and data_set.levels > 2:
+        return _noted(data_set._replace(levels=2), ", black and white")
     if highest >= data_set.levels:
         raise ValueError(
             f"data set {data_set.name!r} has grey level {highest}, outside [-1, 1] with {data_set.levels} levels: give "
             f"it {highest + 1} or more"
         )
+    return data_set

@@ -1,11 +1,15 @@
 """Pictures become images of one shape, and grey levels become numbers in [-1, 1] and back.
 
-A picture is decoded, cut to the square in its middle and shrunk. Nothing is ever enlarged.
+A picture is decoded as every viewer shows it, upright and opaque, cut to the square in its middle and shrunk. Nothing
+is ever enlarged.
 """
 
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
@@ -16,7 +20,14 @@ from jaxtyping import Float, UInt8
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-GREY, COLOUR = {"1", "L", "LA"}, {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # PIL's modes of at most 8 bits a channel
+WHITE = "white"
+# PIL's modes with an agreed white. A PNG of 16 bits is I;16; I of PGM files has 16 bits, too, and any number elsewhere.
+SIXTEEN_BITS = {"I;16", "I;16B", "I;16L", "I;16N"}
+GREY = {"1", "L", "LA", "La", *SIXTEEN_BITS}
+COLOUR = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
+DECODING = 12  # bytes a pixel: as it is stored, with transparency, and as it is taken
+LARGE = 2**26  # pixels from which pictures are decoded one at a time
+_one_large_picture = Lock()
 
 
 class Framing(NamedTuple):
@@ -26,11 +37,13 @@ class Framing(NamedTuple):
       size: side of the square that it is shrunk to; default as it is.
       crop: side of the square in its middle that is taken; default its shorter side where it is shrunk, else all of it.
       resample: the filter, a name of PIL.Image.Resampling; all of them average over what they shrink.
+      ground: the colour that shows where it is transparent, a name or #rrggbb.
     """
 
     size: int | None = None
     crop: int | None = None
     resample: str = "BICUBIC"
+    ground: str = WHITE
 
 
 def framed_shape(framing: Framing, size: tuple[int, int] | None, channels: int, name: str) -> tuple[int, int, int]:
@@ -111,7 +124,7 @@ def framed_array(pixels: UInt8[np.ndarray, "h w c"], framing: Framing, name: str
 
 
 def decode(file: bytes | Path, shape: tuple[int, ...], framing: Framing, name: str) -> UInt8[np.ndarray, "h w c"]:
-    """One image of an encoded picture; palettes become colours, and what shines through is dropped.
+    """One image of an encoded picture, as every viewer shows it: see `_shown`. Of an animation the first frame.
 
     Args:
       file: its contents, or where it lies.
@@ -122,15 +135,17 @@ def decode(file: bytes | Path, shape: tuple[int, ...], framing: Framing, name: s
     Raises:
       ValueError: it cannot be decoded, or is of another shape.
     """
-    from PIL import Image
-
     mode = "L" if shape[2] == 1 else "RGB"
     try:
-        with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as opened:
-            image = opened.convert("RGBA") if "transparency" in opened.info else opened
-            pixels = np.asarray(framed(image if image.mode == mode else image.convert(mode), framing, name))
-    except (OSError, SyntaxError) as error:  # what PIL raises of damaged files
-        raise ValueError(f"{name} holds a picture that cannot be decoded ({error}): mend or remove it") from error
+        with _opened(file) as opened:
+            large = opened.width * opened.height > LARGE
+            with _one_large_picture if large else nullcontext():
+                image = _shown(opened, mode, framing.ground)
+    except Exception as error:  # whatever PIL raises of damaged files
+        raise ValueError(
+            f"{name} holds a picture that cannot be decoded ({_said(error)}): mend or remove it"
+        ) from error
+    pixels = np.asarray(framed(image, framing, name))
     if pixels.shape[:2] != shape[:2]:
         raise ValueError(
             f"{name} holds a picture of {pixels.shape[0]} x {pixels.shape[1]} pixels where all others have "
@@ -139,22 +154,90 @@ def decode(file: bytes | Path, shape: tuple[int, ...], framing: Framing, name: s
     return pixels.reshape(shape)
 
 
-def header(path: Path) -> tuple[tuple[int, int], bool]:
-    """(H, W) of a picture and whether it is in colour, from the beginning of its file.
+def _opened(file: bytes | Path) -> "Image":
+    """A picture of which the header is read; its pixels follow when they are looked at.
+
+    PIL's own limit on their number, which guards servers, gives way to one by this machine's memory.
 
     Raises:
-      ValueError: it is no picture, or has more than 8 bits a channel.
+      ValueError: they would take more than a quarter of it.
     """
     from PIL import Image
 
+    Image.MAX_IMAGE_PIXELS = None
+    image = Image.open(BytesIO(file) if isinstance(file, bytes) else file)
+    needed = DECODING * image.width * image.height
+    if needed > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4:
+        image.close()
+        raise ValueError(
+            f"its {image.width} x {image.height} pixels need {needed / 2**30:.0f} GiB, more than a quarter of this "
+            "machine's memory"
+        )
+    return image
+
+
+def _shown(image: "Image", mode: str, ground: str) -> "Image":
+    """A picture as every viewer shows it: turned as its EXIF data say, opaque, 16 bits as the nearest of 8.
+
+    Args:
+      image: opened.
+      mode: of the result, L or RGB.
+      ground: the colour that shows where it is transparent.
+    """
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode in SIXTEEN_BITS | {"I"}:
+        levels = np.asarray(image)
+        grey = Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        opaque = levels != image.info.get("transparency", -1)
+        image = grey if opaque.all() else Image.merge("LA", (grey, Image.fromarray(opaque).convert("L")))
+    if image.has_transparency_data:
+        under = Image.new("RGBA", image.size, ground)
+        under.alpha_composite(image.convert("RGBA"))
+        image = under
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _said(error: Exception) -> str:
+    """What an error says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def header(path: Path, ground: str = WHITE) -> tuple[tuple[int, int], bool]:
+    """(H, W) of a picture as it is stored and whether it is shown in colour, from the beginning of its file.
+
+    Args:
+      path: of the picture.
+      ground: the colour that shows where it is transparent.
+
+    Raises:
+      ValueError: it is no picture, or has pixels without an agreed white.
+    """
     try:
-        with Image.open(path) as image:
-            mode, size = image.mode, image.size[::-1]
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read as a picture ({error}): mend or remove it") from error
-    if mode not in GREY | COLOUR:
-        raise ValueError(f"{path} has pixels of PIL's mode {mode}: convert it to 8 bits a channel")
-    return size, mode in COLOUR
+        with _opened(path) as image:
+            mode, size, form = image.mode, image.size[::-1], image.format
+            coloured = mode in COLOUR or (image.has_transparency_data and not is_grey(ground))
+    except Exception as error:  # whatever PIL raises of damaged files
+        raise ValueError(f"{path} cannot be read as a picture ({_said(error)}): mend or remove it") from error
+    if mode not in GREY | COLOUR and (mode, form) != ("I", "PPM"):
+        raise ValueError(f"{path} has pixels of PIL's mode {mode}, of which nobody knows the white: convert it to RGB")
+    return size, coloured
+
+
+def is_grey(colour: str) -> bool:
+    """Whether a colour is a shade of grey.
+
+    Raises:
+      ValueError: there is none of this name.
+    """
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(colour)[:3]
+    except ValueError as error:
+        raise ValueError(f"unknown ground {colour!r}: give the name of a colour or #rrggbb") from error
+    return red == green == blue
 
 
 def picture_format(file: bytes) -> str | None:

@@ -25,6 +25,9 @@ class Config:
       data: a data set by name, any image set of TFDS (lsun/bedroom), a folder of images, or an .npz; default the
         preset's.
       image_size: side length in pixels that images are cropped and shrunk to; default unchanged, 64 for celeb_a.
+      mirror: whether a mirrored image is as likely as the image; default yes for folders and photographs, no for
+        digits, clothes and .npz files.
+      ground: the colour that shows where pictures of a folder are transparent, a name or #rrggbb; default white.
       preset: the shape of the U-Net.
       schedule: the noise schedule.
       T: number of noise levels.
@@ -63,6 +66,8 @@ class Config:
 
     data: str | None = None
     image_size: int | None = None
+    mirror: bool | None = None
+    ground: str | None = None
     preset: str = "digits"
     schedule: str = "linear"
     T: int = 1000
@@ -137,7 +142,7 @@ FORMER_DEFAULTS: dict[str, dict[str, Any]] = {
         remat=False, optimizer="adam", learning_rate=2e-3, rate_schedule="constant", warmup=100, clip_norm=1.0,
         weight_decay=None, slow_period=None, slow_step=None, ema_decay=(0.998,), activations="float32", seed=0,
         parallel="pmap", steps_per_call=None, log_every=50, save_every=500, keep=2, keep_every=0, keep_best=1,
-        checkpoints=None, sample_every=1000, wandb=None, profile=None,
+        checkpoints=None, sample_every=1000, wandb=None, profile=None, mirror=None, ground=None,
     ),
     "Heads": dict(
         heads=(), size="narrow", chain=None, fit_clip_x_0=True, head_steps=1000, head_batch=128,

@@ -49,7 +49,8 @@ class Model(NamedTuple):
       heads: names of its outputs beside the mean.
       learned_times: of the chain that `learned` was trained on, see `variances.learned`.
       clip_x_0: whether its heads were fitted to a mean with x_0_hat clipped; None where they came with the mean.
-      trained_on: the description of its data set (`datasets.describe`), with `name` and `image_size`; None if unknown.
+      trained_on: the description of its data set (`datasets.describe`), with its `name` and how it was read
+        (`datasets.OPTIONS`); None if unknown.
     """
 
     source: str
@@ -194,6 +195,11 @@ def read(workdir: str | os.PathLike[str], step: int | None = None, ema_decay: fl
     return stored_network("checkpoint", str(workdir), config, network, params, at, stored["data"])
 
 
+def data_description(data: dict[str, Any], config: Config) -> dict[str, Any]:
+    """What tells a run's images from changed ones (`datasets.describe`), and how to load them again."""
+    return {**data, "name": setup.data_of(config), **{option: getattr(config, option) for option in datasets.OPTIONS}}
+
+
 def stored_network(
     source: str, name: str, config: Config, network: UNetConfig, params: Params, step: int, data: dict[str, Any]
 ) -> Stored:
@@ -231,7 +237,7 @@ def stored_network(
         fingerprint=cache.fingerprint(parts),
         heads=choice.heads,
         learned_times=choice.times,
-        trained_on={**data, "name": setup.data_of(config), "image_size": config.image_size},
+        trained_on=data_description(data, config),
     )
     return Stored(model, config, network, params, step)
 
@@ -339,7 +345,7 @@ def load_data(model: Model, name: str | None = None) -> DataSet:
     if name is None and trained_on is None:
         raise ValueError(f"it is not known what {model.name} was trained on: name a data set with --data")
     if trained_on is not None and name in (None, trained_on["name"]):
-        data_set = datasets.load(trained_on["name"], trained_on["image_size"])
+        data_set = datasets.load(trained_on["name"], **{option: trained_on[option] for option in datasets.OPTIONS})
         setup.check_data(data_set, trained_on, model.name)
         return data_set
     assert name is not None
@@ -426,5 +432,7 @@ def of_module(spec: str, config: Config, images: DataSet) -> Model:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"--denoiser {spec}: {reason}; give module:function, importable from here") from error
     model = of_function(function, schedule, config.prediction, images.shape, images.levels, spec)
-    trained_on = {**datasets.describe(images), "name": setup.data_of(config), "image_size": config.image_size}
-    return model._replace(fingerprint=cache.fingerprint([model.fingerprint, file]), trained_on=trained_on)
+    return model._replace(
+        fingerprint=cache.fingerprint([model.fingerprint, file]),
+        trained_on=data_description(datasets.describe(images), config),
+    )

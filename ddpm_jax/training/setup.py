@@ -108,6 +108,15 @@ def data_of(config: Config) -> str:
     return config.data or OTHER_DATA.get(config.preset, own)
 
 
+def load_images(config: Config) -> DataSet:
+    """The data set of a config, as its options say.
+
+    Raises:
+      ValueError: see `datasets.load`.
+    """
+    return datasets.load(data_of(config), **{name: getattr(config, name) for name in datasets.OPTIONS})
+
+
 def resolve(config: Config, network: UNetConfig | None = None, images: DataSet | None = None) -> Run:
     """Turn names into things, and refuse what cannot work, before anything is compiled or written.
 
@@ -122,7 +131,7 @@ def resolve(config: Config, network: UNetConfig | None = None, images: DataSet |
     check_config(config)
     elsewhere = config.checkpoints and str(checkpoints.absolute(config.checkpoints))
     config = replace(config, data=data_of(config), checkpoints=elsewhere)
-    images = images or datasets.load(data_of(config), config.image_size)
+    images = images or load_images(config)
     network = shape(config) if network is None else network
     forward = registry.named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
     denoiser.check_prediction(config.prediction, forward)
@@ -231,7 +240,7 @@ def check_data(images: DataSet, trained_on: dict[str, Any], name: str) -> None:
       ValueError: see above.
     """
     here = datasets.describe(images)
-    for what in trained_on.keys() - here.keys() - {"name", "image_size"}:
+    for what in trained_on.keys() - here.keys() - {"name", *datasets.OPTIONS}:
         raise ValueError(
             f"{name} says of its data {what} = {trained_on[what]}: made by a newer version, update ddpm_jax"
         )

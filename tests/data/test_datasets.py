@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
-from ddpm_jax.data import datasets, loader
+from ddpm_jax.data import datasets, loader, transforms
 from ddpm_jax.data.sources import records
 from tests.tfds_folder import CLASSES, encoded, made_up, numbers, prepare
 
@@ -161,6 +163,54 @@ def test_a_folder_and_an_array_are_found_by_their_path(tmp_path: Path, monkeypat
         assert ("mirror images taken as likely" in found.description) != is_array
         assert found.description.startswith("images in ") and " of 8 x 8 pixels, tested on 3 " in found.description
     assert datasets.load("./photos", 4).shape == datasets.load("it.npz", 4).shape == (4, 4, 3)
+
+
+def test_whether_images_are_mirrored_may_be_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / "it.npz", images=made_up(30, 8, 8))
+    for i, image in enumerate(made_up(30, 8, 8)):
+        (tmp_path / f"{i:02}.png").write_bytes(encoded(image))
+    for name, default in ((tmp_path / "it.npz", False), (tmp_path, True), ("digits", False)):
+        assert datasets.load(name).flip == default
+        for mirror in (False, True):
+            found = datasets.load(name, mirror=mirror)
+            assert found.flip == mirror
+            assert found.description.endswith(", mirrored" if mirror else ", not mirrored")
+            assert "taken as likely" not in found.description
+
+
+def test_a_folder_has_a_ground_and_nothing_else_has(tmp_path: Path) -> None:
+    for i in range(20):
+        pixels = np.full((4, 4, 4), (i, i, i, 0), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i:02}.png")
+    found = {ground: datasets.load(tmp_path, ground=ground) for ground in (None, "#202020", "red")}
+    assert {ground: one.train.images[0, 0, 0].tolist() for ground, one in found.items()} == {
+        None: [255] * 3, "#202020": [32] * 3, "red": [255, 0, 0]
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="ground = red: pictures of digits are opaque, leave it out"):
+        datasets.load("digits", ground="red")
+    with pytest.raises(ValueError, match="unknown ground 'rde'"):
+        datasets.load(tmp_path, ground="rde")
+
+
+@pytest.mark.parametrize("kind", ["array", "folder", "TFDS"])
+def test_zeros_and_ones_are_black_and_white(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TFDS's binarized_mnist and many arrays of masks have them."""
+    pixels = np.random.default_rng(0).integers(0, 2, (40, 8, 8, 1)).astype(np.uint8)
+    name: str | Path = tmp_path
+    if kind == "array":
+        name = tmp_path / "it.npz"
+        np.savez(name, images=pixels)
+    elif kind == "folder":
+        for i, image in enumerate(pixels):
+            (tmp_path / f"{i:02}.png").write_bytes(encoded(image))
+    else:
+        prepare(tmp_path, "binarized_mnist", {"train": list(pixels), "test": list(pixels[:5])})
+        monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+        name = "binarized_mnist"
+    found = datasets.load(name)
+    assert found.levels == 2 and "black and white" in found.description
+    assert {*np.unique(transforms.to_unit(jnp.asarray(found.train.images), found.levels))} == {-1.0, 1.0}
+    np.testing.assert_array_equal(transforms.shades(found.test.images, 2), 255 * found.test.images)
 
 
 def test_a_copy_in_another_format_is_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Folders of image files and arrays in .npz files become data sets, or are refused in one line."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,71 @@ def test_a_path_to_something_else_is_refused(tmp_path: Path, path: str) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match=f"{path} is not there as a folder or an .npz file"):
         files.read(tmp_path / path, Framing())
-    with pytest.raises(ValueError, match=f"{tmp_path} holds no images: give a folder with .bmp, .jpeg, .jpg, .png"):
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no pictures beside 1 .txt: give a folder with image files"):
         files.read(tmp_path, Framing())
+
+
+# ---------------------------------------------------------------- which files of a folder
+
+
+def thirty(folder: Path, seed: int = 0) -> Path:
+    return filled(folder, np.random.default_rng(seed).integers(0, 256, (30, 4, 4, 3)).astype(np.uint8), NAMES)
+
+
+NAMES = [f"{i:02}.png" for i in range(30)]
+
+
+def test_links_to_folders_are_followed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    thirty(tmp_path / "all" / "dogs")
+    (tmp_path / "all" / "cats").symlink_to(thirty(tmp_path / "elsewhere", 1))
+    (tmp_path / "linked").symlink_to(tmp_path / "all")
+    assert files.read(tmp_path / "all", Framing()).n == files.read(tmp_path / "linked", Framing()).n == 60
+    (tmp_path / "cats alone").mkdir()
+    (tmp_path / "cats alone" / "cats").symlink_to(tmp_path / "elsewhere")
+    assert files.read(tmp_path / "cats alone", Framing()).n == 30
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("target", [".", "..", "b"])
+def test_a_link_that_leads_back_is_refused(tmp_path: Path, target: str) -> None:
+    thirty(tmp_path / "a" / "b")
+    (tmp_path / "a" / "b" / "loop").symlink_to((tmp_path / "a" / target).resolve())
+    with pytest.raises(ValueError, match=r"a/b/loop.* is a link to .*, which it lies in: remove it"):
+        files.read(tmp_path / "a", Framing())
+
+
+def test_what_is_left_out_of_a_folder_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    thirty(tmp_path)
+    thirty(tmp_path / ".ipynb_checkpoints")
+    (tmp_path / "._00.png").write_bytes(b"what macOS leaves on other disks")
+    (tmp_path / "labels.csv").write_text("0,cat")
+    (tmp_path / "more.csv").write_text("1,dog")
+    (tmp_path / "README").write_text("photos")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert files.read(tmp_path, Framing()).n == 30
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: 30 images; left out: 2 .csv, 1 broken links, 2 hidden, 1 special files, 1 without suffix\n"
+    )
+
+
+def test_pictures_of_every_kind_that_PIL_reads_are_taken(tmp_path: Path) -> None:
+    pixels = np.full((8, 8, 3), (200, 100, 50), np.uint8)
+    for suffix in ("gif", "tif", "TIFF", "ppm", "tga", "jp2", "avif", "jfif", "ico", "qoi"):
+        Image.fromarray(pixels).save(tmp_path / f"it.{suffix}")
+    (tmp_path / "plot.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0")  # a program, which another program would run
+    found, _ = all_of(files.read(tmp_path, Framing()))
+    assert found.shape == (10, 8, 8, 3) and np.abs(found.astype(int) - pixels).max() <= 6
+
+
+def test_copies_are_known_by_their_contents(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    thirty(tmp_path)
+    (tmp_path / "a copy of 07.png").write_bytes((tmp_path / "07.png").read_bytes())
+    (tmp_path / "z.png").symlink_to(tmp_path / "00.png")
+    found = files.read(tmp_path, Framing())
+    assert found.copies is not None
+    assert found.copies.tolist() == [*range(30), 7, 0]
+    assert f"{tmp_path}: 32 images; 2 are copies of others, which are kept in one part" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["images", "arr_0"])

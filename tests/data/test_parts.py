@@ -52,6 +52,32 @@ def test_there_may_be_no_labels() -> None:
     assert [part.labels for part in (found.train, found.calibration, found.test)] == [None] * 3
 
 
+@pytest.mark.parametrize("pictures", [13, 40, 59])
+def test_copies_lie_in_one_part(pictures: int) -> None:
+    """Of sixty images as many are different as said."""
+    copies = np.arange(60) % pictures
+    found = datasets.divide("it", "images", False, lying(60)._replace(copies=copies), None)
+    seen = [numbers(part.images) for part in (found.train, found.calibration, found.test)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(60))
+    kinds = [{*(part % pictures)} for part in seen]
+    assert not kinds[0] & kinds[1] and not kinds[0] & kinds[2] and not kinds[1] & kinds[2]
+    assert all(6 <= len(part) < 6 + 60 / pictures for part in seen[1:])
+    assert f"tested on {len(seen[2])} training images" in found.description
+
+
+def test_without_copies_the_parts_are_as_before() -> None:
+    plain = datasets.divide("it", "images", False, lying(60), None)
+    found = datasets.divide("it", "images", False, lying(60)._replace(copies=np.arange(60)), None)
+    for part in datasets.PARTS:
+        np.testing.assert_array_equal(getattr(found, part).images, getattr(plain, part).images)
+
+
+def test_one_picture_again_and_again_is_refused() -> None:
+    copies = np.zeros(60, int)
+    with pytest.raises(ValueError, match="it has too few different images"):
+        datasets.divide("it", "images", False, lying(60)._replace(copies=copies), None)
+
+
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(ValueError, match="it has 19 training images: give at least 20"):
         divided(19)

@@ -114,11 +114,112 @@ def test_every_mode_becomes_one_channel_or_three(mode: str) -> None:
         assert (transforms.decode(file, (6, 6, channels), Framing(), "it") == 255).all()
 
 
-def test_a_palette_with_transparent_colours_is_decoded() -> None:
-    image = Image.fromarray(np.arange(36, dtype=np.uint8).reshape(6, 6)).convert("P")
-    file = stored(image, transparency=bytes(range(200, 236)))
-    grey = transforms.decode(file, (6, 6, 3), Framing(), "it")
-    np.testing.assert_array_equal(grey, np.arange(36).reshape(6, 6, 1).repeat(3, axis=2))
+GREYS = np.arange(36, dtype=np.uint8).reshape(6, 6)
+ALPHA = np.arange(200, 236, dtype=np.uint8).reshape(6, 6)
+GROUNDS = {"white": 255, "black": 0, "#808080": 128}
+
+
+def transparent(mode: str) -> bytes:
+    """The grey picture with transparency, in a mode of PIL."""
+    if mode == "P":
+        return stored(Image.fromarray(GREYS).convert("P"), transparency=bytes(range(200, 236)))
+    parts = [*([GREYS] if mode == "LA" else [GREYS] * 3), ALPHA]
+    return stored(Image.merge(mode, [Image.fromarray(part) for part in parts]))
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_what_is_transparent_shows_the_ground(mode: str, ground: str) -> None:
+    """Porter & Duff 1984: what lies above counts by its opacity, what lies below by the rest."""
+    share = ALPHA / 255
+    expected = share * GREYS + (1 - share) * GROUNDS[ground]
+    for channels in (1, 3):
+        found = transforms.decode(transparent(mode), (6, 6, channels), Framing(ground=ground), "it")
+        assert np.abs(found - expected[..., None]).max() <= 1
+
+
+def test_a_grey_level_may_be_transparent() -> None:
+    """Of PNGs without a channel for it, of 8 and of 16 bits."""
+    wide = (257 * GREYS.astype(np.uint16)).astype(np.uint16)
+    for picture, level in ((Image.fromarray(GREYS), 7), (Image.fromarray(wide), 7 * 257)):
+        found = transforms.decode(stored(picture, transparency=level), (6, 6, 1), Framing(), "it")
+        np.testing.assert_array_equal(found[..., 0], np.where(GREYS == 7, 255, GREYS))
+
+
+def test_a_ground_is_a_colour(tmp_path: Path) -> None:
+    path = tmp_path / "it.png"
+    path.write_bytes(transparent("LA"))
+    assert [transforms.header(path, ground)[1] for ground in ("white", "#333", "orange")] == [False, False, True]
+    with pytest.raises(ValueError, match="unknown ground 'glass': give the name of a colour or #rrggbb"):
+        transforms.is_grey("glass")
+
+
+# How the corner of an F is turned back, by EXIF's number of the way in which it was turned: EXIF 2.32, section 4.6.4.
+TURNS = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: x[::-1].swapaxes(0, 1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: x[:, ::-1].swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("number", TURNS)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WebP"])
+def test_pictures_stand_upright(number: int, kind: str) -> None:
+    pixels = made_up(1, 9, 6)[0]
+    exif = Image.Exif()
+    exif[0x0112] = number
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, kind, exif=exif, **({"lossless": True} if kind == "WebP" else {}))
+    expected = TURNS[number](pixels)
+    found = transforms.decode(file.getvalue(), (6, 6, 3), Framing(6), "it")
+    top, left = (expected.shape[0] - 6) // 2, (expected.shape[1] - 6) // 2
+    np.testing.assert_array_equal(found, expected[top : top + 6, left : left + 6])
+
+
+def test_sixteen_bits_become_the_nearest_of_eight(tmp_path: Path) -> None:
+    levels = np.array([0, 128, 129, 385, 386, 32_767, 65_406, 65_407, 65_535], np.uint16).reshape(3, 3)
+    expected = np.floor(levels / 257 + 0.5)
+    pgm = b"P5 3 3 65535\n" + levels.astype(">u2").tobytes()
+    for kind, file in (("png", stored(Image.fromarray(levels))), ("pgm", pgm), ("tif", tiff_of(levels))):
+        np.testing.assert_array_equal(transforms.decode(file, (3, 3, 1), Framing(), "it")[..., 0], expected)
+        path = tmp_path / f"it.{kind}"
+        path.write_bytes(file)
+        assert transforms.header(path) == ((3, 3), False)
+
+
+def tiff_of(levels: np.ndarray) -> bytes:
+    file = BytesIO()
+    Image.fromarray(levels).save(file, "TIFF")
+    return file.getvalue()
+
+
+def test_inks_become_light(tmp_path: Path) -> None:
+    """Cyan, magenta, yellow and black ink each take away: light is (1 - ink)(1 - black)."""
+    inks = np.random.default_rng(0).integers(0, 256, (8, 8, 4)).astype(np.uint8)
+    file = BytesIO()
+    Image.fromarray(inks, "CMYK").save(file, "TIFF")
+    light = (1 - inks[..., :3] / 255) * (1 - inks[..., 3:] / 255) * 255
+    assert np.abs(transforms.decode(file.getvalue(), (8, 8, 3), Framing(), "it") - light).max() <= 1
+
+
+def test_a_very_large_picture_is_shrunk() -> None:
+    """More pixels than PIL's own limit of 179 million, of one bit each: half of them black."""
+    pixels = Image.new("1", (14_000, 14_000))
+    pixels.paste(1, (0, 0, 7_000, 14_000))
+    found = transforms.decode(stored(pixels), (8, 8, 1), Framing(8), "it")[..., 0]
+    assert (found[:, :2] == 255).all() and (found[:, 6:] == 0).all()
+
+
+def test_a_picture_beyond_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = encoded(made_up(1, 30, 30)[0])
+    monkeypatch.setattr(transforms, "DECODING", 2**40)
+    with pytest.raises(ValueError, match=r"it holds a picture that .*its 30 x 30 pixels need 921600 GiB, more than"):
+        transforms.decode(file, (30, 30, 3), Framing(), "it")
 
 
 def test_a_damaged_picture_is_refused() -> None:
@@ -144,9 +245,10 @@ def test_a_header_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"it\.png cannot be read as a picture"):
         transforms.header(path)
-    path.write_bytes(stored(Image.fromarray(np.zeros((4, 4), np.uint16))))
-    with pytest.raises(ValueError, match=r"it\.png has pixels of PIL's mode I;16: convert it to 8 bits a channel"):
-        transforms.header(path)
+    for numbers, mode in ((np.zeros((4, 4), np.int32), "I"), (np.zeros((4, 4), np.float32), "F")):
+        path.write_bytes(tiff_of(numbers))
+        with pytest.raises(ValueError, match=f"it.png has pixels of PIL's mode {mode}, of which nobody knows"):
+            transforms.header(path)
 
 
 def test_the_kind_of_a_picture() -> None:

@@ -1,17 +1,25 @@
 """Images that lie in a folder as files, or in an .npz as an array."""
 
+import hashlib
 import os
+import sys
 import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from ddpm_jax.data import transforms
+from ddpm_jax.data.sources import records
 from ddpm_jax.data.sources.records import Records
 from ddpm_jax.data.transforms import Framing
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+# What PIL opens and does not read by itself: it asks other programs, or users who register a reader.
+UNREADABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+BEGINNING = 4096  # bytes of a file that tell most pictures of one size apart
 
 
 def read(path: Path, wanted: Framing) -> Records:
@@ -32,20 +40,27 @@ def read(path: Path, wanted: Framing) -> Records:
 
 
 def folder(path: Path, wanted: Framing) -> Records:
-    """The image files in a folder and its subfolders, ordered by name. Grey if all are grey; without labels.
+    """The pictures in a folder and its subfolders, ordered by name. Grey if all are grey; without labels.
+
+    Of every kind that PIL reads. Links are followed; what is hidden is left out. stderr says what was left out.
 
     Args:
       path: of the folder.
       wanted: what becomes of the pictures.
 
     Raises:
-      ValueError: there are none, one cannot be read, or they do not fit the framing.
+      ValueError: there are none, one cannot be read, a link leads back, or they do not fit the framing.
     """
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    left_out: Counter[str] = Counter()
+    files = sorted(_pictures(path, (), left_out))
+    reasons = ", ".join(f"{n} {why}" for why, n in sorted(left_out.items()))
     if not files:
-        raise ValueError(f"{path} holds no images: give a folder with {', '.join(sorted(SUFFIXES))} files")
+        raise ValueError(
+            f"{path} holds no pictures{f' beside {reasons}' if reasons else ''}: give a folder with image files, such "
+            "as .png or .jpg"
+        )
     looked = tqdm(files, desc=f"looking at {path}", unit="image", delay=3, leave=False, mininterval=1)
-    headers = [transforms.header(file) for file in looked]
+    headers = [transforms.header(file, wanted.ground) for file in looked]
     sizes = {size for size, _ in headers}
     channels = 3 if any(in_colour for _, in_colour in headers) else 1
     shape = transforms.framed_shape(wanted, sizes.pop() if len(sizes) == 1 else None, channels, str(path))
@@ -55,7 +70,56 @@ def folder(path: Path, wanted: Framing) -> Records:
     def image(number: int) -> np.ndarray:
         return transforms.decode(files[number], shape, wanted, str(files[number]))
 
-    return Records(len(files), shape, list, image, threads=os.cpu_count() or 1)
+    def beginning(number: int) -> bytes:
+        with files[number].open("rb") as file:
+            return file.read(BEGINNING)
+
+    def contents(number: int) -> bytes:
+        with files[number].open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    copies = records.first_alike(len(files), (lambda number: files[number].stat().st_size, beginning, contents))
+    _tell(path, copies, reasons)
+    return Records(len(files), shape, list, image, threads=os.cpu_count() or 1, copies=copies)
+
+
+def _pictures(folder: Path, above: tuple[Path, ...], left_out: Counter[str]) -> Iterator[Path]:
+    """The pictures below a folder; what else there is is counted by why it is left out.
+
+    Raises:
+      ValueError: a link leads to a folder that it lies in.
+    """
+    real = folder.resolve()
+    if real in above:
+        raise ValueError(f"{folder} is a link to {real}, which it lies in: remove it")
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            left_out["hidden"] += 1
+        elif path.is_dir():
+            yield from _pictures(path, (*above, real), left_out)
+        elif not path.is_file():
+            left_out["broken links" if path.is_symlink() else "special files"] += 1
+        elif path.suffix.lower() in _suffixes():
+            yield path
+        else:
+            left_out[path.suffix or "without suffix"] += 1
+
+
+@cache
+def _suffixes() -> set[str]:
+    """Of the kinds of pictures that PIL reads."""
+    from PIL import Image
+
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN.keys() - UNREADABLE}
+
+
+def _tell(path: Path, copies: np.ndarray, reasons: str = "") -> None:
+    """One line of what is remarkable about the images at a path, if anything is."""
+    again = int((copies != np.arange(len(copies))).sum())
+    told = [f"{again} are copies of others, which are kept in one part"] if again else []
+    told += [f"left out: {reasons}"] if reasons else []
+    if told:
+        print(f"{path}: {len(copies)} images; {'; '.join(told)}", file=sys.stderr)
 
 
 def array(path: Path, wanted: Framing) -> Records:
@@ -92,4 +156,9 @@ def array(path: Path, wanted: Framing) -> Records:
     def image(number: int) -> np.ndarray:
         return transforms.framed_array(images[number], wanted, str(path))
 
-    return Records(len(images), shape, list, image, None if labels is None else lambda number: int(labels[number]))
+    def label(number: int) -> int:
+        return int(labels[number])
+
+    copies = records.first_alike(len(images), [lambda number: hashlib.sha256(images[number]).digest()])
+    _tell(path, copies)
+    return Records(len(images), shape, list, image, None if labels is None else label, copies=copies)

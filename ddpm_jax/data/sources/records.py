@@ -1,6 +1,6 @@
 """Images that are stored one by one: decoded into memory at once, or whenever they are indexed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -41,6 +41,7 @@ class Records(NamedTuple):
       image: a record -> its image (H, W, C).
       label: a record -> its class; None where there are none.
       threads: that decode a split; one where images are so small that taking turns costs more.
+      copies: (n,) for every record the first with the same contents; None of official sets, which stay as they are.
     """
 
     n: int
@@ -49,6 +50,7 @@ class Records(NamedTuple):
     image: Callable[[Any], UInt8[np.ndarray, "h w c"]]
     label: Callable[[Any], int] | None = None
     threads: int = 1
+    copies: Int[np.ndarray, " n"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,26 @@ class OnDemand:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or self.dtype)
+
+
+def first_alike(n: int, keys: Iterable[Callable[[int], Hashable]]) -> Int[np.ndarray, " n"]:
+    """For each of n things the first that all keys find equal to it.
+
+    Args:
+      n: how many.
+      keys: of a thing's number, the cheapest first; each is asked only of those that the ones before could not tell
+        apart.
+    """
+    first, groups = np.arange(n), [list(range(n))]
+    for key in keys:
+        divided: dict[tuple[int, Hashable], list[int]] = {}
+        for number, group in enumerate(groups):
+            for i in group:
+                divided.setdefault((number, key(i)), []).append(i)
+        groups = [group for group in divided.values() if len(group) > 1]
+    for group in groups:
+        first[group] = group[0]
+    return first
 
 
 def decoded(

@@ -163,12 +163,14 @@ def check_workdir(options: Ablation, given: Existing | None) -> None:
     elif path.exists():
         try:
             network = json.loads(path.read_text(encoding="utf-8"))["network"]
+            name, source, fingerprint = (network[part] for part in ("name", "source", "fingerprint"))
         except (ValueError, KeyError, TypeError):
-            network, taken = {}, "a results.json that is not of this experiment"
-        if given and network and network["fingerprint"] != given.model.fingerprint:
-            taken = f"results of another network, {network['name']}"
-        elif not given and network and network["source"] != "trained":
-            taken = f"results of the network {network['name']}"
+            taken = "a results.json that is not of this experiment"
+        else:
+            if given and fingerprint != given.model.fingerprint:
+                taken = f"results of another network, {name}"
+            elif not given and source != "trained":
+                taken = f"results of the network {name}"
     if taken:
         raise ValueError(f"{options.workdir} holds {taken}: choose another --workdir")
 

@@ -4,6 +4,7 @@ A name is one of DATASETS, a set that TFDS prepared, a folder of image files or 
 variances and trajectories are fixed on `calibration`, and the likelihood is reported on `test`.
 """
 
+import sys
 import zlib
 from collections.abc import Callable
 from functools import lru_cache, partial, reduce
@@ -253,7 +254,11 @@ def _of_version(folder: Path, name: str, known: Known, image_size: int | None) -
 def _of_path(name: str, image_size: int | None, ground: str) -> DataSet:
     path = Path(name).expanduser()
     transforms.is_grey(ground)
-    return divide(name, f"images in {path}", path.is_dir(), files.read(path, Framing(image_size, ground=ground)), None)
+    images = files.read(path, Framing(image_size, ground=ground))
+    divided = divide(name, f"images in {path}", path.is_dir(), images, None)
+    if images.note:
+        print(f"{path}: {images.note}", file=sys.stderr)
+    return divided
 
 
 def _noted(data_set: DataSet, notes: str) -> DataSet:

@@ -143,7 +143,7 @@ def decode(file: bytes | Path, shape: tuple[int, ...], framing: Framing, name: s
                 image = _shown(opened, mode, framing.ground)
     except Exception as error:  # whatever PIL raises of damaged files
         raise ValueError(
-            f"{name} holds a picture that cannot be decoded ({_said(error)}): mend or remove it"
+            f"{name} holds a picture that cannot be decoded ({first_line(error)}): mend or remove it"
         ) from error
     pixels = np.asarray(framed(image, framing, name))
     if pixels.shape[:2] != shape[:2]:
@@ -199,8 +199,8 @@ def _shown(image: "Image", mode: str, ground: str) -> "Image":
     return image if image.mode == mode else image.convert(mode)
 
 
-def _said(error: Exception) -> str:
-    """What an error says, in one line."""
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
@@ -219,7 +219,7 @@ def header(path: Path, ground: str = WHITE) -> tuple[tuple[int, int], bool]:
             mode, size, form = image.mode, image.size[::-1], image.format
             coloured = mode in COLOUR or (image.has_transparency_data and not is_grey(ground))
     except Exception as error:  # whatever PIL raises of damaged files
-        raise ValueError(f"{path} cannot be read as a picture ({_said(error)}): mend or remove it") from error
+        raise ValueError(f"{path} cannot be read as a picture ({first_line(error)}): mend or remove it") from error
     if mode not in GREY | COLOUR and (mode, form) != ("I", "PPM"):
         raise ValueError(f"{path} has pixels of PIL's mode {mode}, of which nobody knows the white: convert it to RGB")
     return size, coloured

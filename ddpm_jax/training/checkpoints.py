@@ -93,10 +93,19 @@ FORMAT = 2  # of a description; 1, which did not say so, had the same parts and 
 
 
 def folder_of(workdir: Path, config: Config | None = None) -> str:
-    """The folder of a run's checkpoints: what the config says (default: workdir's), or workdir/checkpoints."""
+    """The folder of a run's checkpoints: what the config says (default: workdir's), or workdir/checkpoints.
+
+    Raises:
+      ValueError: workdir's is damaged.
+    """
     config_file, configured = workdir / metrics.CONFIG, config and config.checkpoints
     if config is None and config_file.exists():
-        configured = json.loads(config_file.read_text(encoding="utf-8")).get("config", {}).get("checkpoints")
+        try:
+            configured = json.loads(config_file.read_text(encoding="utf-8")).get("config", {}).get("checkpoints")
+        except (ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{config_file} does not describe a run ({error}): remove it, it is written again from the checkpoints"
+            ) from error
     return configured or str(workdir / CHECKPOINTS)
 
 

@@ -178,6 +178,20 @@ def test_whether_images_are_mirrored_may_be_said(tmp_path: Path) -> None:
             assert "taken as likely" not in found.description
 
 
+def test_what_is_remarkable_is_told_once_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    images = made_up(30, 8, 8)
+    np.savez(tmp_path / "it.npz", images=np.concatenate([images, images[:5]]))
+    (tmp_path / "notes.txt").write_text("no image")
+    for i, image in enumerate(images):
+        (tmp_path / f"{i:02}.png").write_bytes(encoded(image))
+    for name in (tmp_path / "it.npz", tmp_path, tmp_path):
+        datasets.load(name)
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/it.npz: 35 images; 5 are copies of others, which are kept in one part\n"
+        f"{tmp_path}: 30 images; left out: 1 .npz, 1 .txt\n"
+    )
+
+
 def test_a_folder_has_a_ground_and_nothing_else_has(tmp_path: Path) -> None:
     for i in range(20):
         pixels = np.full((4, 4, 4), (i, i, i, 0), np.uint8)

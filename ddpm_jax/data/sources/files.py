@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import sys
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -42,7 +40,7 @@ def read(path: Path, wanted: Framing) -> Records:
 def folder(path: Path, wanted: Framing) -> Records:
     """The pictures in a folder and its subfolders, ordered by name. Grey if all are grey; without labels.
 
-    Of every kind that PIL reads. Links are followed; what is hidden is left out. stderr says what was left out.
+    Of every kind that PIL reads. Links are followed; what is hidden is left out. The note says what was left out.
 
     Args:
       path: of the folder.
@@ -79,8 +77,8 @@ def folder(path: Path, wanted: Framing) -> Records:
             return hashlib.file_digest(file, "sha256").digest()
 
     copies = records.first_alike(len(files), (lambda number: files[number].stat().st_size, beginning, contents))
-    _tell(path, copies, reasons)
-    return Records(len(files), shape, list, image, threads=os.cpu_count() or 1, copies=copies)
+    note = _note(copies, reasons)
+    return Records(len(files), shape, list, image, threads=os.cpu_count() or 1, copies=copies, note=note)
 
 
 def _pictures(folder: Path, above: tuple[Path, ...], left_out: Counter[str]) -> Iterator[Path]:
@@ -113,13 +111,12 @@ def _suffixes() -> set[str]:
     return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN.keys() - UNREADABLE}
 
 
-def _tell(path: Path, copies: np.ndarray, reasons: str = "") -> None:
-    """One line of what is remarkable about the images at a path, if anything is."""
+def _note(copies: np.ndarray, left_out: str = "") -> str:
+    """What is remarkable about images, if anything is."""
     again = int((copies != np.arange(len(copies))).sum())
     told = [f"{again} are copies of others, which are kept in one part"] if again else []
-    told += [f"left out: {reasons}"] if reasons else []
-    if told:
-        print(f"{path}: {len(copies)} images; {'; '.join(told)}", file=sys.stderr)
+    told += [f"left out: {left_out}"] if left_out else []
+    return "; ".join([f"{len(copies)} images", *told]) if told else ""
 
 
 def array(path: Path, wanted: Framing) -> Records:
@@ -137,8 +134,9 @@ def array(path: Path, wanted: Framing) -> Records:
             name = next((name for name in ("images", "arr_0") if name in stored), "")
             images, labels = stored[name] if name else None, stored.get("labels")
             names = ", ".join(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read ({error}): write it again by numpy.savez") from error
+    except Exception as error:  # whatever NumPy and zipfile raise of damaged files
+        reason = transforms.first_line(error)
+        raise ValueError(f"{path} cannot be read ({reason}): write it again by numpy.savez") from error
     if images is None:
         raise ValueError(f"{path} has no array `images`, only {names}: rename one")
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
@@ -160,5 +158,5 @@ def array(path: Path, wanted: Framing) -> Records:
         return int(labels[number])
 
     copies = records.first_alike(len(images), [lambda number: hashlib.sha256(images[number]).digest()])
-    _tell(path, copies)
-    return Records(len(images), shape, list, image, None if labels is None else label, copies=copies)
+    of_each = None if labels is None else label
+    return Records(len(images), shape, list, image, of_each, copies=copies, note=_note(copies))

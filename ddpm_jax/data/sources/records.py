@@ -42,6 +42,7 @@ class Records(NamedTuple):
       label: a record -> its class; None where there are none.
       threads: that decode a split; one where images are so small that taking turns costs more.
       copies: (n,) for every record the first with the same contents; None of official sets, which stay as they are.
+      note: what is remarkable about what was taken, for the user.
     """
 
     n: int
@@ -51,6 +52,7 @@ class Records(NamedTuple):
     label: Callable[[Any], int] | None = None
     threads: int = 1
     copies: Int[np.ndarray, " n"] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,6 @@ Statistics of images are cached under the hash of the images and of the extracto
 """
 
 import json
-import zipfile
-import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -188,8 +186,11 @@ def read_samples(path: Path) -> tuple[UInt8[np.ndarray, "n h w c"], dict[str, An
     arrays = _arrays(path, ("arr_0", "options"), "the images arr_0")
     if "arr_0" not in arrays:
         raise ValueError(f"{path} has no array arr_0: the images, uint8 of shape (n, H, W, 3), are wanted under it")
-    options = str(arrays.get("options", ""))
-    return _images(path, arrays["arr_0"]), json.loads(options) if options.startswith("{") else {}
+    try:
+        made = json.loads(str(arrays.get("options", "")))
+    except ValueError:
+        made = {}
+    return _images(path, arrays["arr_0"]), made if isinstance(made, dict) else {}
 
 
 def _arrays(path: Path, names: tuple[str, ...], expected: str) -> dict[str, np.ndarray]:
@@ -197,8 +198,9 @@ def _arrays(path: Path, names: tuple[str, ...], expected: str) -> dict[str, np.n
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in names if name in stored}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read ({error}): give an .npz with {expected}") from error
+    except Exception as error:  # whatever NumPy and zipfile raise of damaged files
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} cannot be read ({reason}): give an .npz with {expected}") from error
 
 
 def _images(path: Path, images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:

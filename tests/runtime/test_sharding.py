@@ -127,7 +127,7 @@ def test_microbatches_make_the_step_of_the_whole_batch(name: str, devices: int, 
     assert_same_parameters(got, alone(name))
 
 
-@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("unroll", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["rescaled", pytest.param("unet", marks=pytest.mark.slow)])
 def test_steps_of_one_call_are_the_steps_of_many(name: str, unroll: bool) -> None:
     """The second microbatch's loop is in them, too, written out as on CPUs and as a loop as elsewhere."""

@@ -63,7 +63,9 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize(
+    "name", ["npr", *(pytest.param(name, marks=pytest.mark.slow) for name in CHOICES if name != "npr")]
+)
 def test_three_modes_at_ten_steps_are_what_plain_sums_say(linear, name) -> None:
     """Within 1 % of another grid's distances, found without logarithms, splines or strides."""
     data, world = three_modes(linear)

@@ -153,6 +153,14 @@ def test_an_array_is_read_with_its_labels(tmp_path: Path, name: str, labels: np.
         np.testing.assert_array_equal(found_labels, labels)
 
 
+@pytest.mark.parametrize("name", ["it.npz", "IT.NPZ"])
+def test_an_array_is_read_in_either_order_of_memory_and_spelling(tmp_path: Path, name: str) -> None:
+    images = made_up(5, 8, 8)
+    with (tmp_path / name).open("wb") as file:
+        np.savez(file, images=np.asfortranarray(images))
+    np.testing.assert_array_equal(all_of(files.read(tmp_path / name, Framing()))[0], images)
+
+
 def test_a_grey_array_needs_no_channels_and_is_shrunk(tmp_path: Path) -> None:
     images = made_up(5, 8, 12, 1)
     np.savez(tmp_path / "it.npz", images=images[..., 0])

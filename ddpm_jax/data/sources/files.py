@@ -32,7 +32,7 @@ def read(path: Path, wanted: Framing) -> Records:
     """
     if path.is_dir():
         return folder(path, wanted)
-    if path.suffix == ".npz" and path.is_file():
+    if path.suffix.lower() == ".npz" and path.is_file():
         return array(path, wanted)
     raise ValueError(f"{path} is not there as a folder or an .npz file: give the path of images")
 
@@ -157,6 +157,6 @@ def array(path: Path, wanted: Framing) -> Records:
     def label(number: int) -> int:
         return int(labels[number])
 
-    copies = records.first_alike(len(images), [lambda number: hashlib.sha256(images[number]).digest()])
+    copies = records.first_alike(len(images), [lambda number: hashlib.sha256(images[number].tobytes()).digest()])
     of_each = None if labels is None else label
     return Records(len(images), shape, list, image, of_each, copies=copies, note=_note(copies))

@@ -95,6 +95,8 @@ def describe(found: DataSet) -> dict[str, Any]:
 def divide(name: str, title: str, flip: bool, train: Records, test: Records | None) -> DataSet:
     """Training images are shuffled once, always alike, and the last are calibration images.
 
+    Grey levels are 256, and two where the images in memory hold 0 and 1 alone.
+
     Args:
       name: of the data set.
       title: what its images are.
@@ -124,10 +126,10 @@ def divide(name: str, title: str, flip: bool, train: Records, test: Records | No
     train_split = (
         Large(OnDemand(train, train_indices)) if large else Split(*records.decoded(train, train_indices, name))
     )
-    other_splits = (
-        Split(*records.decoded(*part, name)) for part in ((train, calibration_indices), (test, test_indices))
-    )
-    return DataSet(name, description, 256, flip, train_split, *other_splits)
+    others = [Split(*records.decoded(*part, name)) for part in ((train, calibration_indices), (test, test_indices))]
+    if max(int(part.images.max()) for part in (train_split, *others) if isinstance(part, Split)) == 1:
+        return DataSet(name, f"{description}, black and white", 2, flip, train_split, *others)
+    return DataSet(name, description, 256, flip, train_split, *others)
 
 
 def _apart(
@@ -295,7 +297,7 @@ def load(
         not in DATASETS, no in .npz files.
       ground: the colour that shows where a picture of a folder is transparent, a name or #rrggbb; default white.
 
-    Images of 0 and 1 alone have two grey levels.
+    Images of 0 and 1 alone have two grey levels; a registered set keeps the number that it says.
 
     Raises:
       ValueError: there is none of this name, it cannot be used, or its images leave [-1, 1].
@@ -315,26 +317,19 @@ def load(
             f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, an image set of TFDS such as "
             f"lsun/bedroom, or a path of images such as ./{name}"
         )
-    if mirror is None and data_set.flip and name not in DATASETS:
-        data_set = _noted(data_set, ", mirror images taken as likely")
     if mirror is not None:
         data_set = _noted(data_set._replace(flip=mirror), f", {'' if mirror else 'not '}mirrored")
-    return _with_levels(data_set)
+    elif data_set.flip and name not in DATASETS:
+        data_set = _noted(data_set, ", mirror images taken as likely")
+    if name in DATASETS and data_set.levels < 256:
+        _check_levels(data_set)
+    return data_set
 
 
-def _with_levels(data_set: DataSet) -> DataSet:
-    """The set with two grey levels if its images hold 0 and 1 alone; such as it is else.
-
-    Raises:
-      ValueError: its images leave [-1, 1].
-    """
-    in_memory = (getattr(data_set, part).images for part in PARTS if isinstance(getattr(data_set, part), Split))
-    highest = max(int(images.max()) for images in in_memory)
-    if highest == 1 and data_set.levels > 2:
-        return _noted(data_set._replace(levels=2), ", black and white")
+def _check_levels(data_set: DataSet) -> None:
+    highest = max(int(getattr(data_set, part).images.max()) for part in PARTS)
     if highest >= data_set.levels:
         raise ValueError(
             f"data set {data_set.name!r} has grey level {highest}, outside [-1, 1] with {data_set.levels} levels: give "
             f"it {highest + 1} or more"
         )
-    return data_set

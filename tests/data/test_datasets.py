@@ -227,6 +227,13 @@ def test_zeros_and_ones_are_black_and_white(tmp_path: Path, kind: str, monkeypat
     np.testing.assert_array_equal(transforms.shades(found.test.images, 2), 255 * found.test.images)
 
 
+def test_a_registered_set_has_the_levels_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = datasets.digits()
+    dark = {part: getattr(digits, part)._replace(images=getattr(digits, part).images // 16) for part in datasets.PARTS}
+    monkeypatch.setitem(datasets.DATASETS, "dark", lambda: digits._replace(**dark))
+    assert datasets.load("dark").test.images.max() == 1 and datasets.load("dark").levels == 17
+
+
 def test_a_copy_in_another_format_is_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path, "cifar10", {"train": list(made_up(20, 32, 32)), "test": list(made_up(2, 32, 32))}, "JPEG")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))

@@ -253,14 +253,19 @@ def _of_version(folder: Path, name: str, known: Known, image_size: int | None) -
 
 
 @lru_cache(maxsize=2)
-def _of_path(name: str, image_size: int | None, ground: str) -> DataSet:
+def _of_path(name: str, image_size: int | None, ground: str | None) -> DataSet:
     path = Path(name).expanduser()
-    transforms.is_grey(ground)
-    images = files.read(path, Framing(image_size, ground=ground))
+    images = files.read(path, Framing(image_size, ground=ground or transforms.WHITE))
+    if ground is not None and not path.is_dir():
+        raise ValueError(_opaque(name, ground))
     divided = divide(name, f"images in {path}", path.is_dir(), images, None)
     if images.note:
         print(f"{path}: {images.note}", file=sys.stderr)
     return divided
+
+
+def _opaque(name: str, ground: str) -> str:
+    return f"ground = {ground}: pictures of {name} are opaque, leave it out"
 
 
 def _noted(data_set: DataSet, notes: str) -> DataSet:
@@ -305,9 +310,9 @@ def load(
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size = {image_size}: it is at least 1")
     if isinstance(name, Path) or name.startswith((".", "/", "~")) or name.lower().endswith(".npz"):
-        data_set = _of_path(str(name), image_size, ground or transforms.WHITE)
+        data_set = _of_path(str(name), image_size, ground)
     elif ground is not None:
-        raise ValueError(f"ground = {ground}: pictures of {name} are opaque, leave it out")
+        raise ValueError(_opaque(name, ground))
     elif name in DATASETS:
         data_set = DATASETS[name]() if image_size is None else DATASETS[name](image_size)
     elif tfds.is_known(name):

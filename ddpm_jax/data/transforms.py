@@ -204,12 +204,12 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def header(path: Path, ground: str = WHITE) -> tuple[tuple[int, int], bool]:
+def header(path: Path, grey_ground: bool = True) -> tuple[tuple[int, int], bool]:
     """(H, W) of a picture as it is stored and whether it is shown in colour, from the beginning of its file.
 
     Args:
       path: of the picture.
-      ground: the colour that shows where it is transparent.
+      grey_ground: a shade of grey shows where it is transparent.
 
     Raises:
       ValueError: it is no picture, or has pixels without an agreed white.
@@ -217,7 +217,7 @@ def header(path: Path, ground: str = WHITE) -> tuple[tuple[int, int], bool]:
     try:
         with _opened(path) as image:
             mode, size, form = image.mode, image.size[::-1], image.format
-            coloured = mode in COLOUR or (image.has_transparency_data and not is_grey(ground))
+            coloured = mode in COLOUR or (image.has_transparency_data and not grey_ground)
     except Exception as error:  # whatever PIL raises of damaged files
         raise ValueError(f"{path} cannot be read as a picture ({first_line(error)}): mend or remove it") from error
     if mode not in GREY | COLOUR and (mode, form) != ("I", "PPM"):

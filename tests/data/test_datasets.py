@@ -200,8 +200,13 @@ def test_a_folder_has_a_ground_and_nothing_else_has(tmp_path: Path) -> None:
     assert {ground: one.train.images[0, 0, 0].tolist() for ground, one in found.items()} == {
         None: [255] * 3, "#202020": [32] * 3, "red": [255, 0, 0]
     }  # fmt: skip
-    with pytest.raises(ValueError, match="ground = red: pictures of digits are opaque, leave it out"):
-        datasets.load("digits", ground="red")
+    array = tmp_path / "it.npz"
+    np.savez(array, images=made_up(30, 8, 8))
+    for name in ("digits", array):
+        with pytest.raises(ValueError, match=f"ground = red: pictures of {name} are opaque, leave it out"):
+            datasets.load(name, ground="red")
+    with pytest.raises(ValueError, match=r"nowhere is not there as a folder"):
+        datasets.load("./nowhere", ground="red")
     with pytest.raises(ValueError, match="unknown ground 'rde'"):
         datasets.load(tmp_path, ground="rde")
 

@@ -47,9 +47,10 @@ def folder(path: Path, wanted: Framing) -> Records:
       wanted: what becomes of the pictures.
 
     Raises:
-      ValueError: there are none, one cannot be read, a link leads back, or they do not fit the framing.
+      ValueError: there are none, one cannot be read, a link leads back, they do not fit the framing, or the ground is
+        no colour.
     """
-    left_out: Counter[str] = Counter()
+    grey_ground, left_out = transforms.is_grey(wanted.ground), Counter[str]()
     files = sorted(_pictures(path, (), left_out))
     reasons = ", ".join(f"{n} {why}" for why, n in sorted(left_out.items()))
     if not files:
@@ -58,7 +59,7 @@ def folder(path: Path, wanted: Framing) -> Records:
             "as .png or .jpg"
         )
     looked = tqdm(files, desc=f"looking at {path}", unit="image", delay=3, leave=False, mininterval=1)
-    headers = [transforms.header(file, wanted.ground) for file in looked]
+    headers = [transforms.header(file, grey_ground) for file in looked]
     sizes = {size for size, _ in headers}
     channels = 3 if any(in_colour for _, in_colour in headers) else 1
     shape = transforms.framed_shape(wanted, sizes.pop() if len(sizes) == 1 else None, channels, str(path))

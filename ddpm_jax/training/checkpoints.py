@@ -104,7 +104,8 @@ def folder_of(workdir: Path, config: Config | None = None) -> str:
             configured = json.loads(config_file.read_text(encoding="utf-8")).get("config", {}).get("checkpoints")
         except (ValueError, AttributeError) as error:
             raise ValueError(
-                f"{config_file} does not describe a run ({error}): remove it, it is written again from the checkpoints"
+                f"{config_file} does not describe a run ({error}): mend it, or remove it where the checkpoints lie in "
+                f"{workdir / CHECKPOINTS}"
             ) from error
     return configured or str(workdir / CHECKPOINTS)
 

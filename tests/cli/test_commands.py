@@ -19,6 +19,7 @@ from ddpm_jax.models import unet
 from ddpm_jax.training import model
 from tests.cli.conftest import DIGITS, TRAINING, run
 from tests.models.test_unet import LEAST
+from tests.training.test_model import transparent_at
 
 
 @pytest.mark.parametrize("name", ["train", "sample", "heads", "ablate"])
@@ -45,6 +46,16 @@ def test_dry_run_prints_the_resolved_config_and_writes_nothing(
 def test_a_dry_run_of_sample_prints_the_times(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run("sample", "--workdir", str(trained), "--K", "3", "--out", str(tmp_path / "new"), "--dry-run")
     assert json.loads(capsys.readouterr().out)["times"] == [1, 16, 30]
+    assert not (tmp_path / "new").exists()
+
+
+def test_how_pictures_are_taken_is_said_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    said = ["--data", str(transparent_at(tmp_path / "photos")), "--mirror", "False", "--ground", "black"]
+    run("train", *TRAINING, *said, "--workdir", str(tmp_path / "new"), "--dry-run")
+    config = json.loads(capsys.readouterr().out)
+    assert (config["mirror"], config["ground"]) == (False, "black")
+    own = ["--denoiser", "tests.cli.test_bad_input:whole", "--workdir", str(tmp_path / "new"), "--dry-run"]
+    run("heads", *said, *own)
     assert not (tmp_path / "new").exists()
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
+from PIL import Image
 
 from ddpm_jax.data import datasets
 from ddpm_jax.diffusion import denoiser, schedules
@@ -231,6 +232,26 @@ def test_images_of_the_same_kind_stand_in_for_its_own(workdirs: dict[str, Path],
     assert model.load_data(own, "digits").shape == SHAPE
     with pytest.raises(ValueError, match="levels 256 and own was trained on 17"):
         model.load_data(own, str(others))
+
+
+def transparent_at(folder: Path) -> Path:
+    """Grey pictures of which nothing is seen but the ground."""
+    folder.mkdir()
+    for i in range(24):
+        pixels = np.stack([np.full((8, 8), i, np.uint8), np.zeros((8, 8), np.uint8)], axis=-1)
+        Image.fromarray(pixels, "LA").save(folder / f"{i:02}.png")
+    return folder
+
+
+def test_its_images_are_read_as_they_were(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Mirrored or not, and on the same ground: variances are measured and heads trained on them."""
+    config = Config(data=str(transparent_at(tmp_path / "photos")), mirror=False, ground="#202020")
+    images = setup.load_images(config)
+    own = model.of_function(halve, LINEAR, "eps", SHAPE)
+    own = own._replace(trained_on=model.data_description(datasets.describe(images), config))
+    again = model.load_data(own)
+    assert (again.flip, {*np.unique(again.train.images)}) == (False, {0x20})
+    assert capsys.readouterr().err == ""
 
 
 def test_images_that_came_back_as_others_are_told_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

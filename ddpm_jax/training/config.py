@@ -25,8 +25,8 @@ class Config:
       data: a data set by name, any image set of TFDS (lsun/bedroom), a folder of images, or an .npz; default the
         preset's.
       image_size: side length in pixels that images are cropped and shrunk to; default unchanged, 64 for celeb_a.
-      mirror: whether a mirrored image is as likely as the image; default yes for folders and photographs, no for
-        digits, clothes and .npz files.
+      mirror: whether a mirrored image is as likely as the image; default yes for folders and sets of TFDS, no for
+        mnist, fashion_mnist, digits and .npz files.
       ground: the colour that shows where pictures of a folder are transparent, a name or #rrggbb; default white.
       preset: the shape of the U-Net.
       schedule: the noise schedule.

@@ -17,6 +17,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8
 
+from ddpm_jax.errors import first_line
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -197,11 +199,6 @@ def _shown(image: "Image", mode: str, ground: str) -> "Image":
         under.alpha_composite(image.convert("RGBA"))
         image = under
     return image if image.mode == mode else image.convert(mode)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def header(path: Path, grey_ground: bool = True) -> tuple[tuple[int, int], bool]:

@@ -24,6 +24,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, EveryNSteps, LatestN
 from orbax.checkpoint.options import MultiprocessingOptions
 
+from ddpm_jax.errors import first_line
 from ddpm_jax.training import metrics
 from ddpm_jax.training.config import Config
 from ddpm_jax.training.step import TrainState
@@ -166,7 +167,7 @@ def one_line(folder: epath.Path) -> Iterator[None]:
     except (OSError, jax.errors.JaxRuntimeError):  # the latter of a process that has died
         raise
     except Exception as error:  # of many kinds, with words that fill screens
-        reason = str(error).strip().partition("\n")[0][:200]
+        reason = first_line(error)[:200]
         message = f"checkpoints cannot be read or written there ({reason}); those that are whole stay so"
         raise OSError(errno.EIO, message, str(folder)) from error
 
@@ -424,6 +425,6 @@ def _newest(folder: epath.PathLike, step: int | None, read: Callable[[epath.Path
         except Incompatible:
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
-            reason = str(error).strip().partition("\n")[0][:200]
+            reason = first_line(error)[:200]
             print(f"warning: checkpoint {place}/{candidate} cannot be read: {reason}", file=sys.stderr)
     raise ValueError(f"no checkpoint in {place} can be read: train again in another --workdir")

@@ -21,6 +21,7 @@ from ddpm_jax.diffusion import process, registry, timesteps
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.process import Steps
 from ddpm_jax.diffusion.schedules import SCHEDULES, Schedule
+from ddpm_jax.errors import first_line
 from ddpm_jax.models import heads as head_networks
 from ddpm_jax.models import unet
 from ddpm_jax.models.unet import UNetConfig
@@ -400,7 +401,7 @@ def _probe(function: Any, T: int, shape: tuple[int, ...], name: str) -> np.ndarr
     try:
         output = jax.jit(lambda x_t, t: function(x_t, t))(x_t, t)
     except Exception as error:  # it is the user's code
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise ValueError(f"denoiser {name} fails on x_t {x_t.shape} float32, t {t.shape} int32: {reason}") from error
     got = f"{getattr(output, 'dtype', type(output).__name__)} {getattr(output, 'shape', '')}".strip()
     if got != f"float32 {x_t.shape}":
@@ -429,7 +430,7 @@ def of_module(spec: str, config: Config, images: DataSet) -> Model:
         imported = importlib.import_module(module)
         function, file = getattr(imported, attribute), cache.file_hash(imported)
     except Exception as error:  # it is the user's code
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise ValueError(f"--denoiser {spec}: {reason}; give module:function, importable from here") from error
     model = of_function(function, schedule, config.prediction, images.shape, images.levels, spec)
     return model._replace(

@@ -14,6 +14,7 @@ from ddpm_jax.data import transforms
 from ddpm_jax.data.sources import records
 from ddpm_jax.data.sources.records import Records
 from ddpm_jax.data.transforms import Framing
+from ddpm_jax.errors import first_line
 
 # What PIL opens and does not read by itself: it asks other programs, or users who register a reader.
 UNREADABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -136,7 +137,7 @@ def array(path: Path, wanted: Framing) -> Records:
             images, labels = stored[name] if name else None, stored.get("labels")
             names = ", ".join(stored)
     except Exception as error:  # whatever NumPy and zipfile raise of damaged files
-        reason = transforms.first_line(error)
+        reason = first_line(error)
         raise ValueError(f"{path} cannot be read ({reason}): write it again by numpy.savez") from error
     if images is None:
         raise ValueError(f"{path} has no array `images`, only {names}: rename one")

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 
 from ddpm_jax.data.datasets import DataSet, describe
 from ddpm_jax.data.sources.records import ImageArray
+from ddpm_jax.errors import first_line
 from ddpm_jax.evaluation.fid import frechet
 from ddpm_jax.evaluation.fid.frechet import Sums, Target
 from ddpm_jax.evaluation.fid.protocols import Measure
@@ -199,7 +200,7 @@ def _arrays(path: Path, names: tuple[str, ...], expected: str) -> dict[str, np.n
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in names if name in stored}
     except Exception as error:  # whatever NumPy and zipfile raise of damaged files
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise ValueError(f"{path} cannot be read ({reason}): give an .npz with {expected}") from error
 
 

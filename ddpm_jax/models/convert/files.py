@@ -10,6 +10,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from ddpm_jax.errors import first_line
+
 TORCH = 'pip install -e ".[torch]"'
 
 
@@ -79,7 +81,7 @@ def _read_state_dict(path: Path) -> dict[str, np.ndarray]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of unpickling, of zip archives, of the system
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_line(error)
         raise ValueError(f"{path} is no state dict of tensors alone, or damaged: {reason}") from error
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ValueError(f"{path} is no state dict: it holds more than tensors by name")

@@ -8,13 +8,17 @@ Numerics: tables are built in float64 on the host and cast once, where they ente
 kept as a table of its own: formed from float32 values it would err by up to 1.7e-4.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
+
+from ddpm_jax.diffusion import registry
 
 Table = Float[Array, " n"] | Float[np.ndarray, " n"]
 Times = Int[Array, "..."] | Int[np.ndarray, "..."] | int
@@ -153,7 +157,7 @@ def zero_terminal(schedule: Schedule) -> Schedule:
     return from_betas(np.append(beta[1], drop * (q[:-1] + q[1:]) / q[:-1] ** 2))
 
 
-SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": linear,
     "cosine": cosine,
     "quadratic": quadratic,
@@ -163,3 +167,99 @@ SCHEDULES: dict[str, Callable[[int], Schedule]] = {
     "linear_zero_terminal": lambda T: zero_terminal(linear(T)),
     "cosine_zero_terminal": lambda T: zero_terminal(cosine(T)),
 }
+"""By name: T and, of some, numbers that follow a colon in the name -> the schedule."""
+
+TABLE = "betas"  # before the colon of a name that is the numbers themselves
+SHOWN = 60  # characters of a name that is shown whole
+
+
+def build(name: str, T: int) -> Schedule:
+    """The schedule that a name says.
+
+    Example:
+      build("linear:1e-4,0.02", 1000)
+
+    Args:
+      name: of SCHEDULES, with its numbers or without; or a table, from `table`.
+      T: number of noise levels.
+
+    Raises:
+      ValueError: no schedule has this name or takes these numbers, or a table is of another length.
+    """
+    kind, colon, words = name.partition(":")
+    if kind == TABLE and colon:
+        betas = _numbers(name, words)
+        if len(betas) != T:
+            raise ValueError(f"T = {T}: the schedule is a table of {len(betas)} betas, give T = {len(betas)}")
+        return from_betas(betas)
+    made = registry.named(SCHEDULES, kind, "schedule")
+    if not colon:
+        return made(T)
+    numbers, names = _numbers(name, words), _number_names(made)
+    if len(numbers) != len(names):
+        takes = f"write {kind}:{','.join(names)} or {kind}" if names else f"{kind} takes no numbers"
+        raise ValueError(f"schedule {title(name)!r}: {takes}")
+    outside = [number for number in numbers if not 0 < number <= 1]
+    if outside:
+        raise ValueError(f"schedule {title(name)!r}: {outside[0]:g} is no beta, it is above 0 and at most 1")
+    return made(T, *numbers)
+
+
+def table(betas: np.ndarray | list[float]) -> str:
+    """The name of a schedule that is these betas, in full precision.
+
+    Args:
+      betas: see `from_betas`.
+
+    Raises:
+      ValueError: see `from_betas`.
+    """
+    return f"{TABLE}:{','.join(repr(beta) for beta in from_betas(betas).beta[1:].tolist())}"
+
+
+def name_of(betas: np.ndarray | list[float]) -> str:
+    """The shortest name of these betas to 1e-6 of each: a schedule, one with its numbers, or a table.
+
+    Args:
+      betas: see `from_betas`.
+
+    Raises:
+      ValueError: see `from_betas`.
+    """
+    wanted = np.asarray(from_betas(betas).beta)[1:]
+    for name in _likely(wanted):
+        with suppress(ValueError):  # at this T it may have betas outside (0, 1)
+            if np.allclose(build(name, len(wanted)).beta[1:], wanted, rtol=1e-6, atol=0):
+                return name
+    return table(wanted)
+
+
+def title(name: str) -> str:
+    """A name to be shown: of a long one its kind, how many numbers it has, the first and the last."""
+    kind, _, words = name.partition(":")
+    numbers = words.split(",")
+    return name if len(name) <= SHOWN else f"{kind} ({len(numbers)} numbers, {numbers[0]} to {numbers[-1]})"
+
+
+def _likely(betas: np.ndarray) -> Iterator[str]:
+    """Names that may have these betas: those without numbers, then those with the numbers that its ends say."""
+    yield from SCHEDULES
+    first, last = betas[0], betas[-1]
+    inner = (last - first) / (1 - 2 / (1 + np.exp(6)))  # of a logistic curve from -6 to 6 the ends are not reached
+    middle = (first + last) / 2
+    yield f"constant:{first:.12g}"
+    yield f"linear:{first:.12g},{last:.12g}"
+    yield f"quadratic:{first:.12g},{last:.12g}"
+    yield f"sigmoid:{middle - inner / 2:.12g},{middle + inner / 2:.12g}"
+
+
+def _number_names(made: Callable[..., Schedule]) -> list[str]:
+    return [parameter.name for parameter in inspect.signature(made).parameters.values()][1:]
+
+
+def _numbers(name: str, words: str) -> list[float]:
+    """What follows a colon."""
+    try:
+        return [float(word) for word in words.split(",")]
+    except ValueError:
+        raise ValueError(f"schedule {title(name)!r}: numbers, with commas between them, follow the colon") from None

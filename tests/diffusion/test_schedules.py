@@ -123,3 +123,75 @@ def test_zero_terminal_leaves_a_schedule_that_ends_at_0_as_it_is():
 def test_zero_terminal_needs_two_times():
     with pytest.raises(ValueError, match="T = 1"):
         schedules.zero_terminal(schedules.from_betas([0.5]))
+
+
+@pytest.mark.parametrize(
+    ("name", "T", "betas"),
+    [
+        ("linear:0.1,0.7", 4, oracle_schedules.linear(4, 0.1, 0.7)),
+        ("quadratic:1e-1,.7", 4, oracle_schedules.quadratic(4, 0.1, 0.7)),
+        ("sigmoid:0.1,0.7", 4, oracle_schedules.sigmoid(4, 0.1, 0.7)),
+        ("constant:0.3", 4, oracle_schedules.constant(4, 0.3)),
+        ("jsd", 4, oracle_schedules.jsd(4)),
+        ("betas:0.3,0.1,1", 3, [0.3, 0.1, 1.0]),
+        ("betas:0.5", 1, [0.5]),
+    ],
+)
+def test_a_name_with_its_numbers_is_a_schedule(name, T, betas):
+    np.testing.assert_allclose(schedules.build(name, T).beta[1:], betas, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lin:1", "unknown schedule 'lin': choose one of linear"),
+        ("betas", "unknown schedule 'betas'"),
+        ("betas.json", "unknown schedule 'betas.json'"),
+        ("linear:0.1", "schedule 'linear:0.1': write linear:beta_1,beta_T or linear"),
+        ("linear:", "schedule 'linear:': numbers, with commas between them"),
+        ("linear:a,b", "schedule 'linear:a,b': numbers, with commas"),
+        ("constant:0.1,0.2", "write constant:beta or constant"),
+        ("cosine:0.1", "cosine takes no numbers"),
+        ("quadratic:-1,0.5", "-1 is no beta, it is above 0 and at most 1"),
+        ("linear:nan,0.5", "nan is no beta"),
+        ("sigmoid:0.1,inf", "inf is no beta"),
+        ("betas:0.1,0.2,0.3", "T = 4: the schedule is a table of 3 betas, give T = 3"),
+        ("betas:0.1,2,0.3,0.4", "beta_2 = 2 is outside"),
+        ("betas:0.1,nan,0.3,0.4", "beta_2 = nan is outside"),
+    ],
+)
+def test_a_name_that_says_no_schedule_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        schedules.build(name, 4)
+
+
+@pytest.mark.parametrize("betas", [[0.1], [0.1 + 0.2, 1 / 3, 1.0], np.random.default_rng(0).uniform(0, 1, 1000)])
+def test_a_table_keeps_every_bit(betas):
+    built = schedules.build(schedules.table(betas), len(betas))
+    assert built.beta[1:].tolist() == [float(beta) for beta in betas]
+
+
+@pytest.mark.parametrize(
+    ("betas", "name"),
+    [
+        (oracle_schedules.linear(1000), "linear"),
+        (oracle_schedules.cosine(50), "cosine"),
+        (oracle_schedules.linear(10, 1e-4, 0.02), "linear:0.0001,0.02"),
+        (oracle_schedules.quadratic(1000, 0.00085, 0.012), "quadratic:0.00085,0.012"),
+        (oracle_schedules.sigmoid(1000, 1e-5, 0.03), "sigmoid:1e-05,0.03"),
+        (oracle_schedules.constant(7, 0.3), "constant:0.3"),
+        ([0.1, 0.5, 0.2], "betas:0.1,0.5,0.2"),
+    ],
+)
+def test_betas_get_their_shortest_name(betas, name):
+    assert schedules.name_of(betas) == name
+
+
+def test_a_thousand_numbers_are_shown_as_a_title():
+    table = schedules.table([0.1 + i / 10_000 for i in range(1000)])
+    assert schedules.title(table) == "betas (1000 numbers, 0.1 to 0.19990000000000002)"
+    assert schedules.title("linear:1e-4,0.02") == "linear:1e-4,0.02" and schedules.title("jsd") == "jsd"
+    for T, name in ((999, table), (1000, table.replace("betas", "linear")), (1000, table + ",x")):
+        with pytest.raises(ValueError) as error:  # noqa: PT011, whose words are judged below
+            schedules.build(name, T)
+        assert len(str(error.value)) < 200

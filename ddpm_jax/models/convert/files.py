@@ -2,17 +2,68 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+import safetensors
+from safetensors.numpy import save_file
 
 from ddpm_jax.errors import first_line
 
 TORCH = 'pip install -e ".[torch]"'
+POINTER = b"version https://git-lfs.github.com/spec/"
+# What safetensors calls the types of numbers; those that NumPy lacks are ml_dtypes'.
+DTYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+@contextmanager
+def of(path: object) -> Iterator[None]:
+    """Errors about what a file says name the file.
+
+    Raises:
+      ValueError: one that was raised inside, with the file before its words.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def check_there(path: Path) -> None:
+    """Refuse a file that is missing, or that git-lfs has not fetched.
+
+    Raises:
+      ValueError: see above.
+      OSError: it cannot be read.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise ValueError(f"{path} is a pointer of git-lfs, the file itself is not there: git lfs pull")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -21,15 +72,23 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       ValueError: there is no such file, or it holds something else.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of bytes that are no text, too
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    found = read_any_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}: a JSON object is wanted")
     return found
+
+
+def read_any_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      ValueError: there is no such file, or it is no JSON.
+    """
+    check_there(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of bytes that are no text, too; of lists in lists without end
+        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -45,17 +104,29 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file, or of a PyTorch state dict (.pt, .pth, .bin; needs PyTorch), by name.
 
+    Returns:
+      Of any shape; float32, or whole numbers as they are.
+
     Raises:
       ValueError: there is no such file, it is damaged or holds something else, or PyTorch is missing.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    check_there(path)
     if path.suffix != ".safetensors":
         return _read_state_dict(path)
+    content = path.read_bytes()
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is no safetensors file that NumPy can hold, or damaged: {error}") from error
+        found = safetensors.deserialize(content)
+    except Exception as error:
+        raise ValueError(f"{path} is no safetensors file, or damaged ({first_line(error)}): fetch it again") from error
+    return {name: _array(said, path, name) for name, said in found}
+
+
+def _array(said: Mapping[str, Any], path: Path, name: str) -> np.ndarray:
+    """One array of a safetensors file, of which its library has checked the number of bytes."""
+    if said["dtype"] not in DTYPES:
+        raise ValueError(f"{path}: {name} is of {said['dtype']}, which is not read: convert it to F32")
+    array = np.frombuffer(said["data"], DTYPES[said["dtype"]]).reshape(said["shape"])
+    return array if array.dtype.kind in "iub" else array.astype(np.float32)
 
 
 def sha256(path: Path) -> str:
@@ -76,13 +147,27 @@ def write_tensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def _read_state_dict(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
-    except ImportError as error:
-        raise ValueError(f"{path} is PyTorch's: {TORCH} to read it") from error
+    except (ImportError, OSError) as error:  # OSError: of a library that it is linked to
+        raise ValueError(f"{path} is PyTorch's: {TORCH} to read it ({first_line(error)})") from error
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of unpickling, of zip archives, of the system
-        reason = first_line(error)
+        reason = first_line(error).partition(". ")[0]  # what follows is advice to execute what is in the file
         raise ValueError(f"{path} is no state dict of tensors alone, or damaged: {reason}") from error
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise ValueError(f"{path} is no state dict: it holds more than tensors by name")
-    return {name: tensor.float().numpy() for name, tensor in found.items()}
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items()
+    ):
+        raise ValueError(f"{path} is no state dict: it holds more than tensors by name, save model.state_dict() alone")
+    return {name: _of_torch(tensor, path, name) for name, tensor in found.items()}
+
+
+def _of_torch(tensor: Any, path: Path, name: str) -> np.ndarray:
+    """A tensor of any precision as float32; improved-diffusion stores parameters, which ask for gradients."""
+    if tensor.is_complex():
+        raise ValueError(f"{path}: {name} is complex: a state dict of real numbers is wanted")
+    try:
+        return tensor.detach().float().numpy()
+    except Exception as error:  # of tensors that are sparse, quantised or without numbers
+        raise ValueError(
+            f"{path}: {name} cannot be read ({first_line(error)}): store it as a plain float tensor"
+        ) from error

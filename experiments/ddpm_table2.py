@@ -13,7 +13,6 @@ Needs: less than half an hour on two CPU cores for the default digits.
 Command: python -m experiments.ddpm_table2 --workdir runs/ddpm_table2
 """
 
-import json
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -24,6 +23,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from ddpm_jax.cli import betas
 from ddpm_jax.cli.command import command_line
 from ddpm_jax.data.datasets import seen
 from ddpm_jax.diffusion import conventions
@@ -60,7 +60,7 @@ class DdpmTable2:
       workdir: where the trainings, results.json, tables.md, figure.png and the cells go.
       data: a name of datasets.DATASETS.
       preset: a name of unet.PRESETS.
-      schedule: a name of schedules.SCHEDULES.
+      schedule: of the noise, see `schedules.build`; or a .json of betas.
       T: number of noise levels, and of steps of every chain.
       steps: training steps.
       batch: images a step, over all devices.
@@ -98,7 +98,7 @@ def main(options: DdpmTable2) -> None:
     plan = resolve(options)
     config = {**vars(options), "workdir": str(options.workdir)}
     if options.dry_run:
-        print(json.dumps({**config, "trainings": [to_dict(wanted.config) for wanted in plan]}, indent=2))
+        print(betas.printed({**config, "trainings": [to_dict(wanted.config) for wanted in plan]}))
         return
     rows, classifiers = [], []
     for first, known in zip(plan, published.table_2(), strict=True):

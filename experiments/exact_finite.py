@@ -9,7 +9,6 @@ Needs: a few minutes on two CPU cores for the default digits.
 Command: python -m experiments.exact_finite --workdir runs/exact_finite
 """
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -22,14 +21,15 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
+from ddpm_jax.cli import betas
 from ddpm_jax.cli.command import command_line
 from ddpm_jax.data import datasets
 from ddpm_jax.data.datasets import DataSet, Split
 from ddpm_jax.data.transforms import to_unit
-from ddpm_jax.diffusion import bases, process, timesteps, toy
+from ddpm_jax.diffusion import bases, process, schedules, timesteps, toy
 from ddpm_jax.diffusion import variances as reverse_variances
 from ddpm_jax.diffusion.conventions import Rules
-from ddpm_jax.diffusion.schedules import SCHEDULES, Schedule
+from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.toy import ToyData
 from ddpm_jax.diffusion.variances import VARIANCES, Calibration
 from ddpm_jax.evaluation import ablation, likelihood, samples
@@ -59,7 +59,7 @@ class ExactFinite:
       workdir: where results.json, tables.md, figure.png and the cells go.
       data: a name of datasets.DATASETS.
       examples: images of the set, the first of the training images; default all.
-      schedule: a name of schedules.SCHEDULES.
+      schedule: of the noise, see `schedules.build`; or a .json of betas.
       T: number of noise levels.
       variances: choices, numbers after colons (interpolated:0.7); default all.
       K: chain lengths.
@@ -93,7 +93,7 @@ def main(options: ExactFinite) -> None:
     images, tables, design = resolve(options)
     config = {**vars(options), "workdir": str(options.workdir), "examples": len(images.train.images)}
     if options.dry_run:
-        print(json.dumps(config, indent=2))
+        print(betas.printed(config))
         return
     model, toy_data = model_of(images, tables)
     store = cache.Store(options.workdir / "cells", {"denoiser": model.fingerprint}, options.force, Counter())
@@ -117,9 +117,7 @@ def resolve(options: ExactFinite) -> tuple[DataSet, Schedule, Design]:
     Raises:
       ValueError: an unknown name, or a number out of range.
     """
-    if options.schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {options.schedule!r}: choose one of {', '.join(SCHEDULES)}")
-    images, tables = datasets.load(options.data), SCHEDULES[options.schedule](options.T)
+    images, tables = datasets.load(options.data), schedules.build(options.schedule, options.T)
     classifier.check(images.name, images.test.labels)
     train = datasets.seen(images.train)
     there = len(train.images)

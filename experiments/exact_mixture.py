@@ -7,7 +7,6 @@ Needs: about two CPU minutes, no data.
 Command: python -m experiments.exact_mixture --workdir runs/exact_mixture
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from ddpm_jax.cli import betas
 from ddpm_jax.cli.command import command_line
-from ddpm_jax.diffusion import conventions, mixtures, process, timesteps, toy, variances
+from ddpm_jax.diffusion import conventions, mixtures, process, schedules, timesteps, toy, variances
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.mixtures import Mixture
-from ddpm_jax.diffusion.schedules import SCHEDULES, Schedule
+from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.toy import ToyData
 from ddpm_jax.diffusion.variances import VARIANCES, Calibration
 from ddpm_jax.evaluation.exact import density
@@ -40,7 +40,7 @@ class ExactMixture:
       weights: of the modes.
       means: of the modes.
       deviations: standard deviations of the modes.
-      schedule: a name of schedules.SCHEDULES.
+      schedule: of the noise, see `schedules.build`; or a .json of betas.
       T: number of noise levels.
       variances: choices, numbers after colons (interpolated:0.7); default all.
       K: chain lengths.
@@ -79,7 +79,7 @@ def main(options: ExactMixture) -> None:
     setting = resolve(options)
     config = {**vars(options), "workdir": str(options.workdir)}
     if options.dry_run:
-        print(json.dumps(config, indent=2))
+        print(betas.printed(config))
         return
     rows = []
     for K in tqdm(options.K, desc="chains", unit="K"):
@@ -108,12 +108,10 @@ def resolve(options: ExactMixture) -> Setting:
     Raises:
       ValueError: an unknown name, or a number out of range.
     """
-    if options.schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {options.schedule!r}: choose one of {', '.join(SCHEDULES)}")
     for name, values in (("K", options.K), ("variances", options.variances)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name} = {' '.join(map(str, values))}: give at least one, and each once")
-    tables = SCHEDULES[options.schedule](options.T)
+    tables = schedules.build(options.schedule, options.T)
     means, deviations = np.reshape(options.means, (-1, 1, 1, 1)), np.asarray(options.deviations)
     parts = (np.asarray(options.weights), means, deviations**2)
     data, x = mixtures.of(*parts), density.grid(options.reach, options.points)

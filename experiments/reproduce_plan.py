@@ -74,7 +74,7 @@ def _steps(work: Work) -> int:
 
 
 PUBLISHED_WITH = "pytorch-fid"
-VERSION = 1  # raised by hand when other parameters or settings are made of the same files: models.convert
+VERSION = 2  # raised by hand when other parameters or settings are made of the same files: models.convert
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """`ddpm-jax ablate`: compare reverse variances by likelihood and by samples; a page tells what was found."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from ddpm_jax.cli import provenance
+from ddpm_jax.cli import betas, provenance
 from ddpm_jax.cli.arguments import Ablation
 from ddpm_jax.cli.plan import RESULTS, Plan, plain, resolve
 from ddpm_jax.evaluation import ablation, moments
@@ -53,7 +52,7 @@ def main(options: Ablation) -> None:
     given = taken(plan)
     config = plain(plan, given.shape if given else to_dict(setup.shape(options.training)))
     if options.dry_run:
-        print(json.dumps(config, indent=2))
+        print(betas.printed(config))
         return
     seconds, used = (
         dict.fromkeys(("train", "heads", "moments", "likelihood", "sample"), 0.0),

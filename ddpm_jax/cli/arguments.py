@@ -58,12 +58,13 @@ class Sample:
       data: the images that a variance is measured on; default those the network was trained on, of a --denoiser digits.
       image_size: side length in pixels that images are cropped and shrunk to; default unchanged.
       ground: the colour that shows where pictures of a folder are transparent, a name or #rrggbb; default white.
-      schedule: the noise schedule it was trained for.
+      schedule: the noise schedule it was trained for; numbers after a colon (linear:1e-4,0.02), or a .json of betas.
       T: number of noise levels.
       prediction: what it predicts: eps, x_0, v or mu.
       head_checkpoint: workdir of ddpm-jax heads for this network; default those of an ablation in workdir.
       moments: moments.npz of an ablation of the same network; default: measured for this chain on --data.
-      variance: a choice of the reverse variance, its number and switches after colons (interpolated:0.7).
+      variance: a choice of the reverse variance, its number and switches after colons (interpolated:0.7); default what
+        an imported run says, else large.
       sampler: ddpm or ddim.
       eta: noise of ddim: 0 for none, 1 for DDPM's.
       trajectory: even or quadratic.
@@ -71,11 +72,13 @@ class Sample:
       K: chain length.
       n: number of images.
       seed: of the noise.
-      protocol: conventions of a paper: ddpm, analytic-dpm or iddpm; the options below override single ones.
+      protocol: conventions of a paper: ddpm, analytic-dpm or iddpm; the options below override single ones; default
+        ddpm.
       last_step: the final step: mean (no noise) or noise (sampled); default the protocol's.
       pixel_clip: largest noise of the step to the first time of the chain, in grey levels (Analytic-DPM); 0 for none;
         default the protocol's.
-      clip_x_0: clip predicted data to [-1, 1]; default the protocol's.
+      clip_x_0: clip predicted data to [-1, 1]; default what an imported run says where no protocol is given, else the
+        protocol's.
       clamp_cov: clamp estimates of Cov[x_0 | x_t] to [0, 1]; default the protocol's.
       rounding: of samples to grey levels, nearest or down; default the protocol's.
       out: folder for the images; default workdir/samples.
@@ -95,7 +98,7 @@ class Sample:
     prediction: str = "eps"
     head_checkpoint: Path | None = None
     moments: Path | None = None
-    variance: str = "large"
+    variance: str | None = None
     sampler: str = "ddpm"
     eta: float = 0.0
     trajectory: str = "even"
@@ -103,7 +106,7 @@ class Sample:
     K: int = 50
     n: int = 64
     seed: int = 0
-    protocol: str = "ddpm"
+    protocol: str | None = None
     last_step: str | None = None
     pixel_clip: float | None = None
     clip_x_0: bool | None = None
@@ -135,7 +138,7 @@ class TrainHeads:
       image_size: side length in pixels that images are cropped and shrunk to; default unchanged.
       mirror: whether a mirrored image is as likely as the image; default by data set.
       ground: the colour that shows where pictures of a folder are transparent, a name or #rrggbb; default white.
-      schedule: with --denoiser: its noise schedule.
+      schedule: with --denoiser: its noise schedule; numbers after a colon (linear:1e-4,0.02), or a .json of betas.
       T: with --denoiser: its number of noise levels.
       prediction: with --denoiser: what it predicts.
       seed: of everything random.
@@ -282,14 +285,17 @@ class ImportWeights:
     Attributes:
       weights: a folder of diffusers (UNet2DModel), or a state dict of improved-diffusion (.pt, or .safetensors).
       data: what the network was trained on: a data set by name, any image set of TFDS, a folder, or an .npz.
-      description: of a state dict: JSON of UNetModel's arguments, with diffusion_steps and rescale_timesteps.
+      description: of a state dict: JSON of UNetModel's arguments with diffusion_steps and rescale_timesteps, or of the
+        flags of that project's scripts.
       workdir: where the checkpoint goes.
       image_size: side length in pixels that images are cropped and shrunk to; default unchanged.
       mirror: whether a mirrored image is as likely as the image; default by data set.
       ground: the colour that shows where pictures of a folder are transparent, a name or #rrggbb; default white.
-      schedule: the noise schedule it was trained for; default what the folder's scheduler says, or linear.
+      schedule: the noise schedule it was trained for; numbers after a colon (linear:1e-4,0.02), or a .json of betas;
+        default what the folder's scheduler says, or linear.
       T: number of noise levels; default what the folder says, or 1000; with --description its diffusion_steps.
       prediction: what it predicts: eps, x_0 or v; default what the folder's scheduler says, or eps.
+      clip_x_0: whether ddpm-jax sample clips predicted data to [-1, 1]; default what the scheduler or description says.
       average: EMA decay rate recorded for the weights; metadata only.
       dry_run: print what would be imported and stop.
     """
@@ -304,6 +310,7 @@ class ImportWeights:
     schedule: str | None = None
     T: int | None = None
     prediction: str | None = None
+    clip_x_0: bool | None = None
     average: float = 0.9999
     dry_run: bool = False
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from ddpm_jax.cli import choices
+from ddpm_jax.cli import betas, choices
 from ddpm_jax.runtime import distributed, sharding, xla
 from ddpm_jax.training.config import Stopped
 
@@ -80,7 +80,7 @@ def _perform(run: Callable[[C], None], config: C) -> None:
     """Run it; what it raises becomes a line and an exit code."""
     try:
         with xla.kept():
-            run(config)
+            run(betas.resolved(config))
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         print(

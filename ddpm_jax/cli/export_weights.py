@@ -1,10 +1,9 @@
 """`ddpm-jax export`: a trained network becomes a folder of Hugging Face diffusers."""
 
-import json
-
+from ddpm_jax.cli import betas
 from ddpm_jax.cli.arguments import ExportWeights
-from ddpm_jax.models.convert import diffusers
-from ddpm_jax.models.convert.diffusers import Scheduler
+from ddpm_jax.models.convert import diffusers, schedulers
+from ddpm_jax.models.convert.schedulers import Scheduler
 from ddpm_jax.runtime import cache
 from ddpm_jax.training import model
 from ddpm_jax.training.config import Config
@@ -13,18 +12,19 @@ from ddpm_jax.training.config import Config
 def main(options: ExportWeights) -> None:
     """Read the checkpoint and write the folder."""
     stored = model.read(options.workdir, options.checkpoint_step, options.checkpoint_ema)
-    network, scheduler = stored.network, diffusers.write_scheduler(chain(stored.config))
+    network, scheduler = stored.network, schedulers.write(chain(stored.config))
     if options.dry_run:
-        print(json.dumps({"unet": diffusers.write_config(network), "scheduler": scheduler}, indent=2))
+        print(betas.printed({"unet": diffusers.write_config(network), "scheduler": scheduler}))
         return
     out = options.out or model.writable(options.workdir) / "diffusers"
     cache.check_writable(out)
     diffusers.save(out / "unet", stored.params, network, stored.model.shape[0])
-    diffusers.save_scheduler(out, scheduler)
+    schedulers.save(out, scheduler)
     print(out)
 
 
 def chain(config: Config) -> Scheduler:
-    """What a run's config says of its chain; a variance that diffusers lacks becomes the larger fixed one."""
-    heads = config.variance in ("learned", "learned_range")
-    return Scheduler(config.schedule, config.T, config.prediction, config.variance if heads else "large")
+    """What a run's config says of its chain, and of its sampling; without that it draws with what its heads say."""
+    headed = config.variance if config.variance in ("learned", "learned_range") else None
+    variance = config.sampling_variance or headed
+    return Scheduler(config.schedule, config.T, config.prediction, variance, config.sampling_clip_x_0)

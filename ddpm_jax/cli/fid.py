@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpm_jax.cli import betas
 from ddpm_jax.cli.arguments import Fid
 from ddpm_jax.data import datasets
 from ddpm_jax.evaluation.fid import extractors, feature_metrics, frechet, protocols
@@ -50,7 +51,7 @@ def main(options: Fid) -> None:
     for line in told(options, protocol, stamp.measure, protocols.warning(reference.target.fit, len(images))):
         print(f"warning: {line}", file=sys.stderr)
     print("\n".join(f"{name}: {shown(estimate)}" for name, estimate in figures.items()))
-    print(json.dumps(protocols.plain(stamp), indent=2))
+    print(betas.printed(protocols.plain(stamp)))
     plain = {name: estimate._asdict() for name, estimate in figures.items()}
     options.workdir.mkdir(parents=True, exist_ok=True)
     cache.write_json(options.workdir / "fid.json", {"figures": plain, **protocols.plain(stamp)})

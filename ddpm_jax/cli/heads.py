@@ -1,7 +1,6 @@
 """`ddpm-jax heads`: train heads of variances on a network that stays as it is."""
 
-import json
-
+from ddpm_jax.cli import betas
 from ddpm_jax.cli.arguments import TrainHeads
 from ddpm_jax.data import datasets
 from ddpm_jax.runtime import cache, sharding
@@ -34,7 +33,7 @@ def main(options: TrainHeads) -> None:
     cache.check_writable(options.workdir)
     wanted = heads.resolve(options.training, network, data)
     if options.dry_run:
-        print(json.dumps({**to_dict(wanted.config), "network": to_dict(wanted.network)}, indent=2))
+        print(betas.printed({**to_dict(wanted.config), "network": to_dict(wanted.network)}))
         return
     run = Config(seed=options.seed, parallel=options.parallel, save_every=options.save_every)
     heads.fit(options.training, run, network, data, options.workdir)

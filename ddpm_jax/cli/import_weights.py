@@ -1,15 +1,17 @@
 """`ddpm-jax import`: a network of another project becomes a checkpoint."""
 
-import json
+import sys
 from typing import Any, NamedTuple
 
 import jax
 
+from ddpm_jax.cli import betas
 from ddpm_jax.cli.arguments import ImportWeights
 from ddpm_jax.data import datasets
+from ddpm_jax.diffusion import schedules
 from ddpm_jax.models import unet
-from ddpm_jax.models.convert import diffusers, files, improved_diffusion
-from ddpm_jax.models.convert.diffusers import Scheduler
+from ddpm_jax.models.convert import diffusers, files, improved_diffusion, schedulers
+from ddpm_jax.models.convert.schedulers import Scheduler
 from ddpm_jax.models.unet import UNetConfig
 from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.training import checkpoints, loop, metrics, setup, step
@@ -25,11 +27,13 @@ class Imported(NamedTuple):
       network: its shape.
       params: float32.
       scheduler: of its chain, as far as it is known.
+      told: what was chosen among the files, and what they say that is not kept, a line each.
     """
 
     network: UNetConfig
     params: Any
     scheduler: Scheduler
+    told: list[str]
 
 
 def main(options: ImportWeights) -> None:
@@ -37,8 +41,9 @@ def main(options: ImportWeights) -> None:
     imported = read(options)
     config = describe(options, imported)
     run = setup.resolve(config, imported.network)
+    print("\n".join([*imported.told, f"kept: {kept(config)}"]), file=sys.stderr)
     if options.dry_run:
-        print(json.dumps({**to_dict(run.config), "network": to_dict(imported.network)}, indent=2))
+        print(betas.printed({**to_dict(run.config), "network": to_dict(imported.network)}))
         return
     folder = checkpoints.folder_of(options.workdir, config)
     cache.check_writable(options.workdir)
@@ -60,17 +65,39 @@ def read(options: ImportWeights) -> Imported:
       ValueError: a file is missing, damaged or of another kind of network.
     """
     if options.weights.is_dir():
-        if options.description is not None:
-            raise ValueError(f"description = {options.description} has no effect: a folder describes itself")
-        scheduler = diffusers.load_scheduler(options.weights) or Scheduler()
-        return Imported(*diffusers.load(options.weights), scheduler)
+        return _of_diffusers(options)
     if options.description is None:
         raise ValueError(f"{options.weights} is no folder: a state dict needs --description, JSON of its arguments")
+    scheduler = improved_diffusion.load_chain(options.description)
+    if options.T not in (None, scheduler.T):
+        raise ValueError(f"T = {options.T}: {options.description} says diffusion_steps = {scheduler.T}, leave --T out")
     network, params = improved_diffusion.load(options.weights, options.description)
-    schedule, T = improved_diffusion.read_chain(files.read_json(options.description))
-    if options.T not in (None, T):
-        raise ValueError(f"T = {options.T}: {options.description} says diffusion_steps = {T}, leave --T out")
-    return Imported(network, params, Scheduler(schedule, T))
+    clip_x_0 = scheduler.clip_x_0 if options.clip_x_0 is None else options.clip_x_0
+    told = improved_diffusion.told(options.description)
+    return Imported(network, params, scheduler._replace(clip_x_0=clip_x_0), told)
+
+
+def _of_diffusers(options: ImportWeights) -> Imported:
+    """A folder: its scheduler, which is small, before its weights."""
+    folder = options.weights
+    if options.description is not None:
+        raise ValueError(f"description = {options.description} has no effect: a folder describes itself")
+    scheduler, path = schedulers.load(folder, options.clip_x_0), schedulers.find(folder)
+    if scheduler is None or path is None:
+        said = [
+            f"{folder}: no {schedulers.NAME}, so DDPM's linear schedule of T = 1000 and eps where no option says other"
+        ]
+        scheduler = Scheduler(clip_x_0=options.clip_x_0)
+    else:
+        said = [f"{path}: {line}" for line in schedulers.told(files.read_json(path))]
+    network, params = diffusers.load(folder)
+    if scheduler.variance == "learned_range" and not network.heads:
+        raise ValueError(f"{path}: variance_type = 'learned_range': the network has no outputs for it")
+    if network.heads == 1 and scheduler.variance != "learned_range":
+        said.append(
+            f"{folder}: its scheduler does not say what the second half of the outputs is: taken as learned_range"
+        )
+    return Imported(network, params, scheduler, diffusers.told(folder) + said)
 
 
 def describe(options: ImportWeights, found: Imported) -> Config:
@@ -81,7 +108,7 @@ def describe(options: ImportWeights, found: Imported) -> Config:
     """
     if found.network.heads > 1:
         raise ValueError(f"{options.weights} has {found.network.heads} outputs beside the mean: one at most is read")
-    learned = dict(objective="hybrid", variance=_head(found.scheduler)) if found.network.heads else {}
+    learned = dict(objective="hybrid", variance="learned_range") if found.network.heads else {}
     settings = {name: getattr(found.scheduler, name) for name in ("schedule", "T", "prediction")}
     given = {name: getattr(options, name) for name in settings if getattr(options, name) is not None}
     return Config(
@@ -89,10 +116,15 @@ def describe(options: ImportWeights, found: Imported) -> Config:
         **{name: getattr(options, name) for name in datasets.OPTIONS},
         preset=PRESET,
         ema_decay=(options.average,),
+        sampling_variance=found.scheduler.variance,
+        sampling_clip_x_0=found.scheduler.clip_x_0,
         **{**settings, **given, **learned},
     )
 
 
-def _head(scheduler: Scheduler) -> str:
-    """What the outputs beside the mean are for: learned_range, unless the scheduler says `learned`."""
-    return "learned" if scheduler.variance == "learned" else "learned_range"
+def kept(config: Config) -> str:
+    """What a run says of its chain, and of how its network is sampled, in a line."""
+    clipping = {True: "x_0 clipped to [-1, 1]", False: "x_0 not clipped", None: "clipping not said"}
+    variance = f"variance {config.sampling_variance}" if config.sampling_variance else "variance not said"
+    chain = f"schedule {schedules.title(config.schedule)}, T = {config.T}, prediction {config.prediction}"
+    return f"{chain}, {variance}, {clipping[config.sampling_clip_x_0]}"

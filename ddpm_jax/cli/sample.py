@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
+from ddpm_jax.cli import betas
 from ddpm_jax.cli.arguments import Sample
 from ddpm_jax.data import transforms
 from ddpm_jax.data.datasets import seen
@@ -36,10 +37,13 @@ def main(options: Sample) -> None:
         raise ValueError(f"unknown sampler {options.sampler!r}: choose one of {', '.join(SAMPLERS)}")
     if options.n < 1:
         raise ValueError(f"n = {options.n}: it is at least 1")
-    variances.find(options.variance)
+    if options.variance is not None:
+        variances.find(options.variance)
     out = options.out or model.writable(options.workdir) / "samples"
     cache.check_writable(out)
     network, config = network_of(options)
+    options = as_the_run_says(options, config)
+    assert options.variance and options.protocol
     schedule = network.schedule
     times = (
         timesteps.explicit(schedule.T, options.times)
@@ -55,7 +59,7 @@ def main(options: Sample) -> None:
     resolved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     resolved |= {name: getattr(config, name) for name in OF_THE_NETWORK}
     if options.dry_run:
-        print(json.dumps({**resolved, "times": times.tolist()}, indent=2))
+        print(betas.printed({**resolved, "times": times.tolist()}))
         return
     keep = partial(cache.fetch, Store(out / "cells", {"denoiser": network.fingerprint}, options.force, Counter()))
     known = calibration(options, network, rules, times, keep)
@@ -71,6 +75,17 @@ def main(options: Sample) -> None:
     cache.write_whole(out / "samples.npz", lambda file: np.savez_compressed(file, allow_pickle=False, **kept))
     draw_grid(shades[:SHOWN], out / "samples.png")
     print(out / "samples.png")
+
+
+def as_the_run_says(options: Sample, config: Config) -> Sample:
+    """The options with what is not given: an imported run's own, else DDPM's; a protocol given clips its way."""
+    free = options.clip_x_0 is None and options.protocol is None
+    return replace(
+        options,
+        variance=options.variance or config.sampling_variance or "large",
+        clip_x_0=config.sampling_clip_x_0 if free else options.clip_x_0,
+        protocol=options.protocol or "ddpm",
+    )
 
 
 def network_of(options: Sample) -> tuple[Model, Config]:
@@ -96,6 +111,7 @@ def calibration(options: Sample, network: Model, rules: Rules, times: np.ndarray
     Raises:
       ValueError: the images are not there or do not fit, or --moments or --data would have no effect.
     """
+    assert options.variance
     known = Calibration(network.schedule, clamp_cov=rules.clamp_cov, learned_times=network.learned_times)
     if options.moments:
         if options.data and not options.denoiser:

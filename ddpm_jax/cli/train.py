@@ -1,7 +1,6 @@
 """`ddpm-jax train`: train a denoiser, or go on with its training."""
 
-import json
-
+from ddpm_jax.cli import betas
 from ddpm_jax.cli.arguments import Train
 from ddpm_jax.runtime import distributed
 from ddpm_jax.training import loop, setup
@@ -13,7 +12,7 @@ def main(options: Train) -> None:
     distributed.join(options.coordinator, options.processes, options.process)
     found = setup.resolve(options.training)
     if options.dry_run:
-        print(json.dumps({**to_dict(found.config), "network": to_dict(found.network)}, indent=2))
+        print(betas.printed({**to_dict(found.config), "network": to_dict(found.network)}))
         return
     stored = loop.fit(options.training, options.workdir)
     if distributed.first():

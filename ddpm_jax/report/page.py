@@ -21,6 +21,7 @@ from ddpm_jax.report.images import Pictures
 from ddpm_jax.report.lookup import Results
 
 DOTS_PER_INCH = 120
+LONGEST = 120  # characters of an option that is shown whole: a schedule may be a thousand numbers
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -41,6 +42,8 @@ def _flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
     for name, value in options.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and len(value) > LONGEST:
+            yield prefix + name, f"{value[:LONGEST]}… ({len(value)} characters)"
         else:
             yield prefix + name, value
 

@@ -29,7 +29,7 @@ class Config:
         mnist, fashion_mnist, digits and .npz files.
       ground: the colour that shows where pictures of a folder are transparent, a name or #rrggbb; default white.
       preset: the shape of the U-Net.
-      schedule: the noise schedule.
+      schedule: the noise schedule; numbers after a colon (linear:1e-4,0.02), or a .json of betas.
       T: number of noise levels.
       prediction: what the network predicts: eps, x_0, v or mu.
       objective: simple, mu_mse, vlb or hybrid.
@@ -62,6 +62,8 @@ class Config:
       sample_every: steps between sample grids; 0 for none.
       wandb: project of Weights & Biases, which must be installed; default none.
       profile: first and last step of which a trace is written, for TensorBoard or Perfetto; default none.
+      sampling_variance: of an imported network, the reverse variance that its project samples with; None: not known.
+      sampling_clip_x_0: of an imported network, whether its project clips predicted data; None: not known.
     """
 
     data: str | None = None
@@ -102,6 +104,8 @@ class Config:
     sample_every: int = 1000
     wandb: str | None = None
     profile: tuple[int, int] | None = None
+    sampling_variance: Annotated[str | None, tyro.conf.Suppress] = None
+    sampling_clip_x_0: Annotated[bool | None, tyro.conf.Suppress] = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ FORMER_DEFAULTS: dict[str, dict[str, Any]] = {
         weight_decay=None, slow_period=None, slow_step=None, ema_decay=(0.998,), activations="float32", seed=0,
         parallel="pmap", steps_per_call=None, log_every=50, save_every=500, keep=2, keep_every=0, keep_best=1,
         checkpoints=None, sample_every=1000, wandb=None, profile=None, mirror=None, ground=None,
+        sampling_variance=None, sampling_clip_x_0=None,
     ),
     "Heads": dict(
         heads=(), size="narrow", chain=None, fit_clip_x_0=True, head_steps=1000, head_batch=128,

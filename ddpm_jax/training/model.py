@@ -17,10 +17,10 @@ import ddpm_jax
 from ddpm_jax.data import datasets
 from ddpm_jax.data.datasets import DataSet
 from ddpm_jax.diffusion import denoiser as denoisers
-from ddpm_jax.diffusion import process, registry, timesteps
+from ddpm_jax.diffusion import process, schedules, timesteps
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.process import Steps
-from ddpm_jax.diffusion.schedules import SCHEDULES, Schedule
+from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import first_line
 from ddpm_jax.models import heads as head_networks
 from ddpm_jax.models import unet
@@ -217,7 +217,7 @@ def stored_network(
       step: of training.
       data: what the run says of its data set.
     """
-    schedule = registry.named(SCHEDULES, config.schedule, "schedule")(config.T)
+    schedule = schedules.build(config.schedule, config.T)
     choice = setup.in_loss(config, schedule)
     parts = dict(
         parameters=jax.tree.leaves(jax.device_get(params)),
@@ -423,7 +423,7 @@ def of_module(spec: str, config: Config, images: DataSet) -> Model:
     Raises:
       ValueError: it cannot be imported, or does not do what a denoiser does; see `of_function`.
     """
-    schedule = registry.named(SCHEDULES, config.schedule, "schedule")(config.T)
+    schedule = schedules.build(config.schedule, config.T)
     denoisers.check_prediction(config.prediction, schedule)
     module, _, attribute = spec.partition(":")
     try:

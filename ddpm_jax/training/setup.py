@@ -42,7 +42,9 @@ def check_agreement(
     """
     names = [name for name in sorted(wanted.keys() - free) if wanted[name] != stored.get(name)]
     if names:
-        listed = ", ".join(f"{name} = {stored.get(name)}, not {wanted[name]}" for name in names)
+        listed = ", ".join(
+            f"{name} = {_said(name, stored.get(name))}, not {_said(name, wanted[name])}" for name in names
+        )
         raise ValueError(f"{workdir} holds {what} with {listed}: choose another --workdir")
 
 
@@ -61,7 +63,12 @@ def check_given(given: Config, actual: Config, free: set[str], why: str) -> None
     for name, default in vars(Config()).items():
         value = getattr(given, name)
         if name not in free and value not in (default, getattr(actual, name)):
-            raise ValueError(f"{name} = {value} has no effect, {why}: leave it out")
+            raise ValueError(f"{name} = {_said(name, value)} has no effect, {why}: leave it out")
+
+
+def _said(name: str, value: Any) -> Any:
+    """A value in a message; of a schedule its title, for it may be a thousand numbers."""
+    return schedules.title(value) if name == "schedule" and isinstance(value, str) else value
 
 
 def check_unused(**options: Any) -> None:
@@ -129,11 +136,13 @@ def resolve(config: Config, network: UNetConfig | None = None, images: DataSet |
       ValueError: an unknown name, or parts that do not fit each other.
     """
     check_config(config)
+    if config.sampling_variance is not None:
+        variances.find(config.sampling_variance)
     elsewhere = config.checkpoints and str(checkpoints.absolute(config.checkpoints))
     config = replace(config, data=data_of(config), checkpoints=elsewhere)
     images = images or load_images(config)
     network = shape(config) if network is None else network
-    forward = registry.named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)
+    forward = schedules.build(config.schedule, config.T)
     denoiser.check_prediction(config.prediction, forward)
     sharding.check(config.parallel)
     unet.check(network, images.shape[0])
@@ -183,7 +192,7 @@ def shape(config: Config) -> UNetConfig:
     Raises:
       ValueError: no preset has this name.
     """
-    heads = in_loss(config, registry.named(schedules.SCHEDULES, config.schedule, "schedule")(config.T)).heads
+    heads = in_loss(config, schedules.build(config.schedule, config.T)).heads
     return replace(
         registry.named(unet.PRESETS, config.preset, "preset"), heads=len(heads), activations=config.activations
     )

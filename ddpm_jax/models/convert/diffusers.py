@@ -1,22 +1,22 @@
 """Hugging Face diffusers' folders of a `UNet2DModel`, as of google/ddpm-cifar10-32, to and from ours.
 
-A folder holds config.json and diffusion_pytorch_model.safetensors, or those in unet/, as a pipeline has them, and
-scheduler_config.json, which says of which chain the network knows, beside the first or in scheduler/. diffusers counts
-time from 0.
+A folder holds config.json and diffusion_pytorch_model.safetensors (or its variants or shards, see `weights`), or those
+in unet/, as a pipeline has them, or unet_ema/, as checkpoints of its training scripts do. diffusers counts time from 0.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ddpm_jax.diffusion import registry, schedules
-from ddpm_jax.models.convert import files, tensors
+from ddpm_jax.models import unet
+from ddpm_jax.models.convert import files, tensors, values, weights
 from ddpm_jax.models.convert.tensors import Module, Project, Tensors
 from ddpm_jax.models.unet import UNetConfig
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+CONFIG, STEM, INDEX = "config.json", "diffusion_pytorch_model", "model_index.json"
+INSIDE = ("", "unet_ema", "unet")  # where in a folder they may lie, the average before what it is of
 # What a config.json leaves out: the defaults of UNet2DModel (diffusers 0.42).
 DEFAULTS: dict[str, Any] = {
     "in_channels": 3,
@@ -48,6 +48,26 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "class_embed_type": (None,),
     "num_class_embeds": (None,),
 }
+WIDTH = values.whole(1, 2**16)
+DEEPEST = 16  # levels
+KINDS = {
+    "in_channels": WIDTH,
+    "out_channels": WIDTH,
+    "freq_shift": values.whole(0, 1),
+    "flip_sin_to_cos": values.FLAG,
+    "down_block_types": values.listed(values.TEXT, DEEPEST),
+    "up_block_types": values.listed(values.TEXT, DEEPEST),
+    "block_out_channels": values.listed(WIDTH, DEEPEST),
+    "layers_per_block": values.whole(0, 64),
+    "downsample_padding": values.one_of(0, 1),
+    "dropout": values.number(0.0, 0.999),
+    "attention_head_dim": values.or_none(WIDTH),
+    "norm_num_groups": WIDTH,
+    "norm_eps": values.number(1e-12, 1.0),
+    "resnet_time_scale_shift": values.one_of("default", "scale_shift"),
+    "time_embedding_dim": values.or_none(WIDTH),
+    "attn_norm_num_groups": values.or_none(WIDTH),
+}
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -60,23 +80,62 @@ def load(folder: Path) -> tuple[UNetConfig, dict[str, Any]]:
     Raises:
       ValueError: a file is missing or damaged, or the network is of a kind that ours cannot be.
     """
-    inside = folder if (folder / CONFIG).is_file() else folder / "unet"
-    config = read_config(files.read_json(inside / CONFIG))
-    pickled = (inside / WEIGHTS).with_suffix(".bin")
-    weights = pickled if pickled.is_file() and not (inside / WEIGHTS).is_file() else inside / WEIGHTS
-    return config, tensors.ours(_renamed(files.read_tensors(weights)), config, PROJECT, weights)
+    _check_pipeline(folder / INDEX)
+    inside = _inside(folder)
+    given = files.read_json(inside / CONFIG)
+    with files.of(inside / CONFIG):
+        config = read_config(given)
+    found = weights.find(inside, STEM)
+    return config, tensors.ours(_renamed(weights.read(found)), config, PROJECT, found.paths[0])
+
+
+def told(folder: Path) -> list[str]:
+    """What was chosen in a folder that `load` has read, and what its config.json says without effect, a line each."""
+    there = [name for name in INSIDE if (folder / name / CONFIG).is_file()]
+    inside, lines = _inside(folder), []
+    if len(there) > 1:
+        lines.append(f"network: {inside.relative_to(folder.parent)}; not taken: {', '.join(there[1:])}")
+    given = files.read_json(inside / CONFIG)
+    idle = [key for key in given if not key.startswith("_") and key not in {*DEFAULTS, *FIXED, *KINDS}]
+    if idle:
+        lines.append(f"{inside / CONFIG}: without effect here: {', '.join(idle)}")
+    return lines + weights.told(weights.find(inside, STEM))
+
+
+def _inside(folder: Path) -> Path:
+    """The folder with the network, in a folder or itself."""
+    found = [folder / name for name in INSIDE if (folder / name / CONFIG).is_file()]
+    return found[0] if found else folder / "unet"
+
+
+def _check_pipeline(path: Path) -> None:
+    """Refuse the network of a pipeline that has other networks beside it: what it makes are no images.
+
+    Raises:
+      ValueError: names them.
+    """
+    parts = files.read_json(path) if path.is_file() else {}
+    beside = [
+        name
+        for name, value in parts.items()
+        if name not in ("unet", "scheduler") and isinstance(value, list) and any(value)
+    ]
+    if beside:
+        raise ValueError(f"{path}: a pipeline with {', '.join(beside)}: its network makes no images by itself")
 
 
 def read_config(given: Mapping[str, Any]) -> UNetConfig:
     """The shape of the network that a config.json describes.
 
     Raises:
-      ValueError: it is of a kind that ours cannot be.
+      ValueError: it is of a kind that ours cannot be, or a value is of a wrong type.
     """
     settings = {**DEFAULTS, **given}
     for name, allowed in FIXED.items():
         if name in settings and settings[name] not in allowed:
-            raise ValueError(f"{name} = {settings[name]!r}: this network cannot be imported, only {allowed[0]!r} can")
+            said = values.shown(settings[name])
+            raise ValueError(f"{name} = {said}: this network cannot be imported, only {allowed[0]!r} can")
+    values.check(settings, KINDS)
     widths = settings["block_out_channels"]
     if not len(widths) == len(settings["down_block_types"]) == len(settings["up_block_types"]):
         raise ValueError(f"block_out_channels {widths}: down_block_types and up_block_types are not as many")
@@ -88,7 +147,7 @@ def read_config(given: Mapping[str, Any]) -> UNetConfig:
     heads, rest = divmod(out_channels, in_channels)
     if rest or heads < 1:
         raise ValueError(f"out_channels = {out_channels}: no multiple of in_channels = {in_channels}")
-    return UNetConfig(
+    config = UNetConfig(
         channels=widths[0],
         multipliers=tuple(width // widths[0] for width in widths),
         blocks=settings["layers_per_block"],
@@ -96,9 +155,9 @@ def read_config(given: Mapping[str, Any]) -> UNetConfig:
         attention_heads=1,
         head_channels=settings["attention_head_dim"],
         groups=settings["norm_num_groups"],
-        norm_epsilon=settings["norm_eps"],
+        norm_epsilon=float(settings["norm_eps"]),
         downsample_padding=settings["downsample_padding"],
-        dropout=settings["dropout"],
+        dropout=float(settings["dropout"]),
         scale_shift=settings["resnet_time_scale_shift"] == "scale_shift",
         image_channels=in_channels,
         heads=heads - 1,
@@ -106,18 +165,15 @@ def read_config(given: Mapping[str, Any]) -> UNetConfig:
         frequency_shift=settings["freq_shift"],
         cosine_first=settings["flip_sin_to_cos"],
     )
+    unet.check(config, 2 ** (len(widths) - 1))  # of what is independent of the images
+    return config
 
 
 def _check_optional(settings: Mapping[str, Any], first: int) -> None:
     """Refuse what is allowed in one or two ways, given or not."""
     # With scale_shift, diffusers leaves the norm out in the middle's attention unless it is told its groups.
     groups = (settings["norm_num_groups"], *([] if settings["resnet_time_scale_shift"] == "scale_shift" else [None]))
-    for name, allowed in (
-        ("time_embedding_dim", (None, 4 * first)),
-        ("attn_norm_num_groups", groups),
-        ("resnet_time_scale_shift", ("default", "scale_shift")),
-        ("downsample_padding", (0, 1)),
-    ):
+    for name, allowed in (("time_embedding_dim", (None, 4 * first)), ("attn_norm_num_groups", groups)):
         if settings.get(name) not in allowed:
             raise ValueError(f"{name} = {settings.get(name)!r}: this network cannot be imported, only {allowed} can")
 
@@ -191,7 +247,7 @@ def save(folder: Path, params: Mapping[str, Any], config: UNetConfig, image_size
     first = f"{PROJECT.ends[0]}.weight"
     arrays[first] = _from_zero(arrays[first], config)
     files.write_json(folder / CONFIG, described)
-    files.write_tensors(folder / WEIGHTS, arrays)
+    files.write_tensors(folder / f"{STEM}.safetensors", arrays)
 
 
 def write_config(config: UNetConfig) -> dict[str, Any]:
@@ -250,134 +306,3 @@ def _from_zero(weight: np.ndarray, config: UNetConfig) -> np.ndarray:
     sine, cosine = halves[::-1] if config.cosine_first else halves
     turned = sine * np.cos(offset) - cosine * np.sin(offset), sine * np.sin(offset) + cosine * np.cos(offset)
     return np.concatenate(turned[::-1] if config.cosine_first else turned, axis=1).astype(np.float32)
-
-
-NAME = "scheduler_config.json"
-# The defaults of DDPMScheduler and DDIMScheduler (diffusers 0.42).
-SCHEDULER_DEFAULTS: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-    "prediction_type": "epsilon",
-    "variance_type": "fixed_small",
-    "rescale_betas_zero_snr": False,
-}
-PREDICTION_TYPES = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
-VARIANCE_TYPES = {
-    "fixed_small": "small",
-    "fixed_small_log": "small",
-    "fixed_large": "large",
-    "fixed_large_log": "large",
-    "learned": "learned",
-    "learned_range": "learned_range",
-}
-
-
-class Scheduler(NamedTuple):
-    """What the names of a Config are.
-
-    Attributes:
-      schedule: a name of schedule.SCHEDULES.
-      T: number of noise levels.
-      prediction: a name of predict.PREDICTIONS.
-      variance: that the scheduler samples with, a name of variance.VARIANCES.
-    """
-
-    schedule: str = "linear"
-    T: int = 1000
-    prediction: str = "eps"
-    variance: str = "small"
-
-
-def load_scheduler(folder: Path) -> Scheduler | None:
-    """What a folder of diffusers says; None where it holds no scheduler.
-
-    Raises:
-      ValueError: the file is damaged, or its chain has no name here.
-    """
-    places = [folder / NAME, folder / "scheduler" / NAME]
-    there = [place for place in places if place.is_file()]
-    return read_scheduler(files.read_json(there[0])) if there else None
-
-
-def read_scheduler(given: Mapping[str, Any]) -> Scheduler:
-    """What a scheduler_config.json says.
-
-    Raises:
-      ValueError: its chain has no name here, or a kind is unknown.
-    """
-    settings = {**SCHEDULER_DEFAULTS, **given}
-    return Scheduler(
-        schedule=_named(betas(settings), settings),
-        T=settings["num_train_timesteps"],
-        prediction=registry.named(PREDICTION_TYPES, settings["prediction_type"], "prediction_type"),
-        variance=registry.named(VARIANCE_TYPES, settings["variance_type"] or "fixed_small", "variance_type"),
-    )
-
-
-def betas(settings: Mapping[str, Any]) -> np.ndarray:
-    """beta_1..beta_T, float64.
-
-    Raises:
-      ValueError: the schedule is unknown.
-    """
-    T, ends = settings["num_train_timesteps"], (settings["beta_start"], settings["beta_end"])
-    if settings["rescale_betas_zero_snr"]:
-        raise ValueError("rescale_betas_zero_snr = True: schedules with no signal at T are not imported")
-    if settings["trained_betas"] is not None:
-        return np.asarray(settings["trained_betas"], np.float64)
-    made = {
-        "linear": lambda: np.linspace(*ends, T),
-        "scaled_linear": lambda: np.linspace(ends[0] ** 0.5, ends[1] ** 0.5, T) ** 2,
-        "sigmoid": lambda: ends[0] + (ends[1] - ends[0]) / (1 + np.exp(-np.linspace(-6, 6, T))),
-        "squaredcos_cap_v2": lambda: schedules.cosine(T).beta[1:],
-    }
-    return np.asarray(registry.named(made, settings["beta_schedule"], "beta_schedule")())
-
-
-def _named(wanted: np.ndarray, settings: Mapping[str, Any]) -> str:
-    """The schedule of ours with these betas, to the six digits that files keep."""
-    for name, made in schedules.SCHEDULES.items():
-        beta = np.asarray(made(len(wanted)).beta)[1:]
-        if np.allclose(beta, wanted, rtol=1e-6, atol=0):
-            return name
-    ends = f"{wanted[0]:g} to {wanted[-1]:g}"
-    raise ValueError(
-        f"beta_schedule = {settings['beta_schedule']!r}, {ends} over T = {len(wanted)}: no schedule here is so"
-    )
-
-
-def save_scheduler(folder: Path, described: Mapping[str, Any]) -> None:
-    """Write scheduler/ and model_index.json beside the unet/ of a DDPMPipeline.
-
-    Raises:
-      OSError: the folder cannot be written.
-    """
-    index = {
-        "_class_name": "DDPMPipeline",
-        "scheduler": ["diffusers", "DDPMScheduler"],
-        "unet": ["diffusers", "UNet2DModel"],
-    }
-    files.write_json(folder / "model_index.json", index)
-    files.write_json(folder / "scheduler" / NAME, described)
-
-
-def write_scheduler(scheduler: Scheduler) -> dict[str, Any]:
-    """The scheduler_config.json of a DDPMScheduler, with every beta; the inverse of `read_scheduler`.
-
-    Raises:
-      ValueError: diffusers has no such prediction or variance.
-    """
-    back = {name: theirs for theirs, name in reversed(PREDICTION_TYPES.items())}
-    kinds = {name: theirs for theirs, name in reversed(VARIANCE_TYPES.items())}
-    made = registry.named(schedules.SCHEDULES, scheduler.schedule, "schedule")(scheduler.T)
-    return {
-        "_class_name": "DDPMScheduler",
-        "num_train_timesteps": scheduler.T,
-        "trained_betas": np.asarray(made.beta)[1:].tolist(),
-        "prediction_type": registry.named(back, scheduler.prediction, "prediction"),
-        "variance_type": registry.named(kinds, scheduler.variance, "variance"),
-        "clip_sample": True,
-    }

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from ddpm_jax.models import unet
 from ddpm_jax.models.convert import diffusers, tensors
@@ -128,7 +128,7 @@ def not_finite(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (truncated, "is no safetensors file that NumPy can hold, or damaged"),
+        (truncated, "is no safetensors file, or damaged"),
         (not_finite, "not finite: conv_in.bias"),
         (lambda folder: (folder / "config.json").unlink(), "config.json: no such file"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
@@ -142,6 +142,64 @@ def test_damaged_folders_are_refused(tmp_path: Path, arrays: dict, spoil: Callab
     spoil(folder)
     with pytest.raises(ValueError, match=message):
         diffusers.load(folder)
+
+
+@pytest.mark.parametrize("key", diffusers.KINDS)
+@pytest.mark.parametrize(
+    "value", [None, [[1]], {}, "many", -1, float("nan"), 10**400, True, "1" * 10_000], ids=lambda value: repr(value)[:9]
+)
+def test_a_value_of_another_type_is_one_line_with_its_key(tmp_path: Path, key: str, value: object) -> None:
+    said = json.loads((FOLDER / "config.json").read_text()) | {key: value}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    optional = key in ("attention_head_dim", "time_embedding_dim", "attn_norm_num_groups")
+    means_something = (value is True and key == "flip_sin_to_cos") or (value is None and optional)
+    where = "safetensors: no such file" if means_something else f"config.json: {key} = "
+    with pytest.raises(ValueError, match=where) as error:
+        diffusers.load(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("kind", ["fp16", "shards", "ema"])
+def test_weights_under_their_other_names_are_the_same_network(tmp_path: Path, arrays: dict, kind: str) -> None:
+    plain = written(tmp_path / "plain", arrays)
+    other = written(tmp_path / "other" / ("unet_ema" if kind == "ema" else ""), arrays)
+    whole = other / "diffusion_pytorch_model.safetensors"
+    if kind == "fp16":
+        save_file({name: array.astype(np.float16) for name, array in load_file(whole).items()}, whole)
+        whole.rename(other / "diffusion_pytorch_model.fp16.safetensors")
+    if kind == "shards":
+        whole.unlink()
+        for number in (0, 1):
+            some = {name: arrays[name] for name in sorted(arrays)[number::2]}
+            save_file(some, other / f"diffusion_pytorch_model-0000{number + 1}-of-00002.safetensors")
+    if kind == "ema":
+        written(tmp_path / "other" / "unet", {name: 2 * array for name, array in arrays.items()})
+    expected, found = (jax.tree.leaves(diffusers.load(folder)[1]) for folder in (plain, tmp_path / "other"))
+    for one, two in zip(expected, found, strict=True):
+        np.testing.assert_allclose(two, one, rtol=2**-11 if kind == "fp16" else 0, atol=1e-7)
+    lines = {"fp16": ["weights: diffusion_pytorch_model.fp16.safetensors, the only weights there"], "shards": []}
+    told = [line for line in diffusers.told(tmp_path / "other") if "config.json" not in line]
+    assert told == lines.get(kind, ["network: other/unet_ema; not taken: unet"])
+
+
+def test_keys_without_effect_are_told_once(tmp_path: Path, arrays: dict) -> None:
+    folder = written(tmp_path / "run", arrays, my_key=[1], _name_or_path="x")
+    known = {"sample_size", "num_train_timesteps"} & json.loads((FOLDER / "config.json").read_text()).keys()
+    (line,) = diffusers.told(folder)
+    said, _, names = line.partition("without effect here: ")
+    assert said == f"{folder}/config.json: " and {*names.split(", ")} == {*known, "my_key"}
+
+
+def test_the_network_of_a_pipeline_with_others_is_refused(tmp_path: Path, arrays: dict) -> None:
+    written(tmp_path / "unet", arrays)
+    index = {"_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"], "safety_checker": [None, None]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    diffusers.load(tmp_path)
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "vqvae": ["diffusers", "VQModel"]}))
+    with pytest.raises(
+        ValueError, match=r"model_index.json: a pipeline with vqvae: its network makes no images by itself"
+    ):
+        diffusers.load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from ddpm_jax.models import unet
 from ddpm_jax.models.convert import improved_diffusion
+from ddpm_jax.models.convert.schedulers import Scheduler
 from tests import golden
 
 KINDS = ["improved_diffusion_fixed", "improved_diffusion_learned_range"]
@@ -74,3 +75,117 @@ def test_files_of_other_networks_are_recognised(tmp_path: Path, arrays: dict[str
     guided = {name.replace(".op.", ".in_layers.2."): array for name, array in arrays.items()}
     with pytest.raises(ValueError, match="this is a network of guided-diffusion"):
         improved_diffusion.load(*files(tmp_path, KINDS[1], guided))
+
+
+SAID = json.loads((golden.HERE / KINDS[1] / "config.json").read_text())
+
+
+def test_texts_of_a_command_line_mean_what_the_values_do() -> None:
+    texts = {"channel_mult": "1,2", "num_heads": "4", "dropout": "0.0", "use_scale_shift_norm": "True"}
+    plain = improved_diffusion.read_config(SAID)
+    assert improved_diffusion.read_config({**SAID, **texts}) == plain
+    of_sizes = {"attention_resolutions": "8,16", "image_size": 16}  # factors 2 and 1
+    assert improved_diffusion.read_config({**SAID, **of_sizes}).attention_levels == (0, 1)
+    by_size = {**SAID, "channel_mult": "", "image_size": "32", "attention_resolutions": "16"}
+    assert improved_diffusion.read_config(by_size).multipliers == (1, 2, 2, 2)
+    assert improved_diffusion.read_config(by_size).attention_levels == (1,)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (
+            {"image_size": "64", "num_channels": "128", "num_res_blocks": "3", "learn_sigma": "True"},
+            dict(channels=128, blocks=3, multipliers=(1, 2, 3, 4), attention_levels=(2, 3), attention_heads=4, heads=1),
+        ),
+        (
+            {"image_size": 32, "num_heads": 1, "use_scale_shift_norm": "f", "attention_resolutions": "16,8"},
+            dict(channels=128, blocks=2, multipliers=(1, 2, 2, 2), attention_levels=(1, 2), scale_shift=False, heads=0),
+        ),
+        (
+            {"image_size": 256, "attention_resolutions": "32", "dropout": "0.3", "lr": "1e-4", "use_fp16": "True"},
+            dict(multipliers=(1, 1, 2, 2, 4, 4), attention_levels=(3,), dropout=0.3, scale_shift=True),
+        ),
+    ],
+)  # as the project's README and create_model have them
+def test_flags_of_the_scripts_describe_the_network(flags: dict, expected: dict) -> None:
+    config = improved_diffusion.read_config(flags)
+    assert {name: getattr(config, name) for name in expected} == expected and config.image_channels == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"image_size": 64}, Scheduler("linear", 1000, "eps", "large", True)),
+        (
+            {"diffusion_steps": "4000", "noise_schedule": "cosine", "learn_sigma": "true", "clip_denoised": "False"},
+            Scheduler("cosine", 4000, "eps", "learned_range", False),
+        ),
+        ({"predict_xstart": "1", "sigma_small": "y"}, Scheduler("linear", 1000, "x_0", "small", True)),
+        (SAID, Scheduler("linear", 1000, "eps", "learned_range", True)),
+    ],
+)
+def test_flags_of_the_chain_are_kept(flags: dict, expected: Scheduler) -> None:
+    assert improved_diffusion.read_chain(flags) == expected
+
+
+def test_flags_without_effect_are_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    for said, names in (
+        ({"image_size": 64, "use_kl": "False", "timestep_respacing": "250", "lr": 1}, "use_kl, timestep_respacing, lr"),
+        ({**SAID, "use_checkpoint": True, "image_size": 32}, "use_checkpoint, image_size"),
+    ):
+        path.write_text(json.dumps(said))
+        assert improved_diffusion.told(path) == [f"{path}: without effect here: {names}"]
+    path.write_text(json.dumps(SAID))
+    assert improved_diffusion.told(path) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"attention_resolutions": "16,8"},
+            r"attention_resolutions = '16,8': a text means sizes of images: add image_size",
+        ),
+        ({"channel_mult": ""}, "channel_mult = '' at image_size = None: the scripts have one for 32, 64, 256 alone"),
+        ({"channel_mult": "1,x"}, "channel_mult = '1,x': whole numbers with commas"),
+        ({"channel_mult": "0,1"}, "channel_mult = '0,1': whole numbers with commas"),
+        ({"noise_schedule": "quadratic"}, "noise_schedule = 'quadratic': 'linear' or 'cosine' is wanted"),
+        ({"num_channels": 32}, "of the arguments of UNetModel unknown: num_channels"),
+        ({"use_scale_shift_norm": "maybe"}, "use_scale_shift_norm = 'maybe': true or false is wanted"),
+        ({"model_channels": 40}, "40 channels do not split into 32 groups"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_with_the_file(tmp_path: Path, arrays: dict, changed: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"config.json: .*{message}"):
+        improved_diffusion.load(*files(tmp_path, KINDS[1], arrays, **changed))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"image_size": 128}, "channel_mult = '' at image_size = 128: the scripts have one for 32, 64, 256 alone"),
+        ({"image_size": 64, "attention_resolutions": [2, 4]}, "attention_resolutions = .*: as a flag it is a text"),
+        ({"image_size": 64, "class_cond": "True"}, "class_cond = True: a class-conditional network"),
+        ({"image_size": 64, "large_size": 256}, "of the scripts' flags unknown: large_size"),
+    ],
+)
+def test_flags_that_ours_cannot_be_are_refused(flags: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        improved_diffusion.read_config(flags)
+
+
+@pytest.mark.parametrize("key", improved_diffusion.KINDS)
+@pytest.mark.parametrize(
+    "value", [None, [[1]], {}, "many", -1, float("nan"), 10**400, "9" * 5000], ids=lambda value: repr(value)[:9]
+)
+def test_a_value_of_another_type_is_one_line_with_its_key(tmp_path: Path, key: str, value: object) -> None:
+    path, said = tmp_path / "d.json", SAID if key in SAID else {"image_size": 64}
+    path.write_text(json.dumps({**said, key: value}))
+    if (key, value) == ("num_heads_upsample", -1):
+        improved_diffusion.load_chain(path)
+        return
+    with pytest.raises(ValueError, match=rf"d.json: .*{key}") as error:
+        improved_diffusion.load_chain(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600

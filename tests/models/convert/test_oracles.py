@@ -1,5 +1,9 @@
 """diffusers and PyTorch themselves beside ours: `make test-oracles` installs them and runs these tests."""
 
+import importlib
+import inspect
+import json
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import make_denoiser
 from ddpm_jax.diffusion.variances import Calibration
 from ddpm_jax.models import unet
-from ddpm_jax.models.convert import diffusers, files, improved_diffusion
+from ddpm_jax.models.convert import diffusers, files, improved_diffusion, schedulers
 from tests import golden
 
 pytestmark = pytest.mark.oracle
@@ -93,7 +97,7 @@ def test_a_pipeline_of_ours_is_loaded_and_draws_images(tmp_path: Path) -> None:
     config = unet.PRESETS["digits"]
     params = jax.jit(unet.init, static_argnums=(1, 2))(jax.random.key(0), config, 8)
     diffusers.save(tmp_path / "unet", params, config, 8)
-    diffusers.save_scheduler(tmp_path, diffusers.write_scheduler(diffusers.Scheduler()))
+    schedulers.save(tmp_path, schedulers.write(schedulers.Scheduler()))
     pipeline = theirs.DDPMPipeline.from_pretrained(tmp_path)
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline(batch_size=2, num_inference_steps=3, output_type="np").images
@@ -127,10 +131,29 @@ def test_a_state_dict_of_pytorch_is_read_and_a_pickle_with_code_is_not(tmp_path:
     paths = [tmp_path / name for name in ("model.pt", "model.safetensors")]
     read = [jax.tree.leaves(improved_diffusion.load(path, kind / "config.json")[1]) for path in paths]
     assert all((one == other).all() for one, other in zip(*read, strict=True))
+    parameters = {name: torch.nn.Parameter(torch.tensor(array)) for name, array in arrays.items()}
+    torch.save(parameters, tmp_path / "trainer.pt")  # as improved-diffusion's trainer stores them
+    torch.save({name: tensor.bfloat16() for name, tensor in parameters.items()}, tmp_path / "halves.pt")
+    for name, tolerance in (("trainer", 0), ("halves", 2**-8)):
+        found = jax.tree.leaves(improved_diffusion.load(tmp_path / f"{name}.pt", kind / "config.json")[1])
+        for one, other in zip(read[0], found, strict=True):
+            np.testing.assert_allclose(other, one, rtol=tolerance)
     torch.save({"a": torch.zeros(2), "run": Path("x")}, tmp_path / "code.pt")
     torch.save({"model": {"a": torch.zeros(2)}}, tmp_path / "nested.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "model.pt").read_bytes()[:1000])
-    for name, message in (("code", "of tensors alone"), ("nested", "more than tensors"), ("cut", "damaged")):
+    torch.save({"a": torch.zeros(2).to_sparse()}, tmp_path / "sparse.pt")
+    torch.save({"a": torch.zeros(2, dtype=torch.complex64)}, tmp_path / "complex.pt")
+    torch.save({3: torch.zeros(2)}, tmp_path / "numbered.pt")
+    (tmp_path / "text.pt").write_text("no archive")
+    for name, message in (
+        ("code", "of tensors alone"),
+        ("nested", "more than tensors"),
+        ("cut", "damaged"),
+        ("sparse", "sparse.pt: a cannot be read"),
+        ("complex", "complex.pt: a is complex"),
+        ("numbered", "more than tensors"),
+        ("text", "damaged"),
+    ):
         with pytest.raises(ValueError, match=message):
             files.read_tensors(tmp_path / f"{name}.pt")
 
@@ -205,3 +228,119 @@ def test_ddim_steps_are_those_of_diffusers(eta: float, monkeypatch: pytest.Monke
     scheduler = theirs.DDIMScheduler(**betas(), set_alpha_to_one=True)
     expected = theirs_of(scheduler, SHAPE[-1], monkeypatch, eta=eta, use_clipped_model_output=True)
     assert_same(chain(process.ddim(eta), "zero" if eta == 0 else "small", ()), expected)
+
+
+NEED_TORCHSDE = ("scheduling_cosine_dpmsolver_multistep", "scheduling_dpmsolver_sde")
+
+
+def scheduler_classes() -> dict[str, type]:
+    """Every scheduler of the installed diffusers but two."""
+    found = {}
+    package = importlib.import_module("diffusers.schedulers")
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if module.name.endswith(NEED_TORCHSDE):
+            continue
+        content = vars(importlib.import_module(module.name))
+        kinds = {name: value for name, value in content.items() if isinstance(value, type)}
+        own = {name: kind for name, kind in kinds.items() if kind.__module__ == module.name}
+        found |= {name: kind for name, kind in own.items() if issubclass(kind, theirs.ConfigMixin)}
+    return found
+
+
+SAMPLERS = scheduler_classes()
+
+
+def defaults_of(name: str) -> dict[str, Any]:
+    return {key: one.default for key, one in inspect.signature(SAMPLERS[name].__init__).parameters.items()}
+
+
+def of_a_ddpm(name: str) -> bool:
+    """Whether its networks are of a chain of betas; those of CogVideoX's have a shift of their own."""
+    settings = defaults_of(name)
+    return {"trained_betas", "prediction_type"} <= settings.keys() and "snr_shift_scale" not in settings
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_scheduler_is_read_with_its_own_defaults_or_refused_by_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / schedulers.NAME).write_text(json.dumps({"_class_name": name}))
+    if not of_a_ddpm(name):
+        with pytest.raises(ValueError, match=f"{schedulers.NAME}: _class_name = '{name}': its networks are no DDPMs"):
+            schedulers.load(tmp_path)
+        return
+    settings = defaults_of(name)
+    known = {**schedulers.DEFAULTS, **schedulers.CLASSES[name]}
+    assert {key: settings[key] for key in known} == known
+    matters = {"rescale_betas_zero_snr", "use_flow_sigmas", "clip_sample", "clip_sample_range", "variance_type"}
+    matters |= {"timestep_type"} | ({"thresholding"} if "clip_sample" in settings else set())
+    assert matters & settings.keys() <= known.keys()
+
+
+CHAINS: list[dict[str, Any]] = [
+    {},
+    {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "v_prediction"},
+    {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 50},
+    {"num_train_timesteps": 4, "trained_betas": [0.1, 0.3, 0.2, 0.4], "prediction_type": "sample"},
+    {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+]
+CASES = [(name, said) for name in SAMPLERS if of_a_ddpm(name) for said in CHAINS] + [
+    ("DDPMScheduler", {"beta_schedule": "sigmoid", "beta_end": 0.01}),
+    ("DDPMScheduler", {"beta_schedule": "laplace", "num_train_timesteps": 100}),
+    ("HeunDiscreteScheduler", {"beta_schedule": "exp", "num_train_timesteps": 30}),
+]
+
+
+@pytest.mark.parametrize(("name", "said"), CASES, ids=lambda value: value if isinstance(value, str) else "")
+def test_every_sampler_s_chain_is_theirs(name: str, said: dict[str, Any], tmp_path: Path) -> None:
+    scheduler = SAMPLERS[name](**{key: value for key, value in said.items() if key in defaults_of(name)})
+    scheduler.save_config(tmp_path)
+    found = schedulers.load(tmp_path)
+    assert found is not None and found.T == scheduler.config.num_train_timesteps
+    expected = scheduler.alphas_cumprod.numpy()
+    np.testing.assert_allclose(schedules.build(found.schedule, found.T).alpha_bar[1:], expected, rtol=0, atol=1e-6)
+    assert found.prediction == schedulers.PREDICTION_TYPES[scheduler.config.prediction_type]
+
+
+def imported_chain(folder: Path, kernel: process.Kernel, name: str | None = None) -> sampler.Path:
+    """Steps as what is kept of a folder's scheduler makes them."""
+    kept = schedulers.load(folder)
+    assert kept is not None and kept.clip_x_0 is not None
+    schedule, variance = schedules.build(kept.schedule, kept.T), name or kept.variance
+    assert variance
+    heads = variances.heads_of([variance])
+    channels = SHAPE[-1] * (1 + len(heads))
+    network = lambda params, x_t, t: output(x_t, t, jnp)[..., :channels]  # noqa: E731
+    denoiser = make_denoiser(network, None, schedule, kept.prediction, heads)
+    steps = process.steps(schedule, timesteps.explicit(T, TIMES), kernel)
+    choice = variances.build(variance, Calibration(schedule))
+    return sampler.sample_path(jax.random.key(7), steps, denoiser, choice, SHAPE, Rules(clip_x_0=kept.clip_x_0))
+
+
+STEPS: list[dict[str, Any]] = [
+    {"clip_sample": False},
+    {"clip_sample": True, "variance_type": "fixed_large", "prediction_type": "v_prediction"},
+    {"clip_sample": False, "variance_type": "fixed_large", "prediction_type": "sample"},
+    {"clip_sample": False, "variance_type": "learned_range"},
+    {"clip_sample": True, "variance_type": "fixed_small_log"},
+    {"clip_sample": True, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+]
+
+
+@pytest.mark.parametrize("said", STEPS, ids=lambda said: "-".join(map(str, said.values())))
+def test_ddpm_of_a_stored_scheduler_steps_as_theirs(
+    said: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = theirs.DDPMScheduler(**{**betas(), **said})
+    scheduler.save_config(tmp_path)
+    channels = SHAPE[-1] * (1 + (said.get("variance_type") == "learned_range"))
+    assert_same(imported_chain(tmp_path, process.DDPM), theirs_of(scheduler, channels, monkeypatch))
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize(("eta", "kind"), [(0.0, "epsilon"), (0.5, "v_prediction"), (1.0, "sample")])
+def test_ddim_of_a_stored_scheduler_steps_as_theirs(
+    eta: float, kind: str, clip: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = theirs.DDIMScheduler(**{**betas(), "clip_sample": clip, "prediction_type": kind})
+    scheduler.save_config(tmp_path)
+    expected = theirs_of(scheduler, SHAPE[-1], monkeypatch, eta=eta, use_clipped_model_output=clip)
+    assert_same(imported_chain(tmp_path, process.ddim(eta), "zero" if eta == 0 else "small"), expected)

@@ -16,14 +16,14 @@ from ddpm_jax.models.convert import diffusers, tensors
 from ddpm_jax.training import model
 from tests import golden
 from tests.cli.conftest import run
-from tests.models.test_unet import TINY, randomised
+from tests.models.test_unet import LEAST, randomised
 
-PARAMETERS = randomised(TINY)
+PARAMETERS = randomised(LEAST)
 
 
 def pipeline(folder: Path, **scheduler: object) -> Path:
     """A random network for digits, with what its scheduler says; with nothing none is there."""
-    diffusers.save(folder / "unet", PARAMETERS, TINY, 8)
+    diffusers.save(folder / "unet", PARAMETERS, LEAST, 8)
     if scheduler:
         (folder / "scheduler").mkdir()
         (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))

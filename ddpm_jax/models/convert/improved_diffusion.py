@@ -302,7 +302,8 @@ def read_tensors(found: Tensors, config: UNetConfig, source: object) -> dict[str
     """
     if any(name.startswith("label_emb.") for name in found):
         raise ValueError(f"{source} has label_emb: a class-conditional network cannot be imported")
-    if len(config.multipliers) > 1 and not any(".op." in name for name in found):  # it halves by residual blocks
+    halved = f"input_blocks.{1 + config.blocks}.0.in_layers."  # by a residual block, where ours has a convolution
+    if not any(".op." in name for name in found) and any(name.startswith(halved) for name in found):
         raise ValueError(f"{source}: this is a network of guided-diffusion; those of improved-diffusion are imported")
     return tensors.ours(_apart(found, config), config, PROJECT, source)
 

@@ -75,6 +75,9 @@ def test_files_of_other_networks_are_recognised(tmp_path: Path, arrays: dict[str
     guided = {name.replace(".op.", ".in_layers.2."): array for name, array in arrays.items()}
     with pytest.raises(ValueError, match="this is a network of guided-diffusion"):
         improved_diffusion.load(*files(tmp_path, KINDS[1], guided))
+    for other in ({"time_embed.0.weight": np.zeros((4, 4), np.float32)}, {"conv_in.weight": np.zeros(3, np.float32)}):
+        with pytest.raises(ValueError, match=r"does not hold the network of its description: missing: "):
+            improved_diffusion.load(*files(tmp_path, KINDS[1], other))
 
 
 SAID = json.loads((golden.HERE / KINDS[1] / "config.json").read_text())

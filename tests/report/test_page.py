@@ -335,3 +335,9 @@ def test_without_optimal_trajectories_there_is_no_section_of_them(results: Resul
 def test_every_variance_stands_in_the_notation(html: str, results: Results) -> None:
     notation = html[html.index('<h2 id="notation">') :]
     assert all(re.search(rf"\b{name}\b", notation) for name in results["variances"])
+
+
+def test_an_option_of_a_thousand_numbers_is_cut(results: Results, run: Results) -> None:
+    training = {"schedule": "betas:" + ",".join(f"0.{i:04}" for i in range(1, 1001))}
+    html = page.render({**results, "config": {**results["config"], "training": training}}, run, {}, IMAGES)
+    assert "betas:0.0001,0.0002," in html and "0.0999" not in html and "… (7005 characters)" in html

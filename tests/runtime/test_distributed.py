@@ -209,6 +209,170 @@ def test_half_an_address_is_refused(given: tuple, message: str) -> None:
         distributed.join(*given)
 
 
+SLURM = {
+    "SLURM_JOB_ID": "123",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
+OPEN_MPI = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"}
+POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+
+
+class ConfigException(Exception):
+    """As of the package kubernetes."""
+
+
+def joined(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], error: Exception, *given: object) -> list:
+    """What JAX is asked by a process of this environment, where its detection, if asked for, raises an error."""
+    asked: list[dict] = []
+
+    def initialize(*place: object, **how: object) -> None:
+        asked.append({"place": place, **how})
+        if how["cluster_detection_method"] is None:
+            raise error
+
+    for cluster in distributed.CLUSTERS:
+        for name in (cluster.sign, *cluster.others):
+            monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    distributed.join(*given)  # type: ignore[arg-type]
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("environment", "error"),
+    [
+        (POD, ConfigException("Service token file does not exist.")),
+        (POD, RuntimeError("Kubernetes API Error: 403 - Forbidden\nIt appears that the service account")),
+        ({**POD, "JOB_COMPLETION_INDEX": "0"}, KeyError("HOSTNAME")),
+        ({}, ConnectionError("metadata.google.internal does not answer")),
+        ({"SLURM_JOB_ID": "123", **POD}, ConfigException("a shell of salloc in a pod")),
+    ],
+)
+def test_a_cluster_that_cannot_be_asked_leaves_the_process_alone_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, environment: dict[str, str], error: Exception
+) -> None:
+    joined(monkeypatch, environment, error)
+    said = capsys.readouterr().err
+    assert said.startswith("this process trains alone: the cluster cannot be asked for others (")
+    assert f"({type(error).__name__}: {str(error).partition(chr(10))[0]});" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "error"),
+    [
+        ({}, ValueError(f"{distributed.NO_CLUSTER}.")),
+        ({}, RuntimeError(f"jax.distributed.initialize() {distributed.TOO_LATE}")),
+        ({"SLURM_JOB_ID": "123", "SLURM_NTASKS": "4"}, ValueError(f"{distributed.NO_CLUSTER}.")),  # beside its jobs
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, ValueError(f"{distributed.NO_CLUSTER}.")),  # without a TPU
+        ({**SLURM, "SLURM_NTASKS": "1"}, RuntimeError(f"initialize {distributed.TOO_LATE}")),
+    ],
+)
+def test_where_there_is_no_cluster_a_process_is_alone_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, environment: dict[str, str], error: Exception
+) -> None:
+    joined(monkeypatch, environment, error)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "error", "cure"),
+    [
+        (OPEN_MPI, KeyError("OMPI_COMM_WORLD_SIZE"), "env -u OMPI_MCA_orte_hnp_uri"),
+        ({**SLURM, "SLURM_NTASKS": "2(x3)"}, ValueError("invalid literal for int()"), "env -u SLURM_JOB_ID"),
+        (SLURM, RuntimeError(f"initialize {distributed.TOO_LATE}"), "env -u SLURM_JOB_ID"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1"},
+            ValueError("Number of processes must be defined."),
+            "env -u JAX_COORDINATOR_ADDRESS",
+        ),
+        (
+            {**POD, "TPU_WORKER_HOSTNAMES": "a,b"},
+            RuntimeError("Failed to recognize coordinator address a"),
+            "env -u TPU_WORKER_HOSTNAMES -u KUBERNETES_SERVICE_HOST",
+        ),
+    ],
+)
+def test_one_of_several_that_cannot_join_them_does_not_train_alone(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], error: Exception, cure: str
+) -> None:
+    with pytest.raises(ValueError, match=r"^this is one of several processes because of ") as refused:
+        joined(monkeypatch, environment, error)
+    said = str(refused.value)
+    assert all(f"{name}={value}" in said for name, value in environment.items() if name != "SLURM_LOCALID")
+    assert str(error) in said and said.endswith(f"or `{cure}` before the command trains alone") and "\n" not in said
+
+
+def test_where_all_is_given_a_cluster_need_not_be_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    asked = joined(monkeypatch, POD, ConfigException("no token"), "localhost:1234", 2, 1)
+    assert [call["place"] for call in asked] == 2 * [("localhost:1234", 2, 1)]
+    assert [call["cluster_detection_method"] for call in asked] == [None, "deactivate"]
+    assert capsys.readouterr().err == ""
+
+
+WAITING = """
+import sys
+from ddpm_jax.runtime import distributed
+distributed.SOON, distributed.WAIT = 1, int(sys.argv[1])
+distributed.join(*(of(word) for of, word in zip((str, int, int), sys.argv[2:])))
+print(distributed.share())
+"""
+
+
+def waiting(seconds: int, *given: object, **environment: str) -> subprocess.Popen:
+    """A process that joins the others and says who it is."""
+    command = [sys.executable, "-c", WAITING, str(seconds), *map(str, given)]
+    known = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.Popen(command, env=known, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", ["0", "3"])
+def test_others_that_do_not_come_are_named_at_once_and_end_the_wait_in_one_line(index: str) -> None:
+    run = waiting(4, **{**SLURM, "SLURM_PROCID": index})
+    said = words(run)[0]
+    told = [line for line in said.splitlines() if "3 other processes at localhost:" in line]
+    assert run.returncode == 2 and "stack trace" not in said, said
+    assert told[0].startswith("waiting for 3 ") and told[1].startswith("error: 4 seconds of waiting for 3 "), said
+    for line in told:
+        assert (
+            f"because of SLURM_JOB_ID=123, SLURM_STEP_NODELIST=localhost, SLURM_NTASKS=4, SLURM_PROCID={index}" in line
+        )
+        assert "`env -u SLURM_JOB_ID` before the command trains alone" in line
+
+
+@pytest.mark.slow
+def test_what_is_told_about_staying_alone_is_true() -> None:
+    known = {**os.environ, "JAX_PLATFORMS": "cpu", **SLURM}
+    command = ["env", "-u", "SLURM_JOB_ID", sys.executable, "-c", WAITING, "60"]
+    alone = subprocess.run(command, env=known, capture_output=True, text=True, timeout=60 * MINUTES, check=False)
+    given = waiting(60, f"localhost:{free_port()}", 1, 0, **SLURM)
+    assert alone.stdout == given.communicate(timeout=60 * MINUTES)[0] == "(0, 1)\n"
+    none = "import jax; jax.distributed.initialize()"  # JAX's own words where there is no cluster
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "KUBERNETES", "OMPI"))}
+    said = subprocess.run([sys.executable, "-c", none], env=bare, capture_output=True, text=True, check=False).stderr
+    assert distributed.NO_CLUSTER in said
+    with pytest.raises(RuntimeError, match=distributed.TOO_LATE):
+        jax.distributed.initialize()
+
+
+@pytest.mark.slow
+def test_processes_that_are_started_apart_find_each_other() -> None:
+    place = (f"localhost:{free_port()}", 2)
+    first = waiting(60, *place, 1)
+    assert first.stderr is not None and "waiting for 1 other process at localhost:" in next(
+        line for line in first.stderr if "proxy" not in line
+    )
+    second = waiting(60, *place, 0)
+    assert [run.communicate(timeout=60 * MINUTES)[0] for run in (first, second)] == ["(1, 2)\n", "(0, 2)\n"]
+
+
 def test_a_process_alone_is_the_first_and_waits_for_nobody() -> None:
     assert distributed.first() and distributed.share() == (0, 1)
     distributed.wait_for_all("here")

@@ -7,11 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Key, UInt8
+from jaxtyping import Float, UInt8
 
 from ddpm_jax.data.datasets import DataSet, Split
 from ddpm_jax.diffusion import bases, conventions, process, sampler, timesteps, variances
 from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.diffusion.random_keys import OneKey
 from ddpm_jax.diffusion.variances import Calibration
 from ddpm_jax.evaluation import ablation, likelihood
 from ddpm_jax.evaluation import moments as passes
@@ -24,7 +25,7 @@ from ddpm_jax.training.model import Model, check_clip, check_fit
 
 
 def measure(
-    key: Key[Array, ""],
+    key: OneKey,
     model: Model,
     images: Split | UInt8[np.ndarray, "n h w c"],
     rules: Rules | None = None,
@@ -63,7 +64,7 @@ def measure(
 
 
 def sample(
-    key: Key[Array, ""],
+    key: OneKey,
     model: Model,
     variance: str = "large",
     K: int = 50,
@@ -112,7 +113,7 @@ def compare(
     variances: Sequence[str] = (),
     K: Sequence[int] = (10, 50),
     trajectories: Sequence[str] = ("even",),
-    key: Key[Array, ""] | None = None,
+    key: OneKey | None = None,
     rules: Rules | None = None,
 ) -> list[Row]:
     """The likelihood of a network under several variances: fixed by calibration images, judged on test images.

@@ -66,13 +66,13 @@ def blocks(images: Float[Array, "n *x"] | Float[np.ndarray, "n *x"], size: int =
 
 
 def _block(values: Array, centre: Array, start: Array, size: int) -> Array:
-    return jax.lax.dynamic_slice_in_dim(values, start, size) - centre
+    return jax.lax.dynamic_slice_in_dim(values, start, size) - centre[None]
 
 
 def denoiser(data: Blocks, schedule: Schedule, x_t: Images, t: Int[Array, " b"]) -> Prediction:
     """x_0_hat = sum_i w_i y_i, exact."""
     sums = _visit(data, schedule, x_t, t)
-    return from_x_0(schedule, x_t, t, (data.centre + sums.first / sums.weight[:, None]).reshape(x_t.shape))
+    return from_x_0(schedule, x_t, t, (data.centre[None] + sums.first / sums.weight[:, None]).reshape(x_t.shape))
 
 
 def cov(data: Blocks, schedule: Schedule, x_t: Images, t: Int[Array, " b"]) -> Images:
@@ -93,16 +93,16 @@ def _visit(data: Blocks, schedule: Schedule, x_t: Images, t: Int[Array, " b"]) -
     """
     flat = x_t.reshape(len(x_t), -1)
     signal, noise = rows(schedule.alpha_bar, t, flat), rows(schedule.one_minus_alpha_bar, t, flat)
-    x = flat - jnp.sqrt(signal) * data.centre
+    x = flat - jnp.sqrt(signal) * data.centre[None]
     highest = jax.lax.Precision.HIGHEST
 
     def add(sums: _Sums, block: tuple[Array, Array]) -> tuple[_Sums, None]:
-        start, half_norm = block
-        values = _block(data.values, data.centre, start, len(half_norm))
+        start, half_norm = block[0], block[1][None]
+        values = _block(data.values, data.centre, start, half_norm.size)
         products = jnp.matmul(x, values.T, precision=highest)
-        logits = jnp.where(
-            jnp.isfinite(half_norm), (jnp.sqrt(signal) * products - signal * half_norm) / noise, -jnp.inf
-        )
+        here = jnp.isfinite(half_norm)
+        norm = jnp.where(here, half_norm, 0)  # or a signal of 0 makes it NaN before it is left out
+        logits = jnp.where(here, (jnp.sqrt(signal) * products - signal * norm) / noise, -jnp.inf)
         top = jnp.maximum(sums.highest, logits.max(axis=1))
         weights, kept = jnp.exp(logits - top[:, None]), jnp.exp(sums.highest - top)
         first, second = (jnp.matmul(weights, power, precision=highest) for power in (values, values**2))

@@ -13,10 +13,11 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
-from ddpm_jax.diffusion import gaussian, process, variances
+from ddpm_jax.diffusion import gaussian, process, random_keys, variances
 from ddpm_jax.diffusion.denoiser import PREDICTIONS, Denoiser, Images, Prediction, target
 from ddpm_jax.diffusion.gaussian import Gaussian
 from ddpm_jax.diffusion.process import Steps
+from ddpm_jax.diffusion.random_keys import Keys
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.variances import LogVar, ReverseVariance
 
@@ -57,13 +58,13 @@ def noised(
     x_0: Images,
     eps: Images,
     levels: int | None = None,
-    keys: Key[Array, " b"] | None = None,
+    keys: Keys | None = None,
 ) -> NoisyBatch:
     """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps at the step k of a chain. Ho et al. 2020, equation 4."""
     drawn = Steps(*(jnp.asarray(column)[k] for column in process.cast(chain, x_0.dtype)))
     step = Steps(*(variances.beside(column, x_0) for column in drawn))._replace(s=drawn.s, t=drawn.t)
     x_t = process.add_noise(x_0, eps, step.signal, step.noise)
-    return NoisyBatch(schedule, k, step, x_0, eps, x_t, levels, keys)
+    return NoisyBatch(schedule, k, step, x_0, eps, x_t, levels, None if keys is None else random_keys.typed(keys))
 
 
 def per_example(values: Images) -> Float[Array, " b"]:
@@ -183,7 +184,7 @@ def hybrid(choice: ReverseVariance, chain: Steps, regress: str = "eps", weightin
         still = prediction._replace(
             eps=jax.lax.stop_gradient(prediction.eps), x_0=jax.lax.stop_gradient(prediction.x_0)
         )
-        bits = of_variance(drawn, lambda x_t, t: still) / np.log(2)
+        bits = of_variance(drawn, lambda x_t, t: still) / float(np.log(2))
         return of_mean(drawn, lambda x_t, t: prediction) + 0.001 * bits
 
     return loss

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Key
+from jaxtyping import Float
 
+from ddpm_jax.diffusion import random_keys
 from ddpm_jax.diffusion.denoiser import Images
+from ddpm_jax.diffusion.random_keys import OneKey
 
 Numbers = Float[Array, "..."] | Float[np.ndarray, "..."]
 Coefficient = Numbers | float
@@ -78,11 +80,11 @@ def condition(mixture: Mixture, x: Images, signal: Coefficient, noise: Coefficie
     Numerics: residuals are formed before they are squared, so that the softmax stays right in float32 where the noise
     is small: components far from x err, and their weights vanish.
     """
-    root = jnp.sqrt(jnp.asarray(signal, x.dtype))
-    m, c = jnp.asarray(mixture.mean, x.dtype), jnp.asarray(mixture.variance, x.dtype)
+    signal, noise, weights, m, c = (jnp.asarray(part, x.dtype) for part in (signal, noise, *mixture))
+    root, weights, m, c = jnp.sqrt(signal), weights[None], m[None], c[None]
     total = signal * c + noise
     residual = x[:, None] - root * m
-    log_weights = jax.nn.log_softmax(mixture.log_weights + _log_normal(residual, total), axis=1)
+    log_weights = jax.nn.log_softmax(weights + _log_normal(residual, total), axis=1)
     mean = m + root * c / total * residual
     return Mixture(log_weights, mean, jnp.broadcast_to(noise * c / total, mean.shape))
 
@@ -100,13 +102,15 @@ def variance(mixture: Mixture) -> Images:
 
 def log_prob(mixture: Mixture, x: Images) -> Float[Array, " b"]:
     """log p(x), nats per dimension: p(x) = sum_k w_k N(x; mean_k, variance_k), its logarithm over the size of x."""
-    logs = mixture.log_weights + _log_normal(x[:, None] - mixture.mean, mixture.variance)
+    one_for_all = mixture.log_weights.ndim == 1
+    weights, m, c = (jnp.asarray(part)[None] if one_for_all else part for part in mixture)
+    logs = weights + _log_normal(x[:, None] - m, c)
     return jax.scipy.special.logsumexp(logs, axis=1) / x[0].size
 
 
-def sample(key: Key[Array, ""], mixture: Mixture, n: int) -> Images:
+def sample(key: OneKey, mixture: Mixture, n: int) -> Images:
     """n draws: z = mean_k + sqrt(variance_k) eps, k by the weights."""
-    choice, noise = jax.random.split(key)
+    choice, noise = jax.random.split(random_keys.typed(key))
     k = jax.random.categorical(choice, jnp.asarray(mixture.log_weights), shape=(n,))
     m, c = jnp.asarray(mixture.mean)[k], jnp.asarray(mixture.variance)[k]
     return m + jnp.sqrt(c) * jax.random.normal(noise, m.shape, m.dtype)

@@ -17,11 +17,12 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int, Key
 
-from ddpm_jax.diffusion import gaussian, process, variances
+from ddpm_jax.diffusion import gaussian, process, random_keys, variances
 from ddpm_jax.diffusion.bases import Basis
 from ddpm_jax.diffusion.conventions import Rules, log_var_cap
 from ddpm_jax.diffusion.denoiser import Denoiser, Images, as_argument, clip_x_0
 from ddpm_jax.diffusion.process import DDPM, Column, Kernel, Steps, ddim
+from ddpm_jax.diffusion.random_keys import Keys, OneKey
 from ddpm_jax.diffusion.variances import ReverseVariance
 
 SAMPLERS: dict[str, Callable[[float], Kernel]] = {"ddpm": lambda eta: DDPM, "ddim": ddim}
@@ -40,7 +41,7 @@ class Path(NamedTuple):
 
 
 def sample(
-    key: Key[Array, "..."],
+    key: Keys,
     steps: Steps,
     denoiser: Denoiser,
     variance: ReverseVariance,
@@ -51,15 +52,15 @@ def sample(
     """Samples of the model. Ho et al. 2020, algorithm 2, for any trajectory, kernel and variance.
 
     Args:
-      key: one key, of which sample i takes fold_in(key, i); or n keys, one per sample. The noise of the step from time
-        t is drawn from fold_in(a sample's key, t), and x_T from fold_in(that key, 0): sample i does not depend on n,
-        and all choices share their noise.
+      key: one key, of which sample i takes fold_in(key, i); or n keys, one per sample. As wherever a key is taken, it
+        may be one of `jax.random.PRNGKey`. The noise of the step from time t is drawn from fold_in(a sample's key, t),
+        and x_T from fold_in(that key, 0): sample i does not depend on n, and all choices share their noise.
       steps: the chain, from `process.steps`.
       denoiser: the network, or a closed form.
       variance: a choice of `variances`.
       shape: (n, *x).
       rules: the conventions.
-      x_T: where the chains start; default standard normal. All of a chain is in its precision.
+      x_T: where the chains start; default standard normal, float32. All of a chain is in its precision.
 
     Returns:
       x_0, (n, *x), not clipped.
@@ -73,7 +74,7 @@ def sample(
 
 
 def sample_path(
-    key: Key[Array, "..."],
+    key: Keys,
     steps: Steps,
     denoiser: Denoiser,
     variance: ReverseVariance,
@@ -87,9 +88,9 @@ def sample_path(
     return Path(x_0, jnp.moveaxis(x_0_hat, 1, 0)[::-1])
 
 
-def keys_of(key: Key[Array, ""], first: int, last: int) -> Key[Array, " n"]:
+def keys_of(key: OneKey, first: int, last: int) -> Key[Array, " n"]:
     """The keys of samples first, ..., last - 1 of one key, to draw these alone. Ho et al. 2020, algorithm 2."""
-    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(first, last))
+    return jax.vmap(partial(jax.random.fold_in, random_keys.typed(key)))(jnp.arange(first, last))
 
 
 class Shared(NamedTuple):
@@ -123,7 +124,7 @@ class Chains(NamedTuple):
 
 
 def prepare(
-    key: Key[Array, "..."],
+    key: Keys,
     steps: Steps,
     denoiser: Denoiser,
     choices: Sequence[ReverseVariance],
@@ -150,7 +151,7 @@ def prepare(
     Raises:
       ValueError: see `sample`; or the choices do not go together.
     """
-    one, together = choices[0], len(choices) > 1
+    key, one, together = random_keys.typed(key), choices[0], len(choices) > 1
     if together and (x_T is not None or any(not each.headless or each.basis != one.basis for each in choices)):
         raise ValueError(f"{len(choices)} variances in one scan: give fixed ones of one basis, and no x_T")
     if key.ndim and len(key) != shape[0]:
@@ -190,7 +191,7 @@ def _check_heads(choice: ReverseVariance, denoiser: Denoiser, shape: tuple[int, 
             variances.read_head(said, name)
 
 
-def _noise(keys: Key[Array, " n"], t: Array | int, shape: tuple[int, ...], dtype: DTypeLike = float) -> Images:
+def _noise(keys: Key[Array, " n"], t: Array | int, shape: tuple[int, ...], dtype: DTypeLike) -> Images:
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), shape, dtype))(keys)
 
 
@@ -220,7 +221,7 @@ def scan(
       x_0, and x_0_hat of every step from s = 0 up, None where it is not kept.
     """
     keys, which, x_T = examples
-    start = _noise(keys, 0, shape) if x_T is None else x_T
+    start = _noise(keys, 0, shape, jnp.float32) if x_T is None else x_T
     rounded = (process.cast(shared.steps, start.dtype), *_cast((shared.log_vars, shared.cap), start.dtype))
 
     def step_back(x_t: Images, at: tuple[Steps, Any, Column]) -> tuple[Images, Images | None]:

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
-from jaxtyping import Float, Int, Key
+from jaxtyping import Float, Int
 
-from ddpm_jax.diffusion import denoiser, finite_sets, mixtures
+from ddpm_jax.diffusion import denoiser, finite_sets, mixtures, random_keys
 from ddpm_jax.diffusion.bases import Basis
 from ddpm_jax.diffusion.denoiser import Denoiser, Images, Prediction, from_x_0
 from ddpm_jax.diffusion.gaussian import Gaussian
 from ddpm_jax.diffusion.mixtures import Mixture
 from ddpm_jax.diffusion.process import Steps
+from ddpm_jax.diffusion.random_keys import OneKey
 from ddpm_jax.diffusion.schedules import Schedule, Times, rows
 
 Data = Float[Array, "n *x"] | Float[np.ndarray, "n *x"]
@@ -36,7 +37,7 @@ class ToyData(NamedTuple):
       bounded: the data lie in [-1, 1], so that clips and the covariance clamp make sense.
     """
 
-    sample: Callable[[Key[Array, ""], int], Images]
+    sample: Callable[[OneKey, int], Images]
     denoiser: Denoiser
     cov: Partial
     reverse_kernel: Callable[[Images, int, int], Gaussian | Mixture]
@@ -65,18 +66,18 @@ def gaussian(schedule: Schedule, mean: np.ndarray, variance: np.ndarray) -> ToyD
     def total(t: int) -> np.ndarray:
         return np.asarray(schedule.alpha_bar[t] * c + schedule.one_minus_alpha_bar[t])
 
-    def draw(key: Key[Array, ""], n: int) -> Images:
-        return jnp.asarray(m, jnp.float32) + jnp.sqrt(jnp.asarray(c, jnp.float32)) * jax.random.normal(
-            key, (n, *m.shape)
-        )
+    def draw(key: OneKey, n: int) -> Images:
+        noise = jax.random.normal(random_keys.typed(key), (n, *m.shape), jnp.float32)
+        return jnp.asarray(m[None], jnp.float32) + jnp.sqrt(jnp.asarray(c[None], jnp.float32)) * noise
 
     def reverse_kernel(x_t: Images, s: int, t: int) -> Gaussian:
         ratio = schedule.alpha_bar[t] / schedule.alpha_bar[s]
         slope = np.sqrt(ratio) * total(s) / total(t)
-        residual = x_t - jnp.asarray(np.sqrt(schedule.alpha_bar[t]) * m, x_t.dtype)
-        mean_s = jnp.asarray(np.sqrt(schedule.alpha_bar[s]) * m, x_t.dtype) + jnp.asarray(slope, x_t.dtype) * residual
         with np.errstate(divide="ignore"):
-            return Gaussian(mean_s, jnp.asarray(np.log((1 - ratio) * total(s) / total(t)), x_t.dtype))
+            log_var = np.log((1 - ratio) * total(s) / total(t))
+        means = np.sqrt(schedule.alpha_bar[s]) * m, np.sqrt(schedule.alpha_bar[t]) * m
+        at_s, at_t, gain, log = (jnp.asarray(part[None], x_t.dtype) for part in (*means, slope, log_var))
+        return Gaussian(at_s + gain * (x_t - at_t), log)
 
     denoiser, cov = Partial(_gaussian_denoiser, m, c, schedule), Partial(_gaussian_cov, c, schedule)
     return ToyData(draw, denoiser, cov, reverse_kernel, bounded=False)
@@ -86,13 +87,13 @@ def _gaussian_denoiser(
     m: Array | np.ndarray, c: Array | np.ndarray, schedule: Schedule, x_t: Images, t: Int[Array, " b"]
 ) -> Prediction:
     alpha_bar, noise = rows(schedule.alpha_bar, t, x_t), rows(schedule.one_minus_alpha_bar, t, x_t)
-    m, c = jnp.asarray(m, x_t.dtype), jnp.asarray(c, x_t.dtype)
+    m, c = jnp.asarray(m[None], x_t.dtype), jnp.asarray(c[None], x_t.dtype)
     x_0 = m + jnp.sqrt(alpha_bar) * c / (alpha_bar * c + noise) * (x_t - jnp.sqrt(alpha_bar) * m)
     return from_x_0(schedule, x_t, t, x_0)
 
 
 def _gaussian_cov(c: Array | np.ndarray, schedule: Schedule, x_t: Images, t: Int[Array, " b"]) -> Images:
-    noise, c = rows(schedule.one_minus_alpha_bar, t, x_t), jnp.asarray(c, x_t.dtype)
+    noise, c = rows(schedule.one_minus_alpha_bar, t, x_t), jnp.asarray(c[None], x_t.dtype)
     return jnp.broadcast_to(c * noise / (rows(schedule.alpha_bar, t, x_t) * c + noise), x_t.shape)
 
 
@@ -114,7 +115,7 @@ def mixture(schedule: Schedule, weights: np.ndarray, means: np.ndarray, variance
     """
     data = mixtures.of(weights, means, variances)
 
-    def draw(key: Key[Array, ""], n: int) -> Images:
+    def draw(key: OneKey, n: int) -> Images:
         return mixtures.sample(key, jax.tree.map(lambda part: jnp.asarray(part, jnp.float32), data), n)
 
     denoiser, cov = (Partial(function, data, schedule) for function in (_mixture_denoiser, _mixture_cov))
@@ -157,8 +158,9 @@ def finite(schedule: Schedule, images: Data, block: int = finite_sets.BLOCK) -> 
     data = finite_sets.blocks(images, block)
     shape = images.shape[1:]
 
-    def draw(key: Key[Array, ""], n: int) -> Images:
-        return data.values[jax.random.randint(key, (n,), 0, len(data.values))].reshape(n, *shape)
+    def draw(key: OneKey, n: int) -> Images:
+        drawn = jax.random.randint(random_keys.typed(key), (n,), 0, len(data.values), jnp.int32)
+        return data.values[drawn].reshape(n, *shape)
 
     def reverse_kernel(x_t: Images, s: int, t: int) -> Mixture:
         points = data.values.reshape(-1, *shape)

@@ -122,7 +122,7 @@ def scaled(variance: ReverseVariance, factor: float) -> ReverseVariance:
         raise ValueError(f"factor = {factor:g}: it must be positive")
 
     def log_var(step: Steps, x_t: Any, prediction: Prediction | None) -> LogVar:
-        return variance.log_var(step, x_t, prediction) + np.log(factor)
+        return variance.log_var(step, x_t, prediction) + float(np.log(factor))
 
     return variance._replace(log_var=log_var, excess=None)
 

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import Array
-from jaxtyping import Key
 
 from ddpm_jax.data import transforms
 from ddpm_jax.data.datasets import DataSet, Split, seen
 from ddpm_jax.diffusion import bases, conventions, process, timesteps
 from ddpm_jax.diffusion import variances as reverse_variances
 from ddpm_jax.diffusion.conventions import Rules
+from ddpm_jax.diffusion.random_keys import OneKey
 from ddpm_jax.diffusion.registry import named
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.variances import VARIANCES, Calibration, heads_of, needs
@@ -108,7 +107,7 @@ def resolved(design: Design, heads: tuple[str, ...]) -> Design:
 
 
 def compare(
-    model: Model, data: DataSet, design: Design, key: Key[Array, ""] | None = None, execution: Execution = Execution()
+    model: Model, data: DataSet, design: Design, key: OneKey | None = None, execution: Execution = Execution()
 ) -> list[Row]:
     """The likelihood table of one denoiser: fixed by calibration images, judged on test images.
 
@@ -138,7 +137,7 @@ def measure(
     model: Model,
     data: DataSet,
     design: Design,
-    key: Key[Array, ""],
+    key: OneKey,
     split: str,
     choices: Choices | None = None,
     execution: Execution = Execution(),
@@ -359,7 +358,7 @@ def _whole_chain_choices(wanted: Design, known: Calibration) -> Choices:
 
 
 def evaluate_whole_chain(
-    model: Model, data: DataSet, wanted: Design, key: Key[Array, ""], execution: Execution = Execution()
+    model: Model, data: DataSet, wanted: Design, key: OneKey, execution: Execution = Execution()
 ) -> tuple[Row, Row]:
     """The bound and its parts, bits/dim, with the standard error over images, and the Frechet distances of samples.
 

@@ -19,12 +19,13 @@ from jaxtyping import Float32, Float64, Int, Key, UInt8
 from tqdm import tqdm
 
 from ddpm_jax.data.transforms import to_unit
-from ddpm_jax.diffusion import bases, process, timesteps, variances
+from ddpm_jax.diffusion import bases, process, random_keys, timesteps, variances
 from ddpm_jax.diffusion import denoiser as denoisers
 from ddpm_jax.diffusion.bases import Axes
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Denoiser, Images, Prediction
 from ddpm_jax.diffusion.process import Steps
+from ddpm_jax.diffusion.random_keys import OneKey
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.variances import Calibration, ReverseVariance
 from ddpm_jax.evaluation import step_kl
@@ -141,7 +142,7 @@ def load(path: Path, denoiser: str, rules: Rules) -> Moments:
 
 
 def measure(
-    key: Key[Array, ""],
+    key: OneKey,
     schedule: Schedule,
     denoiser: Denoiser,
     images_uint8: UInt8[np.ndarray, "n h w c"],
@@ -172,7 +173,7 @@ def measure(
     Raises:
       ValueError: no images, or grey levels outside 0..levels-1.
     """
-    n = len(images_uint8)
+    key, n = random_keys.typed(key), len(images_uint8)
     if not n or images_uint8.max() >= rules.levels:
         raise ValueError(
             f"{n} images with grey levels up to {np.max(images_uint8, initial=0)}: need 1 and {rules.levels - 1}"
@@ -377,12 +378,15 @@ def look(
     """One device's images, one row an example; see `visit`."""
     (key, times, decoder_log_vars, denoiser), (index, images_uint8) = shared, examples
     x_0 = to_unit(images_uint8, levels)
+    at, prepared = times
+    rounded = {name: (process.cast(steps, x_0.dtype), table) for name, (steps, table) in prepared.items()}
+    nodes = jnp.asarray(decoder_log_vars, x_0.dtype)
     keys = jax.vmap(partial(jax.random.fold_in, key))(index)
     mean = lambda x: jnp.mean(x, axis=tuple(range(1, x.ndim)))  # noqa: E731
 
     def at_time(_: None, at: tuple[Steps, dict[str, tuple[Steps, Any]]]) -> tuple[None, Any]:
         step, prepared = at
-        eps = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step.t), x_0.shape[1:]))(keys)
+        eps = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step.t), x_0.shape[1:], x_0.dtype))(keys)
         x_t = process.add_noise(x_0, eps, step.signal, step.noise)
         prediction = denoiser(x_t, jnp.full(len(x_0), step.t))
         if clip_x_0:
@@ -390,14 +394,12 @@ def look(
         # Where no data are left in x_t, uncertainty is counted in x_0 (process.Steps).
         truth, said = (jnp.where(step.signal > 0, *pair) for pair in ((eps, x_0), (prediction.eps, prediction.x_0)))
         error = truth - said
-        decoded = _decoders(
-            fixed, step, x_0, x_t, prediction, partial(step_kl.decoder_at_nodes, decoder_log_vars, levels)
-        )
+        decoded = _decoders(fixed, step, x_0, x_t, prediction, partial(step_kl.decoder_at_nodes, nodes, levels))
         columns = jnp.stack([mean(error**2), mean(truth**2) - mean(said**2), decoded[SHARED][0]])
         tabulated = {name: step_kl.tabulate(choice, *prepared[name], x_t, prediction, error) for name, choice in fixed}
         return None, (columns, decoded, spectral.forward(error) ** 2, tabulated)
 
-    _, (columns, decoded, squares, tabulated) = jax.lax.scan(at_time, None, times)
+    _, (columns, decoded, squares, tabulated) = jax.lax.scan(at_time, None, (process.cast(at, x_0.dtype), rounded))
     by_example = {
         name: (jnp.moveaxis(cost, 2, 0), jnp.moveaxis(log_ratio, 2, 0), clamped.T)
         for name, (cost, log_ratio, clamped) in tabulated.items()

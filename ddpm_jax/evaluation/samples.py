@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Key, UInt8
+from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from ddpm_jax.data.transforms import to_levels
@@ -21,6 +21,7 @@ from ddpm_jax.diffusion import process, sampler
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Denoiser, Images
 from ddpm_jax.diffusion.process import Steps
+from ddpm_jax.diffusion.random_keys import Keys
 from ddpm_jax.diffusion.variances import ReverseVariance
 from ddpm_jax.evaluation import likelihood
 from ddpm_jax.evaluation.fid import extractors, frechet
@@ -39,7 +40,7 @@ SHARD = 2048  # images that are drawn and stored together
 
 
 def sample_each(
-    key: Key[Array, "..."],
+    key: Keys,
     steps: Steps,
     denoiser: Denoiser,
     choices: Sequence[ReverseVariance],

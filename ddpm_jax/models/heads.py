@@ -19,7 +19,7 @@ from ddpm_jax.diffusion.process import Steps
 from ddpm_jax.diffusion.schedules import Schedule, rows
 
 VERSION = 1  # raised by hand when the numbers of a head change
-START = np.log(np.e - 1)  # softplus(START) = 1
+START = float(np.log(np.e - 1))  # softplus(START) = 1
 
 Row = Float[Array, "..."] | Float[np.ndarray, "..."]
 

@@ -148,7 +148,7 @@ def layers() -> list[dict[str, Any]]:
 
     def layer(name: str, x: Array, channels: int, size: tuple, stride: int, padding: str) -> Array:
         found.append(dict(name=name, input=x.shape[1:], channels=channels, size=size, stride=stride, padding=padding))
-        return ops.convolve_window(x, jnp.zeros((*size, x.shape[-1], channels)), stride, padding)
+        return ops.convolve_window(x, jnp.zeros((*size, x.shape[-1], channels), jnp.float32), stride, padding)
 
     jax.eval_shape(partial(_network, layer), jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32))
     return found

@@ -16,6 +16,8 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Bool, Float, Int, Key, UInt32
 
+from ddpm_jax.diffusion import random_keys
+from ddpm_jax.diffusion.random_keys import Keys
 from ddpm_jax.models import ops
 from ddpm_jax.runtime import sharding
 
@@ -23,7 +25,7 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 
 
-def at_places(keys: Key[Array, " b"] | None, places: int) -> Key[Array, "places b"] | list[None]:
+def at_places(keys: Keys | None, places: int) -> Key[Array, "places b"] | list[None]:
     """The keys of every dropout layer, by its index, folded at once: one by one, each would cost a loop.
 
     Args:
@@ -32,10 +34,10 @@ def at_places(keys: Key[Array, " b"] | None, places: int) -> Key[Array, "places 
     """
     if keys is None:
         return [None] * places
-    return jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, jnp.arange(places))
+    return jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(random_keys.typed(keys), jnp.arange(places))
 
 
-def dropout(x: Array, rate: float, keys: Key[Array, " b"] | None) -> Array:
+def dropout(x: Array, rate: float, keys: Keys | None) -> Array:
     """Dropout; what is kept is divided by 1 - rate. Srivastava et al. 2014.
 
     Args:
@@ -46,12 +48,12 @@ def dropout(x: Array, rate: float, keys: Key[Array, " b"] | None) -> Array:
     if keys is None or rate == 0:
         return x
     draw, hashed = (partial(of, 1 - rate, x.shape[1:]) for of in (_drawn, _hashed))
-    return jnp.where(jax.lax.platform_dependent(keys, cpu=hashed, default=draw), x / (1 - rate), 0)
+    return jnp.where(jax.lax.platform_dependent(random_keys.typed(keys), cpu=hashed, default=draw), x / (1 - rate), 0)
 
 
 def _drawn(share: float, shape: tuple[int, ...], keys: Key[Array, " b"]) -> Bool[Array, "b *x"]:
     """True with probability `share`."""
-    return jax.vmap(lambda key: jax.random.bernoulli(key, share, shape))(keys)
+    return jax.vmap(lambda key: jax.random.bernoulli(key, np.float32(share), shape))(keys)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -108,9 +110,15 @@ def time_embedding(
       cosine_first: cosines before sines.
     """
     half = channels // 2
-    angles = t[:, None] * jnp.exp(-np.log(10_000) * jnp.arange(half) / (half - shift))
+    index = jnp.arange(half, dtype=jnp.float32)[None]
+    angles = t[:, None] * jnp.exp(-float(np.log(10_000)) * index / (half - shift))
     waves = [jnp.sin(angles), jnp.cos(angles)]
     return jnp.concatenate(waves[::-1] if cosine_first else waves, axis=-1)
+
+
+def _beside(x: Array, values: Array) -> Array:
+    """A number a channel, shaped to be added to x (b, ..., c)."""
+    return values.reshape(*[1] * (x.ndim - 1), -1)
 
 
 class Convolution(nn.Module):
@@ -138,10 +146,10 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Any:
-        """x convolved, (b, h, w, channels); with `apart`, a tuple of this and the bias."""
-        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.channels))
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        kernel, bias = jnp.asarray(kernel, x.dtype), jnp.asarray(bias, x.dtype)
+        """x convolved, (b, h, w, channels); with `apart`, a tuple of this and the bias (1, 1, 1, channels)."""
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.channels), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
+        kernel, bias = jnp.asarray(kernel, x.dtype), _beside(x, jnp.asarray(bias, x.dtype))
         if self.doubled:
             h = ops.convolve_doubled(x, kernel)
         elif self.stride == 1 and max(x.shape[1:3]) <= 2:
@@ -165,9 +173,9 @@ class Shortcut(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", fan_average, (1, 1, x.shape[-1], self.channels))
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        kernel, bias = jnp.asarray(kernel, x.dtype), jnp.asarray(bias, x.dtype)
+        kernel = self.param("kernel", fan_average, (1, 1, x.shape[-1], self.channels), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
+        kernel, bias = jnp.asarray(kernel, x.dtype), _beside(x, jnp.asarray(bias, x.dtype))
         return jax.lax.platform_dependent(x, kernel, cpu=_multiplied, default=_convolved) + bias
 
 
@@ -211,9 +219,10 @@ class GroupNorm(nn.Module):
     def __call__(
         self, x: Array, plus: Array | None = None, factor: Array | float = 1.0, shift: Array | float = 0.0
     ) -> Array:
-        """after(normalised(x + plus) * factor + shift); all three alike for all pixels: (b, 1, .., 1, c) or (c,)."""
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        """after(normalised(x + plus) * factor + shift); all three alike for all pixels: (b or 1, 1, .., 1, c)."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        scale, bias = _beside(x, scale), _beside(x, bias)
         attributes = self.groups, self.after, self.epsilon
         return _normalised(attributes, x, plus, scale * factor, bias * factor + shift)
 

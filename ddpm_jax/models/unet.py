@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, Key
 
+from ddpm_jax.diffusion import random_keys
+from ddpm_jax.diffusion.random_keys import Keys, OneKey
 from ddpm_jax.models.layers import (
     Convolution,
     Dense,
@@ -159,7 +161,7 @@ class Attention(nn.Module):
 
 def _told(config: UNetConfig, t: Array) -> Array:
     """The time as a network is told it, from its own start and on its own scale."""
-    t = (t - 1 + config.time_start) * config.time_scale
+    t = jnp.asarray(t - 1 + config.time_start, jnp.float32) * config.time_scale
     return time_embedding(t, config.channels, config.frequency_shift, config.cosine_first)
 
 
@@ -175,7 +177,7 @@ class UNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], t: Int[Array, " b"], keys: Key[Array, " b"] | None = None) -> Array:
+    def __call__(self, x: Float[Array, "b h w c"], t: Int[Array, " b"], keys: Keys | None = None) -> Array:
         """(x_t, t) -> (b, h, w, image_channels (1 + heads)); `keys`, one per example, turn dropout on."""
         config = self.config
         time = _told(config, t).astype(x.dtype)
@@ -229,14 +231,14 @@ def network(config: UNetConfig, remat: bool = False) -> Callable[..., Any]:
     if config.activations == "float32":
         return apply
 
-    def rounded(params: Any, x_t: Array, t: Array, keys: Key[Array, " b"] | None = None) -> Any:
+    def rounded(params: Any, x_t: Array, t: Array, keys: Keys | None = None) -> Any:
         params, x_t = jax.tree.map(lambda x: x.astype(config.activations), (params, x_t))
         return apply(params, x_t, t, keys)
 
     return rounded
 
 
-def init(key: Key[Array, ""], config: UNetConfig, image_size: int) -> Mapping[str, Any]:
+def init(key: OneKey, config: UNetConfig, image_size: int) -> Mapping[str, Any]:
     """Fresh parameters, a nested dict of float32 arrays. Jit it: hundreds of random draws.
 
     Raises:
@@ -244,8 +246,8 @@ def init(key: Key[Array, ""], config: UNetConfig, image_size: int) -> Mapping[st
         channels do not split into groups.
     """
     check(config, image_size)
-    x = jnp.zeros((1, image_size, image_size, config.image_channels))
-    return UNet(config).init(key, x, jnp.ones(1, jnp.int32))
+    x = jnp.zeros((1, image_size, image_size, config.image_channels), jnp.float32)
+    return UNet(config).init(random_keys.typed(key), x, jnp.ones(1, jnp.int32))
 
 
 @lru_cache

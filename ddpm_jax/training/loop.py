@@ -201,7 +201,7 @@ def _measured(state: TrainState, metrics: Metrics, images: int, since: float) ->
         "loss": last.loss,
         "gradient_norm": last.gradient_norm,
         "parameter_norm": last.parameter_norm,
-        "loss_by_noise_level": [None if np.isnan(mean) else mean for mean in np.asarray(state.recent.means).tolist()],
+        "loss_by_noise_level": [None if np.isnan(mean) else mean for mean in state.recent.means.tolist()],
         "images_per_second": round(images / (time.perf_counter() - since), 1),
         "memory_gib": round(sharding.peak_memory() / 2**30, 2),
     }
@@ -395,7 +395,7 @@ def check_finite(metrics: Metrics | None, end: int, state: TrainState, workdir: 
     i = int(bad.argmax())
     step, t = end - len(bad) + i + 1, int(metrics.bad_t[i])
     what = f"loss {numbers[0, i]:g} at step {step}" + (f", t = {t}" if t else f", gradient norm {numbers[1, i]:g}")
-    means = (f"{(i + 1) / TENTHS:.1f}: {mean:.3g}" for i, mean in enumerate(np.asarray(state.recent.means)))
+    means = (f"{(i + 1) / TENTHS:.1f}: {mean:.3g}" for i, mean in enumerate(state.recent.means))
     raise FloatingPointError(
         f"{what}; loss by t/T up to {', '.join(means)}. Lower the learning rate; the last checkpoint in {workdir} is "
         "as it was"

@@ -396,8 +396,8 @@ def _probe(function: Any, T: int, shape: tuple[int, ...], name: str) -> np.ndarr
     if not callable(function):
         raise ValueError(f"denoiser {name} is a {type(function).__name__}: give a callable (x_t, t)")
     t = jnp.asarray(np.unique(np.round(np.geomspace(1, T, 32))), jnp.int32)
-    scale = jnp.array([1.0, 0.3, 3.0])[jnp.arange(len(t)) % 3].reshape(-1, *[1] * len(shape))
-    x_t = scale * jax.random.normal(jax.random.key(0), (len(t), *shape))
+    scale = jnp.array([1.0, 0.3, 3.0], jnp.float32)[jnp.arange(len(t)) % 3].reshape(-1, *[1] * len(shape))
+    x_t = scale * jax.random.normal(jax.random.key(0), (len(t), *shape), jnp.float32)
     try:
         output = jax.jit(lambda x_t, t: function(x_t, t))(x_t, t)
     except Exception as error:  # it is the user's code

@@ -17,10 +17,11 @@ from jax import Array
 from jaxtyping import Float, Int, Key, UInt8
 
 from ddpm_jax.data.transforms import to_unit
-from ddpm_jax.diffusion import losses
+from ddpm_jax.diffusion import losses, random_keys
 from ddpm_jax.diffusion.denoiser import Denoiser, Network, make_denoiser
 from ddpm_jax.diffusion.losses import NoisyBatch, Objective
 from ddpm_jax.diffusion.process import Steps
+from ddpm_jax.diffusion.random_keys import OneKey
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.runtime.sharding import when_there
 from ddpm_jax.training import optimizers
@@ -43,9 +44,10 @@ class Recent(NamedTuple):
     counts: Float[Array, " levels"]
 
     @property
-    def means(self) -> Float[Array, " levels"]:
-        """The mean loss of each tenth; not a number where no example was drawn."""
-        return self.sums / self.counts
+    def means(self) -> Float[np.ndarray, " levels"]:
+        """The mean loss of each tenth, on the host; not a number where no example was drawn."""
+        sums, counts = np.asarray(self.sums), np.asarray(self.counts)
+        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
 class TrainState(NamedTuple):
@@ -126,11 +128,11 @@ def in_training(network: Network, schedule: Schedule, kind: str, heads: tuple[st
     return made
 
 
-def initial_state(key: Key[Array, ""], params: Params, recipe: Recipe) -> TrainState:
+def initial_state(key: OneKey, params: Params, recipe: Recipe) -> TrainState:
     """The state before the first step."""
-    history, none = recipe.time_sampler.init(recipe.chain.K), jnp.zeros(TENTHS)
+    history, none = recipe.time_sampler.init(recipe.chain.K), jnp.zeros(TENTHS, jnp.float32)
     averages, opt_state = (params,) * len(recipe.ema_decay), recipe.optimizer.init(optimizers.pack(params))
-    return TrainState(jnp.int32(0), params, averages, opt_state, key, history, Recent(none, none))
+    return TrainState(jnp.int32(0), params, averages, opt_state, random_keys.typed(key), history, Recent(none, none))
 
 
 Batch = UInt8[Array, "b *x"] | Float[Array, "b *x"]
@@ -191,11 +193,12 @@ def train_step(
     metrics = Metrics(loss, optax.tree.norm(gradient), optax.tree.norm(params), bad_t)
     new_params = optimizers.unpack(params, state.params)
     recent = _by_noise_level(recipe.schedule.T, t, losses)
+    early = jnp.float32(1 + state.step) / jnp.float32(10 + state.step)
     new = TrainState(
         step=state.step + 1,
         params=new_params,
         ema=tuple(
-            _averaged(average, new_params, jnp.minimum(decay, (1 + state.step) / (10 + state.step)))
+            _averaged(average, new_params, jnp.minimum(decay, early))
             for average, decay in zip(state.ema, recipe.ema_decay, strict=True)
         ),
         opt_state=opt_state,
@@ -246,7 +249,7 @@ def _gradient(
 def _by_noise_level(T: int, t: Int[Array, " b"], losses: Float[Array, " b"]) -> Recent:
     """Sums and counts of the losses in each tenth of 1..T."""
     tenth = (t - 1) * TENTHS // T
-    none = jnp.zeros(TENTHS)
+    none = jnp.zeros(TENTHS, jnp.float32)
     return Recent(none.at[tenth].add(losses), none.at[tenth].add(1.0))
 
 
@@ -258,7 +261,7 @@ def _everywhere(columns: Any, axis: str) -> Any:
     count, place = jax.lax.psum(1, axis), jax.lax.axis_index(axis)
 
     def join(share: Array) -> Array:
-        whole = jnp.zeros((count, *share.shape)).at[place].set(share.astype(jnp.float32))
+        whole = jnp.zeros((count, *share.shape), jnp.float32).at[place].set(share.astype(jnp.float32))
         return jax.lax.psum(whole, axis).reshape(-1).astype(share.dtype)
 
     return jax.tree.map(join, columns)
@@ -278,11 +281,13 @@ def draw(recipe: Recipe, state: TrainState, batch: Batch, axis: str | None = Non
 
     x_0 = batch if recipe.levels is None else to_unit(batch, recipe.levels)
     if recipe.flip:
-        mirrored = jax.vmap(jax.random.bernoulli)(keys[:, 0]).reshape((-1,) + (1,) * (x_0.ndim - 1))
+        half = np.float32(0.5)
+        mirrored = jax.vmap(lambda key: jax.random.bernoulli(key, half))(keys[:, 0])
+        mirrored = mirrored.reshape((-1,) + (1,) * (x_0.ndim - 1))
         x_0 = jnp.where(mirrored, x_0[:, :, ::-1], x_0)
     shared = jax.random.fold_in(root, np.uint32(2**32 - 1))  # no example has this index
     k, weight = recipe.time_sampler.draw(state.history, shared, keys[:, 1], index, devices * size)
-    eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(keys[:, 2])
+    eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:], x_0.dtype))(keys[:, 2])
     return losses.noised(recipe.schedule, recipe.chain, k, x_0, eps, recipe.levels, keys[:, 3]), weight
 
 
@@ -299,6 +304,6 @@ def held_out_loss(recipe: Recipe, shared: Any, examples: Any) -> Float[Array, " 
     (key, params, frozen), (k, index, images) = shared, examples
     keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
     x_0 = images if recipe.levels is None else to_unit(images, recipe.levels)
-    eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(keys[:, 0])
+    eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:], x_0.dtype))(keys[:, 0])
     drawn = losses.noised(recipe.schedule, recipe.chain, k, x_0, eps, recipe.levels, keys[:, 1])
     return recipe.objective(drawn, recipe.denoiser(params, None, frozen))

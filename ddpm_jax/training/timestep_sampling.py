@@ -11,7 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, Key, UInt32
+from jaxtyping import Float, Int, UInt32
+
+from ddpm_jax.diffusion.random_keys import Keys, OneKey
 
 KEPT = 10  # losses an index remembers. Nichol & Dhariwal 2021, section 3.3
 UNIFORM_SHARE = 0.001  # of the draws. Nichol & Dhariwal 2021, released code
@@ -44,7 +46,7 @@ class TimeSampler(NamedTuple):
     """
 
     init: Callable[[int], History]
-    draw: Callable[[History, Key[Array, ""], Key[Array, " b"], Int[Array, " b"], int], tuple[Indices, Weights]]
+    draw: Callable[[History, OneKey, Keys, Int[Array, " b"], int], tuple[Indices, Weights]]
     update: Callable[[History, Int[Array, " B"], Float[Array, " B"]], History]
 
 
@@ -60,15 +62,15 @@ def empty(K: int) -> History:
 
 
 def uniform(
-    history: History, root_key: Key[Array, ""], keys: Key[Array, " b"], index: Int[Array, " b"], batch: int
+    history: History, root_key: OneKey, keys: Keys, index: Int[Array, " b"], batch: int
 ) -> tuple[Indices, Weights]:
     """Every k alike and each example for itself: p_k = 1/K. Ho et al. 2020, algorithm 1."""
     K = history.counts.shape[0]
-    return jax.vmap(lambda key: jax.random.randint(key, (), 0, K))(keys), jnp.ones(keys.shape, jnp.float32)
+    return jax.vmap(lambda key: jax.random.randint(key, (), 0, K, jnp.int32))(keys), jnp.ones(index.shape, jnp.float32)
 
 
 def antithetic(
-    history: History, root_key: Key[Array, ""], keys: Key[Array, " b"], index: Int[Array, " b"], batch: int
+    history: History, root_key: OneKey, keys: Keys, index: Int[Array, " b"], batch: int
 ) -> tuple[Indices, Weights]:
     """k_i = floor(K frac(u_0 + i/B)), one u_0 a step: the batch is spread evenly, each k_i alone is uniform.
 
@@ -82,9 +84,9 @@ def antithetic(
     K = history.counts.shape[0]
     if K * batch >= 2**30:
         raise ValueError(f"{K} times and a batch of {batch}: their product must be below 2**30")
-    r = jax.random.randint(root_key, (), 0, K * batch)
+    r = jax.random.randint(root_key, (), 0, K * batch, jnp.int32)
     k = (r + index * K) % (K * batch) // batch
-    return k.astype(jnp.int32), jnp.ones(keys.shape, jnp.float32)
+    return k.astype(jnp.int32), jnp.ones(index.shape, jnp.float32)
 
 
 def shares(history: History) -> UInt32[Array, " K"]:
@@ -100,12 +102,13 @@ def shares(history: History) -> UInt32[Array, " K"]:
     root = jnp.sqrt(jnp.mean(history.losses**2, axis=1))
     total = jnp.sum(root)
     ready = (jnp.min(history.counts) >= KEPT) & (total > 0)
-    p = jnp.where(ready, (1 - UNIFORM_SHARE) * root / total + UNIFORM_SHARE / K, 1 / K)
+    divisor = jnp.where(total > 0, total, 1)  # or what `where` leaves out is 0/0
+    p = jnp.where(ready, (1 - UNIFORM_SHARE) * root / divisor + UNIFORM_SHARE / K, 1 / K)
     return jnp.round(p * 2**30).astype(jnp.uint32)
 
 
 def loss_second_moment(
-    history: History, root_key: Key[Array, ""], keys: Key[Array, " b"], index: Int[Array, " b"], batch: int
+    history: History, root_key: OneKey, keys: Keys, index: Int[Array, " b"], batch: int
 ) -> tuple[Indices, Weights]:
     """p_k ~ sqrt(E[L_k^2]) over the last 10 losses of k, the p with the least noisy loss; each example for itself.
 
@@ -123,7 +126,7 @@ def remember(history: History, k: Int[Array, " B"], losses: Float[Array, " B"]) 
 
     Source: Nichol & Dhariwal 2021, section 3.3.
     """
-    same = k[:, None] == k
+    same = k[:, None] == k[None]
     before = jnp.sum(jnp.tril(same, -1), axis=1)
     after = jnp.sum(jnp.triu(same, 1), axis=1)
     place = jnp.where(after < KEPT, (history.counts[k] + before) % KEPT, KEPT)

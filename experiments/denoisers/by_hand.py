@@ -24,7 +24,7 @@ DIGITS = datasets.digits()
 
 def network(params, x_t, t, keys=None):
     """eps_hat from flat pixels and sinusoids of t."""
-    angles = t[:, None] / 1000 * 2.0 ** jnp.arange(-1, 10, dtype=jnp.float32) * jnp.pi
+    angles = t[:, None].astype(jnp.float32) / 1000 * 2.0 ** jnp.arange(-1, 10, dtype=jnp.float32) * jnp.pi
     features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles), jnp.sin(2.5 * angles)], axis=1)
     h = jnp.concatenate([x_t.reshape(len(x_t), -1), features], axis=1)
     for weights, bias in params[:-1]:
@@ -38,7 +38,7 @@ def learn():
     shapes = list(pairwise(WIDTHS))
     keys = jax.random.split(jax.random.key(0), len(shapes))
     params = [
-        (jax.random.normal(key, shape) / np.sqrt(shape[0]), jnp.zeros(shape[1]))
+        (jax.random.normal(key, shape, jnp.float32) / float(np.sqrt(shape[0])), jnp.zeros(shape[1], jnp.float32))
         for key, shape in zip(keys, shapes, strict=True)
     ]
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, STEPS))

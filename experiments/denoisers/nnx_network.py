@@ -33,7 +33,7 @@ class Perceptron(nnx.Module):
     def __call__(self, x_t: jax.Array, t: jax.Array) -> jax.Array:
         """What is predicted of x_t."""
         ratio = jnp.asarray(LINEAR.alpha_bar / np.maximum(LINEAR.one_minus_alpha_bar, 1e-9), jnp.float32)[t]
-        phases = jnp.log(ratio)[:, None] * jnp.array([0.1, 0.3, 0.6, 1.0])
+        phases = jnp.log(ratio)[:, None] * jnp.array([0.1, 0.3, 0.6, 1.0], jnp.float32)
         h = jnp.concatenate([x_t.reshape(len(x_t), -1), jnp.sin(phases), jnp.cos(phases)], axis=1)
         h = nnx.swish(self.first(h))
         return self.last(nnx.swish(self.second(h)) + h).reshape(x_t.shape)
@@ -49,8 +49,8 @@ def learn() -> Perceptron:
     def step(model: Perceptron, optimizer: nnx.Optimizer, images: jax.Array, key: jax.Array) -> None:
         time_key, noise_key = jax.random.split(key)
         x_0 = to_unit(images, DIGITS.levels)
-        k = jax.random.randint(time_key, (BATCH,), 0, LINEAR.T)
-        eps = jax.random.normal(noise_key, x_0.shape)
+        k = jax.random.randint(time_key, (BATCH,), 0, LINEAR.T, jnp.int32)
+        eps = jax.random.normal(noise_key, x_0.shape, x_0.dtype)
 
         def mean_loss(model: Perceptron) -> jax.Array:
             denoiser = lambda x_t, t: from_v(LINEAR, x_t, t, model(x_t, t))  # noqa: E731

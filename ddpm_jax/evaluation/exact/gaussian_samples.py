@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
-from jaxtyping import Float, Int, Key
+from jaxtyping import Float, Int
 
 from ddpm_jax.diffusion import conventions, process, toy, variances
 from ddpm_jax.diffusion.bases import Basis
 from ddpm_jax.diffusion.conventions import Rules
 from ddpm_jax.diffusion.denoiser import Denoiser, Images, Prediction
 from ddpm_jax.diffusion.process import Kernel, Steps
+from ddpm_jax.diffusion.random_keys import OneKey
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.toy import ToyData
 from ddpm_jax.diffusion.variances import Calibration, ReverseVariance
@@ -42,7 +43,7 @@ class Data(NamedTuple):
 class _Known(NamedTuple):
     """What all chains of a comparison share."""
 
-    key: Key[Array, ""]
+    key: OneKey
     schedule: Schedule
     data: Data
     toy_data: ToyData
@@ -60,7 +61,7 @@ class _Turned(NamedTuple):
 
 
 def compare(
-    key: Key[Array, ""], schedule: Schedule, data: Data, times: np.ndarray, kernels: dict[str, Kernel], n: int
+    key: OneKey, schedule: Schedule, data: Data, times: np.ndarray, kernels: dict[str, Kernel], n: int
 ) -> list[Row]:
     """P_0 and the mean's error of every choice of VARIANCES on one chain: by the recursion P_s = slope^2 P_t + sigma^2,
     and of samples, whose variance has the standard error P sqrt(2/n).

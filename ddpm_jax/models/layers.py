@@ -116,9 +116,9 @@ def time_embedding(
     return jnp.concatenate(waves[::-1] if cosine_first else waves, axis=-1)
 
 
-def _beside(x: Array, values: Array) -> Array:
+def _beside(x: Array, values: Array | np.ndarray) -> Array:
     """A number a channel, shaped to be added to x (b, ..., c)."""
-    return values.reshape(*[1] * (x.ndim - 1), -1)
+    return jnp.reshape(values, (*[1] * (x.ndim - 1), -1))
 
 
 class Convolution(nn.Module):

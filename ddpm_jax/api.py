@@ -1,8 +1,6 @@
 """What a notebook needs in one call each: measure, sample, compare, train; `load` is `training.model.load`."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +17,7 @@ from ddpm_jax.evaluation import moments as passes
 from ddpm_jax.evaluation.design import Design
 from ddpm_jax.evaluation.likelihood import Row
 from ddpm_jax.evaluation.moments import Moments
+from ddpm_jax.paths import AnyPath
 from ddpm_jax.training import loop
 from ddpm_jax.training.config import Config
 from ddpm_jax.training.model import Model, check_clip, check_fit
@@ -142,7 +141,7 @@ def compare(
     return ablation.compare(model, data, design, jax.random.key(0) if key is None else key)
 
 
-def train(config: Config, workdir: str | os.PathLike[str]) -> Model:
+def train(config: Config, workdir: AnyPath) -> Model:
     """Train a network, or go on where its training stopped. Ho et al. 2020, algorithm 1.
 
     Example:
@@ -155,4 +154,4 @@ def train(config: Config, workdir: str | os.PathLike[str]) -> Model:
     Raises:
       ValueError: the config cannot work, or workdir holds another run; see `loop.fit`.
     """
-    return loop.fit(config, Path(workdir).expanduser()).model
+    return loop.fit(config, workdir).model

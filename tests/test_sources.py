@@ -22,7 +22,7 @@ NO_FORMULA = set(
     denoiser.as_argument denoiser.check_prediction denoiser.make_denoiser
     finite_sets.blocks losses.build mixtures.of process.Steps.K process.cast
     schedules.Schedule.T schedules.build schedules.name_of schedules.rows schedules.table schedules.title
-    timesteps.explicit timesteps.named
+    timesteps.explicit timesteps.named random_keys.typed
     registry.named variances.beside variances.build variances.check_steps variances.find variances.heads_of
     variances.needs variances.read_head variances.table
     density.grid

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from ddpm_jax import paths
 from ddpm_jax.cli import betas, choices
 from ddpm_jax.runtime import distributed, sharding, xla
 from ddpm_jax.training.config import Stopped
@@ -46,15 +47,19 @@ def command_line(
         listed = choices.text(kind)
         description = f"{words}\n\nChoices by name:\n{listed}" if listed else words
     config = tyro.cli(kind, description=description, args=argv, prog=program)
-    config = dataclasses.replace(config, **_expanded(config))  # type: ignore[type-var]
     sharding.use_cores()
     with distributed.ending_together():
         _perform(run, config)
 
 
-def _expanded(config: Any) -> dict[str, Path]:
-    """The paths of a dataclass with `~` as the user's folder, as a shell leaves it in --workdir=~/runs."""
-    return {name: value.expanduser() for name, value in vars(config).items() if isinstance(value, Path)}
+def _local(config: C) -> C:
+    """The options with `~` as the user's folder in paths, as a shell leaves it in --workdir=~/runs.
+
+    Raises:
+      ValueError: one is the address of a bucket, or there is no such user.
+    """
+    given = {name: paths.local(value) for name, value in vars(config).items() if isinstance(value, Path)}
+    return dataclasses.replace(config, **given)  # type: ignore[type-var]
 
 
 def check_moved(kind: type[Any], argv: list[str]) -> None:
@@ -80,7 +85,7 @@ def _perform(run: Callable[[C], None], config: C) -> None:
     """Run it; what it raises becomes a line and an exit code."""
     try:
         with xla.kept():
-            run(betas.resolved(config))
+            run(betas.resolved(_local(config)))
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         print(

@@ -4,7 +4,6 @@ import json
 import sys
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,10 +78,10 @@ def reference_of(
       ValueError: there is no such file or data set, it is of another kind, or it holds too few images.
     """
     keep = partial(cache.fetch, Store(options.workdir / "cells", {}, False, Counter()))
-    if options.reference.endswith(".npz"):
+    if options.reference.lower().endswith(".npz"):
         if options.against_images or options.split or options.image_size or options.ground:
             raise ValueError(f"{options.reference} is a file of statistics: only a data set has images and splits")
-        return extractors.of_file(Path(options.reference), extractor, keep), None
+        return extractors.of_file(options.reference, extractor, keep), None
     data_set = datasets.load(options.reference, options.image_size, ground=options.ground)
     if data_set.levels != 256:
         raise ValueError(f"{data_set.name} has {data_set.levels} grey levels: Inception reads 256")

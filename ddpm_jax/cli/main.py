@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import ddpm_jax
+from ddpm_jax import paths
 
 
 class Command(NamedTuple):
@@ -117,7 +118,7 @@ def import_module(name: str) -> None:
     if not name.endswith(".py"):
         importlib.import_module(name)
         return
-    path = Path(name).resolve()
+    path = paths.local(name).resolve()
     if not path.is_file():
         raise ImportError("no such file")
     known = sys.modules.get(path.stem)

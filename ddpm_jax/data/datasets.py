@@ -4,6 +4,7 @@ A name is one of DATASETS, a set that TFDS prepared, a folder of image files or 
 variances and trajectories are fixed on `calibration`, and the likelihood is reported on `test`.
 """
 
+import os
 import sys
 import zlib
 from collections.abc import Callable
@@ -15,10 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ddpm_jax import paths
 from ddpm_jax.data import transforms
 from ddpm_jax.data.sources import files, records, tfds
 from ddpm_jax.data.sources.records import OnDemand, Records
 from ddpm_jax.data.transforms import Framing
+from ddpm_jax.paths import AnyPath
 
 HELD_OUT = 1000  # training images that are kept for calibration, or a tenth of all if that is fewer
 FEWEST = 20  # training images of which a tenth can be held out twice
@@ -254,7 +257,7 @@ def _of_version(folder: Path, name: str, known: Known, image_size: int | None) -
 
 @lru_cache(maxsize=2)
 def _of_path(name: str, image_size: int | None, ground: str | None) -> DataSet:
-    path = Path(name).expanduser()
+    path = paths.local(name)
     images = files.read(path, Framing(image_size, ground=ground or transforms.WHITE))
     if ground is not None and not path.is_dir():
         raise ValueError(_opaque(name, ground))
@@ -289,7 +292,7 @@ DATASETS: dict[str, Callable[..., DataSet]] = {
 
 
 def load(
-    name: str | Path, image_size: int | None = None, mirror: bool | None = None, ground: str | None = None
+    name: AnyPath, image_size: int | None = None, mirror: bool | None = None, ground: str | None = None
 ) -> DataSet:
     """The data set called `name`.
 
@@ -309,14 +312,16 @@ def load(
     """
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size = {image_size}: it is at least 1")
-    if isinstance(name, Path) or name.startswith((".", "/", "~")) or name.lower().endswith(".npz"):
-        data_set = _of_path(str(name), image_size, ground)
+    if not isinstance(name, str) or _is_path(name):
+        data_set = _of_path(os.fspath(name), image_size, ground)
     elif ground is not None:
         raise ValueError(_opaque(name, ground))
     elif name in DATASETS:
         data_set = DATASETS[name]() if image_size is None else DATASETS[name](image_size)
     elif tfds.is_known(name):
         data_set = of_tfds(name, Known(f"{name} of TFDS, images"), image_size)
+    elif Path(name).exists():
+        raise ValueError(f"unknown data set {name!r}: to read what is called so here, write ./{name}")
     else:
         raise ValueError(
             f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, an image set of TFDS such as "
@@ -329,6 +334,11 @@ def load(
     if name in DATASETS and data_set.levels < 256:
         _check_levels(data_set)
     return data_set
+
+
+def _is_path(name: str) -> bool:
+    """Whether a path is meant, or an address, and not the name of a set."""
+    return name.startswith((".", "/", "~")) or name.lower().endswith(".npz") or paths.address(name) is not None
 
 
 def _check_levels(data_set: DataSet) -> None:

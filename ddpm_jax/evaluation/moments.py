@@ -7,7 +7,6 @@ shared by all choices. `measure` is the pass; `visit` is one call of it, a few t
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from jax import Array
 from jaxtyping import Float32, Float64, Int, Key, UInt8
 from tqdm import tqdm
 
+from ddpm_jax import paths
 from ddpm_jax.data.transforms import to_unit
 from ddpm_jax.diffusion import bases, process, random_keys, timesteps, variances
 from ddpm_jax.diffusion import denoiser as denoisers
@@ -30,6 +30,7 @@ from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.variances import Calibration, ReverseVariance
 from ddpm_jax.evaluation import step_kl
 from ddpm_jax.evaluation.step_kl import Table, Tabulated
+from ddpm_jax.paths import AnyPath
 from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.runtime.cache import Keep
 from ddpm_jax.runtime.sharding import Layout
@@ -103,7 +104,7 @@ def effective_variance(schedule: Schedule, error: Float64[np.ndarray, " times"])
     return np.where(schedule.alpha_bar == 0, error, np.where(error < 1, c, np.nan))
 
 
-def save(path: Path, moments: Moments, denoiser: str, rules: Rules) -> None:
+def save(path: AnyPath, moments: Moments, denoiser: str, rules: Rules) -> None:
     """Moments in one .npz file, with what they are of; tables, which fix no variance, stay out.
 
     Args:
@@ -114,15 +115,16 @@ def save(path: Path, moments: Moments, denoiser: str, rules: Rules) -> None:
     """
     of = dict(version=np.asarray(VERSION), denoiser=np.asarray(denoiser), clip_x_0=np.asarray(rules.clip_x_0))
     parts = {name: np.asarray(getattr(moments, name)) for name in STORED}
-    cache.write_whole(path, lambda file: np.savez(file, allow_pickle=False, **of, **parts))
+    cache.write_whole(paths.local(path), lambda file: np.savez(file, allow_pickle=False, **of, **parts))
 
 
-def load(path: Path, denoiser: str, rules: Rules) -> Moments:
+def load(path: AnyPath, denoiser: str, rules: Rules) -> Moments:
     """The moments that `save` stored.
 
     Raises:
       ValueError: the file is no such file, or of another version of the pass, denoiser or x_0 clip.
     """
+    path = paths.local(path)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             found = dict(stored)

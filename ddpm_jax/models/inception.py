@@ -7,7 +7,6 @@ where this one takes maxima.
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +15,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8
 
+from ddpm_jax import paths
 from ddpm_jax.models import ops
 from ddpm_jax.models.convert import files
+from ddpm_jax.paths import AnyPath
 from ddpm_jax.runtime import sharding
 from ddpm_jax.runtime.sharding import Layout, are_cores, local
 
@@ -51,12 +52,13 @@ and guided-diffusion and EDM with it: pixels are points at their left upper corn
 [-1, 1], too."""
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: AnyPath) -> dict[str, Any]:
     """Kernels (height, width, in, out) and biases by layer, of the usual file.
 
     Raises:
       ValueError: the file is missing, or holds another network.
     """
+    path = paths.local(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give the path of {FILE}, which pytorch-fid's releases hold")
     return folded(files.read_tensors(path), path)

@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ddpm_jax import paths
+from ddpm_jax.paths import AnyPath
 from ddpm_jax.report import figures, lookup, published, tables
 from ddpm_jax.report import images as report_images
 from ddpm_jax.report.charts import PALETTE, Drawing, add_legend, drawing
@@ -97,7 +99,7 @@ def render(results: Results, run: Results, charts: dict[str, Drawing], images: d
     )
 
 
-def write(folder: Path, results: Results, run: Results, pictures: Pictures) -> None:
+def write(folder: AnyPath, results: Results, run: Results, pictures: Pictures) -> None:
     """Writes figures/NAME.png, report.html and results.csv into a folder that exists.
 
     Args:
@@ -106,6 +108,7 @@ def write(folder: Path, results: Results, run: Results, pictures: Pictures) -> N
       run: run.json: the machine, the seconds, and which numbers were found on disk.
       pictures: uint8 images ready to show, with the numbers under them.
     """
+    folder = paths.local(folder)
     drawings, files, images = _draw(results, pictures)
     (folder / "figures").mkdir(exist_ok=True)
     for stale in (folder / "figures").glob("*.png"):

@@ -26,6 +26,9 @@ from typing import Any, BinaryIO, NamedTuple
 import jax
 import numpy as np
 
+from ddpm_jax import paths
+from ddpm_jax.paths import AnyPath
+
 Arrays = dict[str, np.ndarray]
 Keep = Callable[[str, dict[str, Any], Callable[[], Arrays]], Arrays]
 
@@ -45,7 +48,7 @@ class Store(NamedTuple):
       used: number of cells by (kind, "computed" or "reused") in this process.
     """
 
-    folder: Path
+    folder: AnyPath
     common: dict[str, Any]
     force: bool
     used: Counter[tuple[str, str]]
@@ -61,7 +64,7 @@ def fetch(store: Store, kind: str, inputs: dict[str, Any], compute: Callable[[],
         and keys.
       compute: makes the arrays.
     """
-    path = store.folder / kind / f"{fingerprint({**store.common, **inputs, **_environment()})}.npz"
+    path = paths.local(store.folder) / kind / f"{fingerprint({**store.common, **inputs, **_environment()})}.npz"
     arrays, how = None if store.force else _read(path), "reused"
     if arrays is None:
         arrays, how = compute(), "computed"
@@ -124,7 +127,7 @@ def _read(path: Path) -> Arrays | None:
         return None
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def write_whole(path: AnyPath, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file atomically: to a temporary file beside it, then renamed.
 
     Args:
@@ -134,6 +137,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Raises:
       OSError: it cannot be written; names the file.
     """
+    path = paths.local(path)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with unfinished.open("wb") as file:
@@ -145,7 +149,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def write_json(path: Path, values: Any) -> None:
+def write_json(path: AnyPath, values: Any) -> None:
     """JSON of plain values, written whole; a number that is not finite becomes null, as JSON has none."""
     text = json.dumps(_finite(values), indent=1, allow_nan=False)
     write_whole(path, lambda file: file.write(text.encode()))
@@ -159,12 +163,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: AnyPath) -> None:
     """Refuse a folder that is not there and cannot be made, or is not writable.
 
     Raises:
       ValueError: see above.
     """
+    folder = paths.local(folder)
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         reason = "not writable" if nearest.is_dir() else "a file"

@@ -24,7 +24,9 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, EveryNSteps, LatestN
 from orbax.checkpoint.options import MultiprocessingOptions
 
+from ddpm_jax import paths
 from ddpm_jax.errors import first_line
+from ddpm_jax.paths import AnyPath
 from ddpm_jax.training import metrics
 from ddpm_jax.training.config import Config
 from ddpm_jax.training.step import TrainState
@@ -93,12 +95,13 @@ CHECKPOINTS = "checkpoints"
 FORMAT = 2  # of a description; 1, which did not say so, had the same parts and every field of its time
 
 
-def folder_of(workdir: Path, config: Config | None = None) -> str:
+def folder_of(workdir: AnyPath, config: Config | None = None) -> str:
     """The folder of a run's checkpoints: what the config says (default: workdir's), or workdir/checkpoints.
 
     Raises:
       ValueError: workdir's is damaged.
     """
+    workdir = paths.local(workdir)
     config_file, configured = workdir / metrics.CONFIG, config and config.checkpoints
     if config is None and config_file.exists():
         try:
@@ -114,7 +117,7 @@ def folder_of(workdir: Path, config: Config | None = None) -> str:
 def on_disk(workdir: Path, config: Config) -> tuple[Path, ...]:
     """The folders that a run writes to, without a bucket."""
     configured = config.checkpoints
-    return (workdir,) if configured is None or in_bucket(configured) else (workdir, Path(configured))
+    return (workdir,) if configured is None or in_bucket(configured) else (workdir, paths.local(configured))
 
 
 def check_folder(workdir: Path, config: Config) -> None:
@@ -132,13 +135,24 @@ def check_folder(workdir: Path, config: Config) -> None:
 
 
 def absolute(folder: epath.PathLike) -> epath.Path:
-    """The folder, by its full name."""
-    return epath.Path(folder) if in_bucket(folder) else epath.Path(folder).absolute()
+    """The folder, by its full name.
+
+    Raises:
+      ValueError: it is an address of a kind that is not known, or there is no such user.
+    """
+    if not in_bucket(folder):
+        return epath.Path(paths.local(folder)).absolute()
+    try:
+        return epath.Path(str(paths.address(folder)))
+    except KeyError as error:
+        raise ValueError(
+            f"{paths.address(folder)}: a bucket of this kind cannot be read here: give one of gs:// or s3://, or a path"
+        ) from error
 
 
 def in_bucket(folder: epath.PathLike) -> bool:
     """Whether it is an address instead of a path."""
-    return "://" in str(folder)
+    return paths.address(folder) is not None
 
 
 def check_room(folder: epath.Path, arrays: int) -> None:

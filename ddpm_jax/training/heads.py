@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key
 
+from ddpm_jax import paths
 from ddpm_jax.data.datasets import DataSet
 from ddpm_jax.diffusion import losses, registry, timesteps, variances
 from ddpm_jax.diffusion.denoiser import Denoiser, Network, Prediction, as_argument, clipped
@@ -20,6 +21,7 @@ from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.models import heads, unet
 from ddpm_jax.models.heads import Units
 from ddpm_jax.models.unet import UNetConfig
+from ddpm_jax.paths import AnyPath
 from ddpm_jax.runtime import sharding
 from ddpm_jax.training import loop, metrics, optimizers, setup, step, timestep_sampling
 from ddpm_jax.training.config import Config, Heads, completed, to_dict
@@ -224,7 +226,7 @@ def fresh(wanted: HeadRun, seed: int) -> TrainState:
     return step.initial_state(key, unet.init(params_key, wanted.network, wanted.model.shape[0]), wanted.recipe)
 
 
-def fit(config: Heads, run: Config, model: Model, data: DataSet, workdir: Path) -> Model:
+def fit(config: Heads, run: Config, model: Model, data: DataSet, workdir: AnyPath) -> Model:
     """Train heads on a denoiser, from the newest checkpoint of workdir if there is one; see `loop.fit`.
 
     Args:
@@ -240,7 +242,7 @@ def fit(config: Heads, run: Config, model: Model, data: DataSet, workdir: Path) 
     Raises:
       ValueError: see `resolve` and `loop.work`.
     """
-    wanted = resolve(config, model, data)
+    workdir, wanted = paths.local(workdir), resolve(config, model, data)
     still = clipped(model.denoiser, model.schedule) if config.fit_clip_x_0 else model.denoiser
     job = Job(
         recipe=wanted.recipe,

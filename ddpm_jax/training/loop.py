@@ -15,9 +15,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ddpm_jax import paths
 from ddpm_jax.data import datasets, loader, transforms
 from ddpm_jax.data.sources.records import ImageArray
 from ddpm_jax.diffusion import conventions, process, sampler, timesteps, variances
+from ddpm_jax.paths import AnyPath
 from ddpm_jax.runtime import cache, distributed, sharding, xla
 from ddpm_jax.runtime.sharding import Layout, ParallelSteps
 from ddpm_jax.runtime.xla import DoesNotFit
@@ -58,7 +60,7 @@ class Job(NamedTuple):
     preview: Callable[[Params], np.ndarray] | None
 
 
-def fit(config: Config, workdir: Path) -> Stored:
+def fit(config: Config, workdir: AnyPath) -> Stored:
     """Train to config.steps, from the newest checkpoint of workdir that can be read, if there is one.
 
     Writes checkpoints, metrics.jsonl, TensorBoard event files, sample grids, and how it was started.
@@ -69,7 +71,7 @@ def fit(config: Config, workdir: Path) -> Stored:
         stays.
       Stopped: SIGTERM or a notice of preemption came; the state is stored.
     """
-    run = setup.resolve(config)
+    workdir, run = paths.local(workdir), setup.resolve(config)
     metrics.check_wandb(config.wandb)
     job = Job(
         recipe=run.recipe,

@@ -5,7 +5,6 @@ Training builds a `setup.Run`; sampling and evaluation take a `Model`, trained h
 
 import importlib
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ddpm_jax
+from ddpm_jax import paths
 from ddpm_jax.data import datasets
 from ddpm_jax.data.datasets import DataSet
 from ddpm_jax.diffusion import denoiser as denoisers
@@ -25,6 +25,7 @@ from ddpm_jax.errors import first_line
 from ddpm_jax.models import heads as head_networks
 from ddpm_jax.models import unet
 from ddpm_jax.models.unet import UNetConfig
+from ddpm_jax.paths import AnyPath
 from ddpm_jax.runtime import cache
 from ddpm_jax.training import checkpoints, setup
 from ddpm_jax.training.config import Config, Heads, from_dict, to_dict
@@ -87,10 +88,10 @@ class Stored(NamedTuple):
 
 
 def load(
-    workdir: str | os.PathLike[str],
+    workdir: AnyPath,
     step: int | None = None,
     ema_decay: float | None = None,
-    heads: str | os.PathLike[str] | None = None,
+    heads: AnyPath | None = None,
 ) -> Model:
     """The network of a training run, with its heads.
 
@@ -112,21 +113,21 @@ def load(
         return load_heads(heads, model)
     if is_builtin(workdir):
         return load_heads(workdir, model)
-    heads_folder = Path(workdir).expanduser() / HEADS
+    heads_folder = paths.local(workdir) / HEADS
     return load_heads(heads_folder, model) if step is None and ema_decay is None and heads_folder.exists() else model
 
 
-def is_builtin(workdir: str | os.PathLike[str]) -> bool:
+def is_builtin(workdir: AnyPath) -> bool:
     """Whether it names a network that comes with the package."""
     return str(workdir).startswith(BUILTIN)
 
 
-def writable(workdir: Path) -> Path:
+def writable(workdir: AnyPath) -> Path:
     """Where files beside a network go: into its workdir, of one that comes with the package into runs/."""
-    return Path("runs") / str(workdir).replace(":", "-") if is_builtin(workdir) else workdir
+    return Path("runs") / str(workdir).replace(":", "-") if is_builtin(workdir) else paths.local(workdir)
 
 
-def packaged(workdir: str | os.PathLike[str], kind: str) -> Path:
+def packaged(workdir: AnyPath, kind: str) -> Path:
     """A file of a network that comes with the package: its `network`, `heads` or `moments`.
 
     Raises:
@@ -140,7 +141,7 @@ def packaged(workdir: str | os.PathLike[str], kind: str) -> Path:
     return path
 
 
-def pack(path: Path, description: dict[str, Any], params: Params) -> None:
+def pack(path: AnyPath, description: dict[str, Any], params: Params) -> None:
     """Write parameters and their description to one .npz file, as the package stores its networks.
 
     Args:
@@ -168,13 +169,13 @@ def _packed_description(path: Path) -> dict[str, Any]:
         return json.loads(str(stored["description"]))
 
 
-def read(workdir: str | os.PathLike[str], step: int | None = None, ema_decay: float | None = None) -> Stored:
+def read(workdir: AnyPath, step: int | None = None, ema_decay: float | None = None) -> Stored:
     """The network of a checkpoint with all that is stored of it; see `load`.
 
     Raises:
       ValueError: there is none, or it is of heads, or the run has no average of this rate.
     """
-    folder = None if is_builtin(workdir) else checkpoints.folder_of(Path(workdir).expanduser())
+    folder = None if is_builtin(workdir) else checkpoints.folder_of(workdir)
     stored = _packed_description(packaged(workdir, "network")) if folder is None else checkpoints.describe(folder, step)
     if "config" not in stored:
         raise ValueError(f"{workdir} holds heads, not a training run: give the workdir of ddpm-jax train")
@@ -243,13 +244,13 @@ def stored_network(
     return Stored(model, config, network, params, step)
 
 
-def load_heads(workdir: str | os.PathLike[str], model: Model) -> Model:
+def load_heads(workdir: AnyPath, model: Model) -> Model:
     """The model with the heads of the newest checkpoint in workdir, or with those of a network of the package.
 
     Raises:
       ValueError: there is none, or it was trained on another denoiser.
     """
-    folder = None if is_builtin(workdir) else checkpoints.folder_of(Path(workdir).expanduser())
+    folder = None if is_builtin(workdir) else checkpoints.folder_of(workdir)
     stored = _packed_description(packaged(workdir, "heads")) if folder is None else checkpoints.describe(folder)
     if "heads" not in stored:
         raise ValueError(f"{workdir} holds a training run, not heads: give the workdir of ddpm-jax heads")

@@ -251,7 +251,7 @@ def test_a_copy_in_another_format_is_named_so(tmp_path: Path, monkeypatch: pytes
         ("digit", None, "unknown data set 'digit': choose one of digits, mnist.* or a path of images such as ./digit"),
         ("lsun", None, "holds lsun/bedroom: choose one instead of lsun"),
         ("fashion_mnist", None, r"does not hold fashion_mnist as array_record.*tfds\.builder\('fashion_mnist'"),
-        ("./nothing", None, "nothing is not there as a folder or an .npz file"),
+        ("./nothing", None, "nothing is not there: give a folder of images"),
         ("mnist", 0, "image_size = 0: it is at least 1"),
         ("mnist", 29, "image_size = 29: images of mnist have 28 x 28 pixels and are never enlarged"),
         ("digits", 4, "image_size = 4: digits comes in 8 x 8 pixels alone, leave it out"),

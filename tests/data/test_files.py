@@ -69,11 +69,51 @@ def test_pictures_of_several_sizes_need_one(tmp_path: Path) -> None:
         files.read(tmp_path, Framing(9))
 
 
-@pytest.mark.parametrize("path", ["nothing", "nothing.npz", "notes.txt"])
-def test_a_path_to_something_else_is_refused(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nothing", "is not there"),
+        ("nothing.npz", "is not there"),
+        ("notes.txt", "is a file of another kind, and no .npz"),
+        ("plain", "is a file of another kind, and no .npz"),
+        ("a.npy", "is one array of NumPy, and no .npz"),
+        ("A.NPY", "is one array of NumPy, and no .npz"),
+        ("a.zip", "is an archive, which has to be unpacked, and no .npz"),
+        ("a.PNG", "is a single picture, and no .npz"),
+        ("broken.npz", "is a link to elsewhere, which is not there"),
+        ("pipe", "is neither a folder nor a file"),
+    ],
+)
+def test_a_path_to_something_else_is_told_what_it_is(tmp_path: Path, name: str, said: str) -> None:
+    for other in ("notes.txt", "plain", "a.npy", "A.NPY", "a.zip", "a.PNG"):
+        (tmp_path / other).touch()
+    (tmp_path / "broken.npz").symlink_to("elsewhere")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / name, str(tmp_path / name)):
+        with pytest.raises(
+            ValueError, match=r": give a folder of images, or an \.npz of the array `images`$"
+        ) as refused:
+            files.read(path, Framing())
+        assert str(refused.value).startswith(f"{tmp_path / name} {said}: ")
+
+
+@pytest.mark.parametrize("name", ["A.NPZ", "a.Npz", "~.npz"])
+def test_an_npz_is_one_whatever_its_suffix_looks_like(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        np.savez(file, images=made_up(3, 8, 8, 1))
+    assert files.read(tmp_path / name, Framing()).n == 3
+
+
+def test_a_folder_called_as_an_npz_is_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "a.npz"
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"a\.npz holds no pictures: give a folder with image files"):
+        files.read(folder, Framing())
+    assert files.read(filled(folder, made_up(2, 8, 8, 1), ["0.png", "1.png"]), Framing()).n == 2
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(ValueError, match=f"{path} is not there as a folder or an .npz file"):
-        files.read(tmp_path / path, Framing())
     with pytest.raises(ValueError, match=f"{tmp_path} holds no pictures beside 1 .txt: give a folder with image files"):
         files.read(tmp_path, Framing())
 

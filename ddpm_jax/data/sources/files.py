@@ -10,18 +10,20 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ddpm_jax import paths
 from ddpm_jax.data import transforms
 from ddpm_jax.data.sources import records
 from ddpm_jax.data.sources.records import Records
 from ddpm_jax.data.transforms import Framing
 from ddpm_jax.errors import first_line
+from ddpm_jax.paths import AnyPath
 
 # What PIL opens and does not read by itself: it asks other programs, or users who register a reader.
 UNREADABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 BEGINNING = 4096  # bytes of a file that tell most pictures of one size apart
 
 
-def read(path: Path, wanted: Framing) -> Records:
+def read(path: AnyPath, wanted: Framing) -> Records:
     """The images of a folder or an .npz.
 
     Args:
@@ -31,11 +33,25 @@ def read(path: Path, wanted: Framing) -> Records:
     Raises:
       ValueError: there are none, or they do not fit together or the framing.
     """
+    path = paths.local(path)
     if path.is_dir():
         return folder(path, wanted)
     if path.suffix.lower() == ".npz" and path.is_file():
         return array(path, wanted)
-    raise ValueError(f"{path} is not there as a folder or an .npz file: give the path of images")
+    raise ValueError(f"{path} {_no_images(path)}: give a folder of images, or an .npz of the array `images`")
+
+
+def _no_images(path: Path) -> str:
+    """Why a path that is no folder and no .npz holds no images."""
+    if path.is_symlink() and not path.exists():
+        return f"is a link to {path.readlink()}, which is not there"
+    if not path.exists():
+        return "is not there"
+    if not path.is_file():
+        return "is neither a folder nor a file"
+    kinds = {".npy": "one array of NumPy", ".zip": "an archive, which has to be unpacked"}
+    kinds |= dict.fromkeys(_suffixes(), "a single picture")
+    return f"is {kinds.get(path.suffix.lower(), 'a file of another kind')}, and no .npz"
 
 
 def folder(path: Path, wanted: Framing) -> Records:

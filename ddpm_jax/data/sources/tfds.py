@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddpm_jax import paths
 from ddpm_jax.data import transforms
 from ddpm_jax.data.sources.records import Records
 from ddpm_jax.data.transforms import Framing
@@ -40,8 +41,18 @@ class Prepared(NamedTuple):
 
 
 def root() -> Path:
-    """The folder of prepared sets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    """The folder of prepared sets.
+
+    Raises:
+      ValueError: TFDS_DATA_DIR is the address of a bucket, or a file.
+    """
+    try:
+        folder = paths.local(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    except ValueError as error:
+        raise ValueError(f"TFDS_DATA_DIR = {error}") from error
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"TFDS_DATA_DIR = {folder}: it is a file, give the folder of prepared sets")
+    return folder
 
 
 def is_known(name: str) -> bool:

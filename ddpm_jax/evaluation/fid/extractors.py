@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from ddpm_jax import paths
 from ddpm_jax.data.datasets import DataSet, describe
 from ddpm_jax.data.sources.records import ImageArray
 from ddpm_jax.errors import first_line
@@ -21,6 +22,7 @@ from ddpm_jax.evaluation.fid.frechet import Sums, Target
 from ddpm_jax.evaluation.fid.protocols import Measure
 from ddpm_jax.models import inception
 from ddpm_jax.models.convert import files
+from ddpm_jax.paths import AnyPath
 from ddpm_jax.runtime import cache
 from ddpm_jax.runtime.cache import Keep
 from ddpm_jax.runtime.sharding import Layout
@@ -65,7 +67,7 @@ class Reference(NamedTuple):
     target: Target
 
 
-def of_inception(path: Path, preparation: str = "pytorch-fid", layout: Layout = Layout()) -> FeatureExtractor:
+def of_inception(path: AnyPath, preparation: str = "pytorch-fid", layout: Layout = Layout()) -> FeatureExtractor:
     """FID's own network, from the usual file.
 
     Args:
@@ -131,7 +133,7 @@ def of_data(
     return Reference(name, frechet.target(frechet.fit(whole)))
 
 
-def of_file(path: Path, extractor: FeatureExtractor, keep: Keep = cache.compute_always) -> Reference:
+def of_file(path: AnyPath, extractor: FeatureExtractor, keep: Keep = cache.compute_always) -> Reference:
     """An .npz of another project.
 
     It holds `mu` and `sigma` (pytorch-fid, guided-diffusion, EDM), the features `pool_3` (score_sde), or images
@@ -145,6 +147,7 @@ def of_file(path: Path, extractor: FeatureExtractor, keep: Keep = cache.compute_
     Raises:
       ValueError: it is missing or damaged, or holds something else.
     """
+    path = paths.local(path)
     arrays = _arrays(path, ("mu", "sigma", "pool_3", "arr_0"), "the arrays mu and sigma")
     if "mu" in arrays and "sigma" in arrays:
         fit = _given(path, extractor.size, arrays["mu"], arrays["sigma"])
@@ -178,12 +181,13 @@ def _of_size(path: Path, size: int, features: np.ndarray) -> np.ndarray:
     return features
 
 
-def read_samples(path: Path) -> tuple[UInt8[np.ndarray, "n h w c"], dict[str, Any]]:
+def read_samples(path: AnyPath) -> tuple[UInt8[np.ndarray, "n h w c"], dict[str, Any]]:
     """The images `arr_0` of an .npz, and what made them where ddpm-jax sample wrote it.
 
     Raises:
       ValueError: it is missing or damaged, or holds something else.
     """
+    path = paths.local(path)
     arrays = _arrays(path, ("arr_0", "options"), "the images arr_0")
     if "arr_0" not in arrays:
         raise ValueError(f"{path} has no array arr_0: the images, uint8 of shape (n, H, W, 3), are wanted under it")

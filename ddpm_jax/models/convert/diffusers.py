@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ddpm_jax import paths
 from ddpm_jax.models import unet
 from ddpm_jax.models.convert import files, tensors, values, weights
 from ddpm_jax.models.convert.tensors import Module, Project, Tensors
 from ddpm_jax.models.unet import UNetConfig
+from ddpm_jax.paths import AnyPath
 
 CONFIG, STEM, INDEX = "config.json", "diffusion_pytorch_model", "model_index.json"
 INSIDE = ("", "unet_ema", "unet")  # where in a folder they may lie, the average before what it is of
@@ -71,7 +73,7 @@ KINDS = {
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def load(folder: Path) -> tuple[UNetConfig, dict[str, Any]]:
+def load(folder: AnyPath) -> tuple[UNetConfig, dict[str, Any]]:
     """The network of a folder: its shape, and its parameters, float32.
 
     Args:
@@ -80,6 +82,7 @@ def load(folder: Path) -> tuple[UNetConfig, dict[str, Any]]:
     Raises:
       ValueError: a file is missing or damaged, or the network is of a kind that ours cannot be.
     """
+    folder = paths.local(folder)
     _check_pipeline(folder / INDEX)
     inside = _inside(folder)
     given = files.read_json(inside / CONFIG)
@@ -226,7 +229,7 @@ def _renamed(found: Tensors) -> dict[str, np.ndarray]:
     return {today(name) if ".attentions." in name else name: array for name, array in found.items()}
 
 
-def save(folder: Path, params: Mapping[str, Any], config: UNetConfig, image_size: int | None = None) -> None:
+def save(folder: AnyPath, params: Mapping[str, Any], config: UNetConfig, image_size: int | None = None) -> None:
     """Write config.json and the weights, for `UNet2DModel.from_pretrained(folder)`.
 
     diffusers' network counts time from 0. That another one counts from elsewhere is worked into its first matrix: with
@@ -242,6 +245,7 @@ def save(folder: Path, params: Mapping[str, Any], config: UNetConfig, image_size
       ValueError: diffusers has no such network.
       OSError: the folder cannot be written.
     """
+    folder = paths.local(folder)
     described = {**write_config(config), "sample_size": image_size}
     arrays = tensors.theirs(params, config, PROJECT)
     first = f"{PROJECT.ends[0]}.weight"

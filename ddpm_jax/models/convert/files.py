@@ -12,10 +12,11 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from ddpm_jax import paths
 from ddpm_jax.errors import first_line
+from ddpm_jax.paths import AnyPath
 
 TORCH = 'pip install -e ".[torch]"'
-POINTER = b"version https://git-lfs.github.com/spec/"
 # What safetensors calls the types of numbers; those that NumPy lacks are ml_dtypes'.
 DTYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -52,21 +53,7 @@ def of(path: object) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def check_there(path: Path) -> None:
-    """Refuse a file that is missing, or that git-lfs has not fetched.
-
-    Raises:
-      ValueError: see above.
-      OSError: it cannot be read.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
-            raise ValueError(f"{path} is a pointer of git-lfs, the file itself is not there: git lfs pull")
-
-
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: AnyPath) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
@@ -78,30 +65,31 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_any_json(path: Path) -> Any:
+def read_any_json(path: AnyPath) -> Any:
     """What a JSON file holds.
 
     Raises:
       ValueError: there is no such file, or it is no JSON.
     """
-    check_there(path)
+    path = paths.existing(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # of bytes that are no text, too; of lists in lists without end
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: AnyPath, values: Mapping[str, Any]) -> None:
     """An object, in a folder that is made where it is missing.
 
     Raises:
       OSError: it cannot be written.
     """
+    path = paths.local(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: AnyPath) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file, or of a PyTorch state dict (.pt, .pth, .bin; needs PyTorch), by name.
 
     Returns:
@@ -110,7 +98,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     Raises:
       ValueError: there is no such file, it is damaged or holds something else, or PyTorch is missing.
     """
-    check_there(path)
+    path = paths.existing(path)
     if path.suffix != ".safetensors":
         return _read_state_dict(path)
     content = path.read_bytes()
@@ -129,19 +117,19 @@ def _array(said: Mapping[str, Any], path: Path, name: str) -> np.ndarray:
     return array if array.dtype.kind in "iub" else array.astype(np.float32)
 
 
-def sha256(path: Path) -> str:
+def sha256(path: AnyPath) -> str:
     """Of a file's bytes."""
-    with path.open("rb") as file:
+    with paths.local(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_tensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_tensors(path: AnyPath, arrays: dict[str, np.ndarray]) -> None:
     """A safetensors file as PyTorch's libraries expect it.
 
     Raises:
       OSError: it cannot be written.
     """
-    save_file(arrays, path, {"format": "pt"})
+    save_file(arrays, paths.local(path), {"format": "pt"})
 
 
 def _read_state_dict(path: Path) -> dict[str, np.ndarray]:

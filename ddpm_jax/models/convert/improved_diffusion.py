@@ -7,7 +7,6 @@ line has them. Time counts from 0; the network is told it rescaled to 0..1000 un
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from ddpm_jax.models.convert import files, tensors, values
 from ddpm_jax.models.convert.schedulers import LONGEST, Scheduler
 from ddpm_jax.models.convert.tensors import Module, Project, Tensors
 from ddpm_jax.models.unet import UNetConfig
+from ddpm_jax.paths import AnyPath
 
 RESCALED_TO = 1000
 NEEDED = ("in_channels", "model_channels", "out_channels", "num_res_blocks", "attention_resolutions")
@@ -92,7 +92,7 @@ KINDS = {
 TRUE, FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
 
-def load(weights: Path, description: Path) -> tuple[UNetConfig, dict[str, Any]]:
+def load(weights: AnyPath, description: AnyPath) -> tuple[UNetConfig, dict[str, Any]]:
     """The network of a state dict: its shape, and its parameters, float32.
 
     Args:

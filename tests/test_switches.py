@@ -171,8 +171,12 @@ def types(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PROGRAMS)
+OF_EACH = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("train")) for name in PROGRAMS]
+)
+
+
+@OF_EACH
 def test_under_x64_a_program_takes_and_leaves_what_it_does_without(name: str) -> None:
     function, arguments = PROGRAMS[name]()
     usual = types(jax.eval_shape(function, *arguments))
@@ -184,8 +188,7 @@ def test_under_x64_a_program_takes_and_leaves_what_it_does_without(name: str) ->
     assert not found or name == "train heads", found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PROGRAMS)
+@OF_EACH
 def test_no_program_leaves_ranks_to_be_guessed(name: str) -> None:
     with RANKS():
         function, arguments = PROGRAMS[name]()
@@ -254,17 +257,18 @@ def test_a_run_is_read_and_sampled_whichever_way_it_was_trained(tmp_path: Path, 
         loop.fit(SHORT, tmp_path)
     stored = checkpoints.describe(tmp_path / "checkpoints")["layout"]
     assert {dtype for _, dtype in stored.values()} == {"float32", "int32", "uint32"}
-    drawn = {}
+    found = {}
     for x64 in (False, True):
         with jax.enable_x64(x64):
-            found = model.load(tmp_path)
-            drawn[x64] = np.asarray(api.sample(KEY, found, "large", K=3, n=2))
-            moments = api.measure(KEY, found, datasets.load("digits").calibration.images[:4], times=[1, 25, 50])
-            drawn[x64] = (drawn[x64], moments.error[:, [1, 25, 50]])
-            assert loop.fit(replace(SHORT, steps=3 + x64), tmp_path).step == 3 + x64  # it goes on, too
-    for one, other in zip(drawn[False], drawn[True], strict=True):
+            read = model.load(tmp_path)
+            measured = api.measure(KEY, read, datasets.load("digits").calibration.images[:4], times=[1, 25, 50])
+            drawn = np.asarray(api.sample(KEY, read, "large", K=3, n=2))
+        found[x64] = (drawn, measured.error[:, [1, 25, 50]], measured.decoder[:, [1, 25, 50]])
+    for one, other in zip(found[False], found[True], strict=True):
         assert one.dtype == other.dtype
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    with jax.enable_x64(not trained_with):
+        assert loop.fit(replace(SHORT, steps=3), tmp_path).step == 3  # it goes on, too
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def time_embedding(
 
 def _beside(x: Array, values: Array | np.ndarray) -> Array:
     """A number a channel, shaped to be added to x (b, ..., c)."""
-    return jnp.reshape(values, (*[1] * (x.ndim - 1), -1))
+    return jnp.asarray(values).reshape(*[1] * (x.ndim - 1), -1)
 
 
 class Convolution(nn.Module):

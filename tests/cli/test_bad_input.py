@@ -401,7 +401,7 @@ def test_what_looks_at_images_names_those_that_are_not_there(
     workdir, images = left
     of = ["--checkpoint", str(workdir), "--workdir", str(tmp_path / "new")]
     for name, argv in (("ablate", [*of, *FEW]), ("heads", of)):
-        assert f"{images} is not there as a folder or an .npz file" in refused(name, argv, capsys)
+        assert f"{images} is not there: give a folder of images" in refused(name, argv, capsys)
     run("export", "--workdir", str(workdir), "--out", str(tmp_path / "theirs"))
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 

@@ -68,7 +68,7 @@ def test_the_reverse_kernel_is_bayes_rule_with_the_data_integrated_out(world, s,
         for j, ((m, c), y) in enumerate(zip(EACH, np.ravel(x_t[i]), strict=True)):
             mean, var = pairs.marginal_reverse(p, m, c, float(y))
             assert np.ravel(kernel.mean[i])[j] == pytest.approx(mean, abs=1e-5)
-            sigma2 = np.exp(np.ravel(np.broadcast_to(kernel.log_var, (2, 2, 1)))[j])
+            sigma2 = np.exp(np.ravel(np.broadcast_to(kernel.log_var, x_t.shape)[i])[j])
             assert sigma2 == pytest.approx(var, rel=1e-5, abs=1e-12)
 
 

@@ -411,7 +411,7 @@ WORLDS = (
         "components_forget_their_weights",
         "Bayes' rule: the weight of a component is w_k times the density of x_t under it",
         "condition",
-        "mixture.log_weights + _log_normal(residual, total)",
+        "weights + _log_normal(residual, total)",
         "_log_normal(residual, total)",
         "test_bayes_rule_is_that_of_every_component_and_of_the_weights",
     ),

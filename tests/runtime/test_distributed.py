@@ -358,6 +358,7 @@ def test_what_is_told_about_staying_alone_is_true() -> None:
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "KUBERNETES", "OMPI"))}
     said = subprocess.run([sys.executable, "-c", none], env=bare, capture_output=True, text=True, check=False).stderr
     assert distributed.NO_CLUSTER in said
+    jax.devices()
     with pytest.raises(RuntimeError, match=distributed.TOO_LATE):
         jax.distributed.initialize()
 

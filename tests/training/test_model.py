@@ -213,7 +213,7 @@ def test_a_network_is_known_by_what_it_is_and_not_by_where_it_lies(workdirs: dic
 
 
 def test_the_images_it_was_trained_on_are_wanted_by_name(workdirs: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match=r"images\.npz is not there as a folder or an \.npz file"):
+    with pytest.raises(ValueError, match=r"images\.npz is not there: give a folder of images"):
         model.load_data(model.load(workdirs["gone"]))
     assert model.load_data(model.load(workdirs["digits"])).name == "digits"
     with pytest.raises(ValueError, match="it is not known what own was trained on: name a data set with --data"):

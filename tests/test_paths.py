@@ -20,7 +20,7 @@ from ddpm_jax.evaluation import moments
 from ddpm_jax.evaluation.fid import extractors
 from ddpm_jax.evaluation.moments import Moments
 from ddpm_jax.models import inception
-from ddpm_jax.models.convert import diffusers, files, improved_diffusion
+from ddpm_jax.models.convert import diffusers, files, improved_diffusion, schedulers
 from ddpm_jax.runtime import cache
 from ddpm_jax.training import checkpoints, loop, model
 from ddpm_jax.training.config import Config
@@ -83,8 +83,8 @@ def write_and_read_tensors(path: Any) -> None:
 
 
 def write_and_read_scheduler(path: Any) -> None:
-    diffusers.save_scheduler(path, diffusers.write_scheduler(diffusers.Scheduler(T=100)))
-    assert diffusers.load_scheduler(path).T == 100  # type: ignore[union-attr]
+    schedulers.save(path, schedulers.write(schedulers.Scheduler(T=100)))
+    assert schedulers.load(path).T == 100  # type: ignore[union-attr]
 
 
 def write_and_read_images(path: Any) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8
 
+from ddpm_jax import paths
 from ddpm_jax.errors import first_line
 
 if TYPE_CHECKING:
@@ -216,6 +217,7 @@ def header(path: Path, grey_ground: bool = True) -> tuple[tuple[int, int], bool]
             mode, size, form = image.mode, image.size[::-1], image.format
             coloured = mode in COLOUR or (image.has_transparency_data and not grey_ground)
     except Exception as error:  # whatever PIL raises of damaged files
+        paths.existing(path)
         raise ValueError(f"{path} cannot be read as a picture ({first_line(error)}): mend or remove it") from error
     if mode not in GREY | COLOUR and (mode, form) != ("I", "PPM"):
         raise ValueError(f"{path} has pixels of PIL's mode {mode}, of which nobody knows the white: convert it to RGB")

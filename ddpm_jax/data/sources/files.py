@@ -147,6 +147,7 @@ def array(path: Path, wanted: Framing) -> Records:
     Raises:
       ValueError: it is damaged, or its arrays are something else.
     """
+    paths.existing(path)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             name = next((name for name in ("images", "arr_0") if name in stored), "")

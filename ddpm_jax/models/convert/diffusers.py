@@ -92,8 +92,9 @@ def load(folder: AnyPath) -> tuple[UNetConfig, dict[str, Any]]:
     return config, tensors.ours(_renamed(weights.read(found)), config, PROJECT, found.paths[0])
 
 
-def told(folder: Path) -> list[str]:
+def told(folder: AnyPath) -> list[str]:
     """What was chosen in a folder that `load` has read, and what its config.json says without effect, a line each."""
+    folder = paths.local(folder)
     there = [name for name in INSIDE if (folder / name / CONFIG).is_file()]
     inside, lines = _inside(folder), []
     if len(there) > 1:

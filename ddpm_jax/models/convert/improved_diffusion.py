@@ -108,7 +108,7 @@ def load(weights: AnyPath, description: AnyPath) -> tuple[UNetConfig, dict[str, 
     return config, read_tensors(files.read_tensors(weights), config, weights)
 
 
-def load_chain(description: Path) -> Scheduler:
+def load_chain(description: AnyPath) -> Scheduler:
     """The chain that a description says.
 
     Raises:
@@ -119,7 +119,7 @@ def load_chain(description: Path) -> Scheduler:
         return read_chain(given)
 
 
-def told(description: Path) -> list[str]:
+def told(description: AnyPath) -> list[str]:
     """What a description that was read says without effect, in a line."""
     given = files.read_json(description)
     idle = [name for name in given if name in IDLE]

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddpm_jax import paths
 from ddpm_jax.diffusion import registry, schedules
 from ddpm_jax.models.convert import files, values
+from ddpm_jax.paths import AnyPath
 
 NAME = "scheduler_config.json"
 LONGEST = 100_000  # noise levels
@@ -104,13 +106,14 @@ class Scheduler(NamedTuple):
     clip_x_0: bool | None = None
 
 
-def find(folder: Path) -> Path | None:
+def find(folder: AnyPath) -> Path | None:
     """The scheduler_config.json of a folder, or of scheduler/ in it; None where there is none."""
+    folder = paths.local(folder)
     places = [folder / NAME, folder / "scheduler" / NAME]
     return next((place for place in places if place.is_file()), None)
 
 
-def load(folder: Path, clip_x_0: bool | None = None) -> Scheduler | None:
+def load(folder: AnyPath, clip_x_0: bool | None = None) -> Scheduler | None:
     """What a folder of diffusers says; None where it holds no scheduler.
 
     Args:
@@ -254,7 +257,7 @@ def _clipping(settings: Mapping[str, Any]) -> bool | None:
     return settings.get("clip_sample")
 
 
-def save(folder: Path, described: Mapping[str, Any]) -> None:
+def save(folder: AnyPath, described: Mapping[str, Any]) -> None:
     """Write scheduler/ and model_index.json beside the unet/ of a DDPMPipeline.
 
     Raises:
@@ -265,6 +268,7 @@ def save(folder: Path, described: Mapping[str, Any]) -> None:
         "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     }
+    folder = paths.local(folder)
     files.write_json(folder / "model_index.json", index)
     files.write_json(folder / "scheduler" / NAME, described)
 

@@ -65,7 +65,7 @@ def measure(
 def sample(
     key: OneKey,
     model: Model,
-    variance: str = "large",
+    variance: str | None = None,
     K: int = 50,
     n: int = 16,
     moments: Moments | None = None,
@@ -83,12 +83,13 @@ def sample(
     Args:
       key: of the noise; image i does not depend on n.
       model: the network.
-      variance: a choice, see `variances.find`.
+      variance: a choice, see `variances.find`; default what the project says that the network was imported from, else
+        large.
       K: number of steps.
       n: number of images.
       moments: of `measure`, for a variance that is measured.
       trajectory: which times are visited, a name of TRAJECTORIES.
-      rules: conventions; default DDPM's.
+      rules: conventions; default DDPM's, with x_0_hat clipped as the project says that the network was imported from.
 
     Returns:
       x_0, data on [-1, 1], not clipped.
@@ -96,7 +97,9 @@ def sample(
     Raises:
       ValueError: an unknown name, K outside 1..T, a variance that needs moments or heads that are not there.
     """
-    rules = conventions.protocol("ddpm", model.levels) if rules is None else rules
+    variance = variance or model.sampling_variance or "large"
+    if rules is None:
+        rules = conventions.protocol("ddpm", model.levels, clip_x_0=model.sampling_clip_x_0)
     known = Calibration(model.schedule, clamp_cov=rules.clamp_cov, learned_times=model.learned_times)
     known = known if moments is None else likelihood.calibrate(known, moments)
     choice = variances.build(variance, known)

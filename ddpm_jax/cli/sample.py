@@ -42,7 +42,7 @@ def main(options: Sample) -> None:
     out = options.out or model.writable(options.workdir) / "samples"
     cache.check_writable(out)
     network, config = network_of(options)
-    options = as_the_run_says(options, config)
+    options = as_the_network_says(options, network)
     assert options.variance and options.protocol
     schedule = network.schedule
     times = (
@@ -77,13 +77,13 @@ def main(options: Sample) -> None:
     print(out / "samples.png")
 
 
-def as_the_run_says(options: Sample, config: Config) -> Sample:
-    """The options with what is not given: an imported run's own, else DDPM's; a protocol given clips its way."""
+def as_the_network_says(options: Sample, network: Model) -> Sample:
+    """The options with what is not given: an imported network's own, else DDPM's; a protocol given clips its way."""
     free = options.clip_x_0 is None and options.protocol is None
     return replace(
         options,
-        variance=options.variance or config.sampling_variance or "large",
-        clip_x_0=config.sampling_clip_x_0 if free else options.clip_x_0,
+        variance=options.variance or network.sampling_variance or "large",
+        clip_x_0=network.sampling_clip_x_0 if free else options.clip_x_0,
         protocol=options.protocol or "ddpm",
     )
 

@@ -53,6 +53,8 @@ class Model(NamedTuple):
       clip_x_0: whether its heads were fitted to a mean with x_0_hat clipped; None where they came with the mean.
       trained_on: the description of its data set (`datasets.describe`), with its `name` and how it was read
         (`datasets.OPTIONS`); None if unknown.
+      sampling_variance: of an imported network, the reverse variance that its project samples with; None if unknown.
+      sampling_clip_x_0: of an imported network, whether its project clips predicted data; None if unknown.
     """
 
     source: str
@@ -67,6 +69,8 @@ class Model(NamedTuple):
     learned_times: tuple[int, ...] | None = None
     clip_x_0: bool | None = None
     trained_on: dict[str, Any] | None = None
+    sampling_variance: str | None = None
+    sampling_clip_x_0: bool | None = None
 
 
 class Stored(NamedTuple):
@@ -240,6 +244,8 @@ def stored_network(
         heads=choice.heads,
         learned_times=choice.times,
         trained_on=data_description(data, config),
+        sampling_variance=config.sampling_variance,
+        sampling_clip_x_0=config.sampling_clip_x_0,
     )
     return Stored(model, config, network, params, step)
 

@@ -57,13 +57,13 @@ def main(options: Reproduce) -> None:
         print(json.dumps(plain(options), indent=2))
         return
     cache.check_writable(options.workdir)
-    with loop.locked(options.workdir):
-        reproduce(options)
-
-
-def reproduce(options: Reproduce) -> None:
-    """What main does, in a workdir that no other process writes to."""
     plan = resolve(options)
+    with loop.locked(plan.options.workdir):
+        reproduce(plan)
+
+
+def reproduce(plan: Plan) -> None:
+    """What main does, in a workdir that no other process writes to."""
     execution = Execution(keep=keep_of(plan))
     work, notes = afford(plan)
     print("\n".join(notes), flush=True)

@@ -22,7 +22,7 @@ from ddpm_jax.evaluation.fid.extractors import FeatureExtractor, Reference
 from ddpm_jax.models.convert import files
 from ddpm_jax.runtime import cache
 from ddpm_jax.runtime.cache import Store
-from ddpm_jax.training import checkpoints, setup
+from ddpm_jax.training import checkpoints, loop, setup
 from ddpm_jax.training.model import Model, load_data, load_heads, read
 from experiments import reproduce_smoke
 
@@ -216,9 +216,11 @@ def network(options: Reproduce) -> Path:
     wanted = ImportWeights(options.weights, options.data, options.description, folder, options.image_size)
     taken, said = folder / "imported.json", contents(options)
     if not checkpoints.steps(checkpoints.folder_of(folder)):
-        folder.mkdir(parents=True, exist_ok=True)
-        cache.write_json(taken, said)
-        import_weights.main(wanted)
+        ready = import_weights.prepare(wanted)
+        with loop.locked(options.workdir):
+            folder.mkdir(exist_ok=True)
+            cache.write_json(taken, said)
+            import_weights.write(wanted, *ready)
     elif not taken.exists() or _importer_known(files.read_json(taken)) != said:
         raise ValueError(f"{folder} holds another network than {options.weights}: choose another --workdir")
     return folder

@@ -16,6 +16,7 @@ from ddpm_jax.models.unet import UNetConfig
 from ddpm_jax.runtime import cache, sharding
 from ddpm_jax.training import checkpoints, loop, metrics, setup, step
 from ddpm_jax.training.config import Config, to_dict
+from ddpm_jax.training.setup import Run
 
 PRESET = "imported"
 
@@ -38,19 +39,38 @@ class Imported(NamedTuple):
 
 def main(options: ImportWeights) -> None:
     """Read, compare names and shapes, and write a checkpoint."""
+    imported, run = prepare(options)
+    if options.dry_run:
+        print(betas.printed({**to_dict(run.config), "network": to_dict(imported.network)}))
+        return
+    cache.check_writable(options.workdir)
+    write(options, imported, run)
+
+
+def prepare(options: ImportWeights) -> tuple[Imported, Run]:
+    """The network and the run that it becomes; stderr says what is kept. Nothing is written.
+
+    Raises:
+      ValueError: see `read`, or an option does not fit.
+    """
     imported = read(options)
     config = describe(options, imported)
     run = setup.resolve(config, imported.network)
     print("\n".join([*imported.told, f"kept: {kept(config)}"]), file=sys.stderr)
-    if options.dry_run:
-        print(betas.printed({**to_dict(run.config), "network": to_dict(imported.network)}))
-        return
-    folder = checkpoints.folder_of(options.workdir, config)
-    cache.check_writable(options.workdir)
+    return imported, run
+
+
+def write(options: ImportWeights, imported: Imported, run: Run) -> None:
+    """The run's checkpoint.
+
+    Raises:
+      ValueError: there is a run in the workdir.
+    """
+    folder = checkpoints.folder_of(options.workdir, run.config)
     with loop.locked(options.workdir):
         if checkpoints.steps(folder):
             raise ValueError(f"{options.workdir} holds a run already: choose another --workdir")
-        state = step.initial_state(jax.random.key(config.seed), imported.params, run.recipe)
+        state = step.initial_state(jax.random.key(run.config.seed), imported.params, run.recipe)
         description = setup.describe(run)
         with checkpoints.writing(folder) as store:
             checkpoints.save(store, state, description)

@@ -142,7 +142,7 @@ def test_another_network_does_not_take_the_place_of_the_first(
         (["--budget", "0"], "budget = 0 hours"),
         (["--checkpoint", "x", "--weights", "y"], "one of them"),
         (["--test-images", "99"], "test_images = 99: from 2 to 8"),
-        (["--reference", "none.npz"], "none.npz cannot be read"),
+        (["--reference", "none.npz"], "none.npz: no such file"),
         (["--variances", "npr"], "reads the head 'npr'"),
         (["--sample-K", "2000"], "K = 2000"),
     ],

@@ -195,11 +195,13 @@ def read_samples(path: AnyPath) -> tuple[UInt8[np.ndarray, "n h w c"], dict[str,
         made = json.loads(str(arrays.get("options", "")))
     except ValueError:
         made = {}
-    return _images(path, arrays["arr_0"]), made if isinstance(made, dict) else {}
+    ours = isinstance(made, dict) and isinstance(made.get("rules"), dict)
+    return _images(path, arrays["arr_0"]), made if ours else {}
 
 
 def _arrays(path: Path, names: tuple[str, ...], expected: str) -> dict[str, np.ndarray]:
     """Those of an .npz that it holds."""
+    paths.existing(path)
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in names if name in stored}

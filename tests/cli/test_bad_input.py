@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -303,7 +304,7 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
 
-def refused(name: str, argv: list[str], capsys: pytest.CaptureFixture) -> str:
+def refused(name: str, argv: Sequence[object], capsys: pytest.CaptureFixture) -> str:
     """What the command says before it exits with 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:

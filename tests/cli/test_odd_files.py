@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from ddpm_jax.data import datasets, transforms
 from ddpm_jax.data.transforms import Framing
+from tests import golden
 from tests.cli.conftest import TRAINING
 from tests.cli.test_bad_input import refused, snapshot
+from tests.cli.test_weights import pipeline
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
 
@@ -99,6 +102,7 @@ PICTURES: dict[str, bytes] = {
     "whole numbers.tif": picture("TIFF", PIXELS[0, ..., 0].astype(np.int32)),
     "small.png": picture("PNG", PIXELS[0, :4, :4]),
     "oblong.png": picture("PNG", PIXELS[0, :, :4]),
+    "pointer.png": b"version https://git-lfs.github.com/spec/v1\n",
 }
 ARRAYS: dict[str, bytes] = {
     "empty.npz": b"",
@@ -128,6 +132,7 @@ ARRAYS: dict[str, bytes] = {
     "of tomorrow.npz": lying("(40, 8, 8, 3)", b"\x09\x00"),
     "labels.npz": npz(images=PIXELS, labels=np.arange(39)),
     "one picture.npz": npz(images=PIXELS[:1].repeat(40, axis=0)),
+    "pointer.npz": b"version https://git-lfs.github.com/spec/v1\n",
 }
 
 
@@ -165,7 +170,7 @@ def test_an_array_that_cannot_be_taken_is_named(tmp_path: Path, name: str, capsy
 
 
 @pytest.mark.parametrize(
-    "name", ["empty.npz", "text.npz", "cut.npz", "encrypted.npz", "other names.npz", "pickled.npz"]
+    "name", ["empty.npz", "text.npz", "cut.npz", "encrypted.npz", "other names.npz", "pickled.npz", "pointer.npz"]
 )
 def test_other_files_than_moments_and_samples_are_named(
     trained: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture
@@ -182,6 +187,108 @@ def test_other_files_than_moments_and_samples_are_named(
     assert snapshot(tmp_path) == before
 
 
+def safetensors(header: object, data: bytes = b"", length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def one(kind: str = "F32", shape: tuple[int, ...] = (2,), end: int = 8) -> dict[str, object]:
+    """The header of a file of one array."""
+    return {"a": {"dtype": kind, "shape": [*shape], "data_offsets": [0, end]}}
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+WEIGHTS: dict[str, bytes] = {
+    "empty": b"",
+    "text": b"a letter\n",
+    "a pointer of git-lfs": POINTER,
+    "a picture": picture("PNG"),
+    "an archive": npz(a=PIXELS),
+    "cut": half(safetensors(one(), bytes(8))),
+    "a header longer than the file": safetensors({}, length=2**20),
+    "a header of exabytes": safetensors({}, length=2**62),
+    "no header": bytes(8),
+    "a header of text": safetensors(b"eight"),
+    "a header of a list": safetensors([1]),
+    "a header of bytes": safetensors(b"\xff\xfe{}"),
+    "less than said": safetensors(one(), bytes(4)),
+    "more than said": safetensors(one(), bytes(12)),
+    "a negative shape": safetensors(one(shape=(-2,)), bytes(8)),
+    "another size": safetensors(one(shape=(3,)), bytes(8)),
+    "complex": safetensors(one("C64", (1,)), bytes(8)),
+    "of tomorrow": safetensors(one("F3"), bytes(8)),
+    "no arrays": safetensors({}),
+    "other arrays": safetensors(one(), bytes(8)),
+}
+DESCRIPTIONS: dict[str, bytes] = {
+    "empty": b"",
+    "text": b"a letter",
+    "a pointer of git-lfs": POINTER,
+    "a picture": picture("PNG"),
+    "cut": b'{"in_channels": ',
+    "a list": b"[1, 2]",
+    "a number": b"1e400",
+    "bytes": b"\xff\xfe{}",
+    "depths": b"[" * 100_000,
+    "numbers as words": b'{"block_out_channels": "16", "num_train_timesteps": "many", "image_size": "small"}',
+    "huge numbers": b'{"layers_per_block": 1e99, "num_train_timesteps": 1e99, "num_res_blocks": 1e99}',
+    "lists of nothing": b'{"block_out_channels": [], "trained_betas": [], "channel_mult": []}',
+    "nothing": b'{"norm_num_groups": null, "beta_schedule": null, "num_channels": null}',
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_other_files_than_weights_are_named(
+    trained: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture
+) -> None:
+    """By every command that reads weights; the network is described rightly."""
+    folder = pipeline(tmp_path / "theirs", _class_name="DDPMScheduler")
+    file_of(folder / "unet", "diffusion_pytorch_model.safetensors", WEIGHTS[name])
+    alone = file_of(tmp_path, "weights.safetensors", WEIGHTS[name])
+    description = file_of(tmp_path, "network.json", (golden.HERE / "improved_diffusion_fixed/config.json").read_bytes())
+    samples = file_of(tmp_path, "samples.npz", npz(arr_0=PIXELS))
+    before, new = snapshot(tmp_path), tmp_path / "new"
+    of_digits = ["--data", "digits", "--workdir", new]
+    for command, argv in (
+        ("import", ["--weights", folder, *of_digits]),
+        ("import", ["--weights", alone, "--description", description, *of_digits]),
+        ("reproduce_analytic_dpm", ["--weights", folder, *of_digits]),
+        ("fid", ["--samples", samples, "--reference", "digits", "--inception", alone, "--workdir", new]),
+    ):
+        assert ".safetensors" in refused(command, argv, capsys)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_other_files_than_descriptions_are_named(tmp_path: Path, name: str, capsys: pytest.CaptureFixture) -> None:
+    """Of networks, schedulers, pipelines and betas."""
+    contents, new = DESCRIPTIONS[name], tmp_path / "new"
+    arrays = golden.HERE / "improved_diffusion_fixed"
+    save_file(golden.weights(arrays / "weights.json"), tmp_path / "weights.safetensors")
+    places = {}
+    for part, place in (("unet", "unet/config.json"), ("scheduler", "scheduler/scheduler_config.json")):
+        places[part] = pipeline(tmp_path / part, _class_name="DDPMScheduler")
+        file_of(places[part], place, contents)
+    alone = file_of(tmp_path, "network.json", contents)
+    before = snapshot(tmp_path)
+    of_digits = ["--data", "digits", "--workdir", new]
+    for file, command, argv in (
+        ("unet/config.json", "import", ["--weights", places["unet"], *of_digits]),
+        ("scheduler_config.json", "import", ["--weights", places["scheduler"], *of_digits]),
+        ("scheduler_config.json", "reproduce_analytic_dpm", ["--weights", places["scheduler"], *of_digits]),
+        (
+            "network.json",
+            "import",
+            ["--weights", tmp_path / "weights.safetensors", "--description", alone, *of_digits],
+        ),
+        ("network.json", "train", ["--preset", "tiny", "--schedule", alone, *of_digits]),
+        ("network.json", "sample", ["--denoiser", "a:b", "--schedule", alone, "--workdir", new]),
+        ("network.json", "ablate", ["--preset", "tiny", "--schedule", alone, *of_digits]),
+    ):
+        assert file in refused(command, argv, capsys)
+    assert snapshot(tmp_path) == before
+
+
 WORKDIRS: dict[str, str] = {"empty": "", "cut": '{"config": {', "list": "[1, 2]", "text": '{"config": "fast"}'}
 
 
@@ -191,7 +298,12 @@ def test_a_workdir_whose_description_is_damaged_is_named(
 ) -> None:
     file_of(tmp_path, "config.json", WORKDIRS[name].encode())
     before = snapshot(tmp_path)
-    for command, option in (("sample", "--workdir"), ("export", "--workdir"), ("ablate", "--checkpoint")):
+    for command, option in (
+        ("sample", "--workdir"),
+        ("export", "--workdir"),
+        ("ablate", "--checkpoint"),
+        ("heads", "--checkpoint"),
+    ):
         assert str(tmp_path) in refused(command, [option, str(tmp_path)], capsys)
     assert snapshot(tmp_path) == before
 

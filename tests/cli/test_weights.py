@@ -16,6 +16,7 @@ from ddpm_jax.models.convert import diffusers, tensors
 from ddpm_jax.training import model
 from tests import golden
 from tests.cli.conftest import run
+from tests.cli.test_bad_input import refused
 from tests.models.test_unet import LEAST, randomised
 
 PARAMETERS = randomised(LEAST)
@@ -28,16 +29,6 @@ def pipeline(folder: Path, **scheduler: object) -> Path:
         (folder / "scheduler").mkdir()
         (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     return folder
-
-
-def refused(capsys: pytest.CaptureFixture, *argv: object) -> str:
-    """The one line with which a command ends that writes nothing."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        run(*argv)
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert stop.value.code == 2 and [line for line in lines if line.startswith("error: ")] == lines[-1:]
-    return lines[-1]
 
 
 @pytest.fixture
@@ -140,7 +131,9 @@ def test_a_scheduler_that_cannot_be_kept_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture, scheduler: dict, message: str
 ) -> None:
     folder = pipeline(tmp_path / "theirs", **scheduler)
-    assert message in refused(capsys, "import", "--weights", folder, "--data", "digits", "--workdir", tmp_path / "run")
+    assert message in refused(
+        "import", ["--weights", folder, "--data", "digits", "--workdir", tmp_path / "run"], capsys
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -233,11 +226,11 @@ def test_a_thousand_betas_are_never_printed(tmp_path: Path, capsys: pytest.Captu
     run("export", "--workdir", tmp_path / "run", "--dry-run")
     printed = "".join(capsys.readouterr())
     assert printed.count("betas (1000 numbers, 0.001 to ") == 6 and "0.002,0.003" not in printed
-    other = refused(capsys, "sample", "--workdir", tmp_path / "run", "--schedule", "linear:1e-4,0.02")
+    other = refused("sample", ["--workdir", tmp_path / "run", "--schedule", "linear:1e-4,0.02"], capsys)
     assert "schedule = linear:1e-4,0.02 has no effect" in other
-    assert len(refused(capsys, "sample", "--workdir", "builtin:digits", *table)) < 300
+    assert len(refused("sample", ["--workdir", "builtin:digits", *table], capsys)) < 300
     assert "T = 7: the schedule is a table of 1000 betas" in refused(
-        capsys, "train", "--preset", "tiny", *table, "--T", 7, "--workdir", tmp_path / "new"
+        "train", ["--preset", "tiny", *table, "--T", 7, "--workdir", tmp_path / "new"], capsys
     )
 
 
@@ -265,5 +258,5 @@ def test_a_file_of_no_betas_is_one_line(
     if content is not None:
         (tmp_path / "b.json").write_text(content)
     options = ("--schedule", tmp_path / "b.json", "--T", 2, "--preset", "tiny", "--workdir", tmp_path / "run")
-    assert message in refused(capsys, "train", *options)
+    assert message in refused("train", options, capsys)
     assert not (tmp_path / "run").exists()

@@ -18,10 +18,10 @@ EXTRAS := dev$(addprefix $(comma),$(JAX_EXTRA))
 STAMP := $(VENV)/.installed$(addprefix -,$(JAX_EXTRA))$(addprefix -jax-,$(JAX_VERSION))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation test test-all test-browser test-oracles mistakes tpu-check check clean
+.PHONY: help ablation test test-all test-browser test-oracles test-documents mistakes tpu-check check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: PYTHON=$(PYTHON), JAX_EXTRA=cuda|cuda12|tpu, JAX_VERSION=0.10.2"
 
 ablation: $(STAMP)  ## train on digits and compare the reverse variances; the report goes to runs/digits
@@ -36,11 +36,14 @@ test-all: $(STAMP)  ## all the tests; those of the page need Chromium and its dr
 test-browser: $(STAMP)  ## the tests of the page in headless Chromium
 	$(BIN)/python -m pytest -m browser
 
+test-documents: $(STAMP)  ## the commands and lines of README and docs
+	$(BIN)/python -m pytest tests/cli/test_documents.py -m "not oracle"
+
 mistakes: $(STAMP)  ## seed mistakes one at a time and see that the tests catch each; minutes
 	$(BIN)/python -m tests.mistakes
 
 # An environment of its own: PyTorch is half a GiB, and only these tests need it.
-test-oracles:  ## compare with PyTorch and diffusers themselves; installs them into .venv-oracles
+test-oracles:  ## compare with PyTorch, diffusers and kubernetes themselves; installs them into .venv-oracles
 	@$(MAKE) --no-print-directory VENV=.venv-oracles JAX_EXTRA=oracles .venv-oracles/.installed-oracles
 	.venv-oracles/bin/python -m pytest -m oracle
 

@@ -9,7 +9,8 @@ from ddpm_jax.training.config import to_dict
 
 def main(options: Train) -> None:
     """Train, or print what would be trained."""
-    distributed.join(options.coordinator, options.processes, options.process)
+    if not options.dry_run:
+        distributed.join(options.coordinator, options.processes, options.process)
     found = setup.resolve(options.training)
     if options.dry_run:
         print(betas.printed({**to_dict(found.config), "network": to_dict(found.network)}))

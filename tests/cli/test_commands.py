@@ -3,7 +3,6 @@
 import csv
 import importlib
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -187,14 +186,3 @@ def test_the_example_denoisers_give_a_table_by_command_and_in_python(spec: str, 
     assert {row["variance"]: row["bits_per_dim"] for row in rows} == pytest.approx(bits, rel=1e-6)
     run("sample", *argv[:4], "--variance", "isotropic", "--K", "10", "--n", "4", "--out", str(tmp_path / "drawn"))
     assert (tmp_path / "drawn" / "samples.png").exists()
-
-
-@pytest.mark.slow
-def test_the_readmes_lines_for_a_notebook_give_a_table() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "my_network" in block]
-    assert len([line for line in lines.splitlines() if line]) <= 5
-    names: dict = {"my_network": lambda x_t, t: x_t / 2}
-    exec(lines, names)
-    without_heads = {name for name, entry in VARIANCES.items() if not entry.heads}
-    assert {row["variance"] for row in names["rows"]} == without_heads

@@ -316,6 +316,18 @@ def test_where_all_is_given_a_cluster_need_not_be_asked(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.oracle
+def test_a_pod_that_may_not_ask_for_its_job_trains_alone() -> None:
+    """The package kubernetes itself, without a service account."""
+    pytest.importorskip("kubernetes")
+    pod = {**os.environ, "JAX_PLATFORMS": "cpu", **POD, "KUBERNETES_SERVICE_PORT": "443"}
+    alone = "from ddpm_jax.runtime import distributed; distributed.join(); print(distributed.share())"
+    done = subprocess.run([sys.executable, "-c", alone], env=pod, capture_output=True, text=True, check=False)
+    (said,) = [line for line in done.stderr.splitlines() if "proxy" not in line]
+    assert done.stdout == "(0, 1)\n" and done.returncode == 0
+    assert said.startswith("this process trains alone: the cluster cannot be asked for others (ConfigException: ")
+
+
 WAITING = """
 import sys
 from ddpm_jax.runtime import distributed

@@ -230,16 +230,11 @@ def test_ddim_steps_are_those_of_diffusers(eta: float, monkeypatch: pytest.Monke
     assert_same(chain(process.ddim(eta), "zero" if eta == 0 else "small", ()), expected)
 
 
-NEED_TORCHSDE = ("scheduling_cosine_dpmsolver_multistep", "scheduling_dpmsolver_sde")
-
-
 def scheduler_classes() -> dict[str, type]:
-    """Every scheduler of the installed diffusers but two."""
+    """Every scheduler of the installed diffusers."""
     found = {}
     package = importlib.import_module("diffusers.schedulers")
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        if module.name.endswith(NEED_TORCHSDE):
-            continue
         content = vars(importlib.import_module(module.name))
         kinds = {name: value for name, value in content.items() if isinstance(value, type)}
         own = {name: kind for name, kind in kinds.items() if kind.__module__ == module.name}

@@ -195,7 +195,7 @@ def test_no_program_leaves_ranks_to_be_guessed(name: str) -> None:
         jax.eval_shape(function, *arguments)
 
 
-def worlds() -> dict[str, toy.ToyData]:
+def known_data() -> dict[str, toy.ToyData]:
     schedule, images = LINEAR, np.linspace(-1, 1, 20).reshape(5, 2, 2, 1)
     two = np.stack([np.full((2, 2, 1), -0.5), np.full((2, 2, 1), 0.5)])
     return {
@@ -220,9 +220,9 @@ def answers(data: toy.ToyData) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["point", "gaussian", "mixture", "finite", "coefficients"])
 @pytest.mark.parametrize("switch", [X64, RANKS, partial(jax.debug_nans, True)], ids=["x64", "ranks", "nans"])
 def test_data_with_known_answers_give_the_same_ones(name: str, switch: Callable) -> None:
-    expected = answers(worlds()[name])
+    expected = answers(known_data()[name])
     with switch():
-        found = answers(worlds()[name])
+        found = answers(known_data()[name])
     assert types(found) == types(expected)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
 

@@ -4,6 +4,7 @@ import doctest
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 
 import ddpm_jax
 from ddpm_jax import api
-from ddpm_jax.diffusion import schedules
+from ddpm_jax.diffusion import conventions, schedules
 from ddpm_jax.training import model
 
 ROOT = Path(__file__).parents[1]
@@ -64,3 +65,13 @@ def test_the_six_lines_of_the_package_run(monkeypatch: pytest.MonkeyPatch) -> No
     assert names["x_0"].shape == (2, 8, 8, 1) and np.isfinite(names["x_0"]).all()
     assert [row["variance"] for row in names["rows"]] == ["small", "large", "analytic"]
     assert jax.numpy.isfinite(names["moments"].error[:, 1:]).all()
+
+
+def test_an_imported_network_is_sampled_as_its_project_says() -> None:
+    own = model.of_function(lambda x_t, t: x_t / 2, schedules.linear(30), "eps", (8, 8, 1), 17)
+    imported = own._replace(sampling_variance="small", sampling_clip_x_0=False)
+    draw = partial(api.sample, jax.random.key(0), K=3, n=2)
+    usual, unclipped = (conventions.protocol("ddpm", 17, clip_x_0=clip) for clip in (None, False))
+    np.testing.assert_array_equal(draw(imported), draw(own, "small", rules=unclipped))
+    np.testing.assert_array_equal(draw(own), draw(imported, "large", rules=usual))
+    assert np.abs(draw(imported) - draw(own, "small")).max() > 1

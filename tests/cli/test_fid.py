@@ -109,7 +109,7 @@ def test_images_of_a_data_set_give_more_figures(
         (["--split", "test"], "is a file of statistics"),
         (["--fid-protocol", "clean"], "unknown FID protocol 'clean'"),
         (["--reference", "digits"], "digits has 17 grey levels: Inception reads 256"),
-        (["--samples", "none.npz"], "none.npz cannot be read"),
+        (["--samples", "none.npz"], "none.npz: no such file"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(

@@ -205,7 +205,7 @@ def test_a_folder_has_a_ground_and_nothing_else_has(tmp_path: Path) -> None:
     for name in ("digits", array):
         with pytest.raises(ValueError, match=f"ground = red: pictures of {name} are opaque, leave it out"):
             datasets.load(name, ground="red")
-    with pytest.raises(ValueError, match=r"nowhere is not there as a folder"):
+    with pytest.raises(ValueError, match=r"nowhere is not there: give a folder"):
         datasets.load("./nowhere", ground="red")
     with pytest.raises(ValueError, match="unknown ground 'rde'"):
         datasets.load(tmp_path, ground="rde")

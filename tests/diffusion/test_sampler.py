@@ -102,7 +102,7 @@ def assert_moments(x, mean, var):
 
 
 @pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize("K", [1, pytest.param(4, marks=pytest.mark.slow), 10])
+@pytest.mark.parametrize("K", [*(pytest.param(K, marks=pytest.mark.slow) for K in (1, 4)), 10])
 @pytest.mark.parametrize("c", [pytest.param(0.25, marks=pytest.mark.slow), 4.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_with_the_ddpm_kernel_follow_the_recursion(name, c, K):

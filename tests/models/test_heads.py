@@ -99,7 +99,7 @@ def excesses(c, name):
 
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("c", [*(pytest.param(c, marks=pytest.mark.slow) for c in (0.25, 0.5)), 4.0])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "npr")) for n in NAMES])
 def test_every_head_recovers_the_true_variance_of_gaussian_data(name, c):
     """Each loss is least where the head is E[target | x_t]: sigma^2 = Q(c) at every step of the chain."""
     assert np.abs(excesses(c, name) - 1).max() <= (0.10 if name == "sn" else 0.05)

@@ -28,7 +28,7 @@ from tests.models.test_unet import LEAST, fresh
 from tests.storing import store
 
 SMALL = replace(LEAST, dropout=0.3)
-SPREAD = [(8, "pmap"), (8, "shard_map")]
+SPREAD = [(8, "pmap"), pytest.param(8, "shard_map", marks=pytest.mark.slow)]
 SPREAD += [pytest.param(devices, how, marks=pytest.mark.slow) for devices in (1, 4) for how in PARALLEL]
 IMAGES = np.random.default_rng(0).integers(0, 17, (3, 16, 8, 8, 1)).astype(np.uint8)
 

@@ -22,16 +22,16 @@ def test_it_loads_with_its_heads_and_without_its_data(monkeypatch: pytest.Monkey
     found = ddpm.load("builtin:digits")
     assert found.shape == (8, 8, 1) and found.levels == 17 and found.schedule.T == 1000
     assert set(found.heads) == {"npr", "sn", "ocm", "learned", "learned_range"}
-    x_0 = ddpm.sample(jax.random.key(0), found, variance="npr", K=2, n=2)
-    assert x_0.shape == (2, 8, 8, 1) and np.isfinite(x_0).all()
+    said = jax.eval_shape(found.denoiser, np.zeros((2, 8, 8, 1), np.float32), np.ones(2, np.int32))
+    assert said.x_0.shape == (2, 8, 8, 1) and said.heads.keys() == {*found.heads}
 
 
 @pytest.mark.slow
-def test_its_moments_fix_the_measured_variances() -> None:
+def test_its_heads_and_moments_fix_every_variance() -> None:
     found = ddpm.load("builtin:digits")
     rules = ddpm.conventions.protocol("ddpm", found.levels)
     stored = moments.load(model.packaged("builtin:digits", "moments"), found.fingerprint, rules)
-    for variance in ("analytic", "isotropic", "spectral", "family"):
+    for variance in ("npr", "analytic", "isotropic", "spectral", "family"):
         x_0 = ddpm.sample(jax.random.key(0), found, variance=variance, K=2, n=2, moments=stored)
         assert np.isfinite(x_0).all()
 

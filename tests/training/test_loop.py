@@ -120,6 +120,7 @@ def test_a_model_is_the_same_just_trained_and_read_back(whole: Trained) -> None:
         assert getattr(trained, name) == getattr(again, name), name
 
 
+@pytest.mark.slow
 def test_samples_are_made_from_the_averaged_parameters(whole: Trained) -> None:
     trained, workdir = whole
     x_t, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1, 50])
@@ -381,6 +382,7 @@ def test_bfloat16_activations_train_and_are_judged_in_float32(whole: Trained, tm
     np.testing.assert_array_equal(trained.model.denoiser(x_t, t).eps, exact)
 
 
+@pytest.mark.slow
 def test_sigterm_stores_the_state_and_the_same_command_goes_on(whole: Trained, tmp_path: Path) -> None:
     """Stopped at step 4, between two checkpoints, and finished: bit for bit the run that was not."""
     asked = iter([False, False, False, True])

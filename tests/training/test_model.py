@@ -281,6 +281,7 @@ def test_a_workdir_may_be_text_or_a_path_and_begin_with_the_users_folder(
     assert len(prints) == 1
 
 
+@pytest.mark.slow
 def test_heads_beside_a_run_are_taken_with_it(workdirs: dict[str, Path], tmp_path: Path) -> None:
     run = shutil.copytree(workdirs["digits"], tmp_path / "run")
     plain = model.load(run)

@@ -34,6 +34,7 @@ def rows(short):
     return gaussian_samples.compare(KEY, short, DATA, TIMES, KERNELS, N)
 
 
+@pytest.mark.slow
 def test_every_choice_takes_part_with_the_kernels_it_knows(rows, known):
     found = {(row["variance"], row["kernel"]) for row in rows}
     every = {name: variances.build(name, known) for name in variances.VARIANCES}

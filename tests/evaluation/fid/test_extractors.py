@@ -85,7 +85,7 @@ def test_a_file_that_is_damaged_missing_or_a_pickle_is_one_line(tmp_path: Path) 
     flipped[60:70] = bytes(10)
     (tmp_path / "flipped.npz").write_bytes(flipped)
     for name in ("cut.npz", "pickle.npz", "none.npz", "array.npz", "flipped.npz"):
-        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+        with pytest.raises(ValueError, match=f"{name}(: no such file| cannot be read)"):
             extractors.of_file(tmp_path / name, EXTRACTOR)
 
 

@@ -60,8 +60,14 @@ def test_an_imported_network_says_what_diffusers_says(
             replace(TINY, channels=16, multipliers=(1, 2, 2), attention_levels=(0, 2), attention_heads=2, heads=1),
             marks=pytest.mark.slow,
         ),
-        replace(TINY, attention_levels=(), head_channels=4, cosine_first=True, frequency_shift=0, scale_shift=True),
-        replace(TINY, time_start=0, norm_epsilon=1e-5, downsample_padding=1, image_channels=3),
+        pytest.param(
+            replace(TINY, attention_levels=(), head_channels=4, cosine_first=True, frequency_shift=0, scale_shift=True),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            replace(TINY, time_start=0, norm_epsilon=1e-5, downsample_padding=1, image_channels=3),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["ours", "heads", "cosines", "others"],
 )

@@ -2,10 +2,11 @@
 
 from ddpm_jax.cli import betas
 from ddpm_jax.cli.arguments import ExportWeights
+from ddpm_jax.diffusion import schedules
 from ddpm_jax.models.convert import diffusers, schedulers
 from ddpm_jax.models.convert.schedulers import Scheduler
 from ddpm_jax.runtime import cache
-from ddpm_jax.training import model
+from ddpm_jax.training import model, setup
 from ddpm_jax.training.config import Config
 
 
@@ -24,7 +25,13 @@ def main(options: ExportWeights) -> None:
 
 
 def chain(config: Config) -> Scheduler:
-    """What a run's config says of its chain, and of its sampling; without that it draws with what its heads say."""
-    headed = config.variance if config.variance in ("learned", "learned_range") else None
-    variance = config.sampling_variance or headed
+    """What a run's config says of its chain, and of its sampling; a network with outputs for it draws with these.
+
+    Raises:
+      ValueError: the network has other outputs than diffusers reads.
+    """
+    heads = setup.in_loss(config, schedules.build(config.schedule, config.T)).heads
+    if heads not in ((), ("learned_range",)):
+        raise ValueError(f"variance = {config.variance}: diffusers reads no outputs but those of learned_range")
+    variance = heads[0] if heads else config.sampling_variance
     return Scheduler(config.schedule, config.T, config.prediction, variance, config.sampling_clip_x_0)

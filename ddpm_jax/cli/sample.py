@@ -80,9 +80,10 @@ def main(options: Sample) -> None:
 def as_the_network_says(options: Sample, network: Model) -> Sample:
     """The options with what is not given: an imported network's own, else DDPM's; a protocol given clips its way."""
     free = options.clip_x_0 is None and options.protocol is None
+    theirs = network.sampling_variance if options.sampler == "ddpm" else None
     return replace(
         options,
-        variance=options.variance or network.sampling_variance or "large",
+        variance=options.variance or theirs or "large",
         clip_x_0=network.sampling_clip_x_0 if free else options.clip_x_0,
         protocol=options.protocol or "ddpm",
     )

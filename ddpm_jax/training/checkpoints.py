@@ -106,7 +106,9 @@ def folder_of(workdir: AnyPath, config: Config | None = None) -> str:
     if config is None and config_file.exists():
         try:
             configured = json.loads(config_file.read_text(encoding="utf-8")).get("config", {}).get("checkpoints")
-        except (ValueError, AttributeError) as error:
+            if not isinstance(configured, str | None):
+                raise ValueError(f"checkpoints = {configured}")
+        except (ValueError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{config_file} does not describe a run ({error}): mend it, or remove it where the checkpoints lie in "
                 f"{workdir / CHECKPOINTS}"

@@ -26,6 +26,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import ddpm_jax
+from ddpm_jax.errors import first_line
 from ddpm_jax.runtime import cache
 
 METRICS, LOG, CONFIG, STARTS = "metrics.jsonl", "log.txt", "config.json", "starts.jsonl"
@@ -96,9 +97,21 @@ def writing(workdir: Path, first: int, run: dict[str, Any], wandb: str | None = 
 
 
 def read(log: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, without a last one that was cut short."""
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The records of a metrics.jsonl, without a last one that was cut short.
+
+    Raises:
+      ValueError: another line is no record.
+    """
+    try:
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        records = [json.loads(line) for line in lines if line.endswith("\n")]
+        if not all(isinstance(record["step"], int) for record in records):
+            raise ValueError("a record without its step")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(
+            f"{log} is damaged ({first_line(error)}): move it away, and the run goes on without it"
+        ) from error
+    return records
 
 
 @contextmanager

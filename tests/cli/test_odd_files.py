@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from ddpm_jax.data import datasets, transforms
 from ddpm_jax.data.transforms import Framing
@@ -197,6 +197,7 @@ def one(kind: str = "F32", shape: tuple[int, ...] = (2,), end: int = 8) -> dict[
     return {"a": {"dtype": kind, "shape": [*shape], "data_offsets": [0, end]}}
 
 
+SAID = golden.weights(golden.HERE / "improved_diffusion_fixed/weights.json")  # by a state dict
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 WEIGHTS: dict[str, bytes] = {
     "empty": b"",
@@ -219,6 +220,7 @@ WEIGHTS: dict[str, bytes] = {
     "of tomorrow": safetensors(one("F3"), bytes(8)),
     "no arrays": safetensors({}),
     "other arrays": safetensors(one(), bytes(8)),
+    "numbers in the place of arrays": save({name: np.full((), 1, np.float32) for name in SAID}),
 }
 DESCRIPTIONS: dict[str, bytes] = {
     "empty": b"",
@@ -263,8 +265,7 @@ def test_other_files_than_weights_are_named(
 def test_other_files_than_descriptions_are_named(tmp_path: Path, name: str, capsys: pytest.CaptureFixture) -> None:
     """Of networks, schedulers, pipelines and betas."""
     contents, new = DESCRIPTIONS[name], tmp_path / "new"
-    arrays = golden.HERE / "improved_diffusion_fixed"
-    save_file(golden.weights(arrays / "weights.json"), tmp_path / "weights.safetensors")
+    save_file(SAID, tmp_path / "weights.safetensors")
     places = {}
     for part, place in (("unet", "unet/config.json"), ("scheduler", "scheduler/scheduler_config.json")):
         places[part] = pipeline(tmp_path / part, _class_name="DDPMScheduler")
@@ -289,7 +290,15 @@ def test_other_files_than_descriptions_are_named(tmp_path: Path, name: str, caps
     assert snapshot(tmp_path) == before
 
 
-WORKDIRS: dict[str, str] = {"empty": "", "cut": '{"config": {', "list": "[1, 2]", "text": '{"config": "fast"}'}
+WORKDIRS: dict[str, str] = {
+    "empty": "",
+    "cut": '{"config": {',
+    "list": "[1, 2]",
+    "text": '{"config": "fast"}',
+    "number": '{"config": {"checkpoints": 5}}',
+    "list of folders": '{"config": {"checkpoints": ["a"]}}',
+    "depths": "[" * 100_000,
+}
 
 
 @pytest.mark.parametrize("name", WORKDIRS)

@@ -86,9 +86,10 @@ def test_a_set_in_another_format_says_how_to_convert_it(root: Path) -> None:
         assert "importlib_resources apache-beam`" in str(caught.value) and "\n" not in str(caught.value)
     info.write_text(json.dumps(values | {"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]}))
     assert tfds_source.read(tfds_source.find("mnist"), Framing(), "mnist").train.n == 3
-    info.write_text("{")
-    with pytest.raises(ValueError, match=r"dataset_info\.json is damaged \(.*\): prepare the data set again"):
-        tfds_source.find("mnist")
+    for damaged in ("{", "[1]", "[" * 100_000, '{"alternativeFileFormats": 1}'):
+        info.write_text(damaged)
+        with pytest.raises(ValueError, match=r"dataset_info\.json is damaged \(.*\): prepare the data set again"):
+            tfds_source.find("mnist")
 
 
 @pytest.mark.parametrize("name", ["mnist", "celeb_a", "lsun/bedroom", "imagenet_resized/64x64", "celeb_a_hq/256"])

@@ -115,3 +115,12 @@ def test_weights_and_biases_must_be_installed(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValueError, match="wandb = 'p': Weights & Biases is not installed: pip install wandb"):
         metrics.check_wandb("p")
     metrics.check_wandb(None)
+
+
+@pytest.mark.parametrize("line", ["\0\0\0", "[1]", '{"a": 1}', '{"step": "3"}', "[" * 100_000, "{"])
+def test_a_damaged_log_is_named_and_stays(tmp_path: Path, line: str) -> None:
+    log = tmp_path / metrics.METRICS
+    log.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged \(.+\): move it away") as error:
+        metrics.read(log)
+    assert "\n" not in str(error.value) and line in log.read_text()

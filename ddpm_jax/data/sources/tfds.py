@@ -113,9 +113,9 @@ def _formats(folder: Path) -> list[str]:
     """The file formats in which a version is stored; sets from before there was a choice do not say so."""
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-    except ValueError as error:
+        return [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / INFO} is damaged ({error}): prepare the data set again") from error
-    return [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
 
 
 def _check_config(name: str) -> None:

@@ -193,7 +193,7 @@ def read_samples(path: AnyPath) -> tuple[UInt8[np.ndarray, "n h w c"], dict[str,
         raise ValueError(f"{path} has no array arr_0: the images, uint8 of shape (n, H, W, 3), are wanted under it")
     try:
         made = json.loads(str(arrays.get("options", "")))
-    except ValueError:
+    except (ValueError, RecursionError):
         made = {}
     ours = isinstance(made, dict) and isinstance(made.get("rules"), dict)
     return _images(path, arrays["arr_0"]), made if ours else {}

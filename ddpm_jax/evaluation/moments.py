@@ -222,10 +222,10 @@ def _probed(choice: ReverseVariance, known: Calibration) -> np.ndarray:
     if choice.headless:
         return np.asarray(choice.log_var(steps, None, None), np.float64)
     shape = (2, 8, 8, len(known.colours) or 1) if known.spectrum is None else (2, *known.spectrum.shape[1:])
-    x_t, eps, x_0, *heads = jax.random.normal(jax.random.key(0), (3 + len(choice.heads), *shape))
+    x_t, eps, x_0, *heads = jax.random.normal(jax.random.key(0), (3 + len(choice.heads), *shape), jnp.float32)
     said = Prediction(eps, x_0, {name: abs(head) for name, head in zip(choice.heads, heads, strict=True)})
     rows = timesteps.even(steps.K, min(steps.K, 8)) - 1
-    each = [Steps(*(column[k] for column in steps)) for k in rows]
+    each = [Steps(*(column[k] for column in process.cast(steps, jnp.float32))) for k in rows]
     return np.stack([np.broadcast_to(choice.log_var(step, x_t, said), shape) for step in each])
 
 

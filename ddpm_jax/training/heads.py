@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
@@ -63,7 +64,8 @@ def fit_ocm(drawn: NoisyBatch, denoiser: Denoiser, prediction: Prediction, chain
     if drawn.keys is None:
         raise ValueError("the head ocm needs keys for its probes")
     shape = drawn.x_t.shape[1:]
-    probe = jax.vmap(lambda key: jax.random.rademacher(key, shape, drawn.x_t.dtype))(drawn.keys)
+    positive = jax.vmap(lambda key: jax.random.bernoulli(key, np.float32(0.5), shape))(drawn.keys)
+    probe = jnp.where(positive, 1, -1).astype(drawn.x_t.dtype)
     _, turned = jax.jvp(lambda x_t: denoiser(x_t, drawn.step.t).eps, (drawn.x_t,), (probe,))
     unknown = (drawn.x_0 - prediction.x_0) ** 2 - 1  # where alpha_bar_t = 0, x_t says nothing and has no Jacobian
     wanted = jax.lax.stop_gradient(jnp.where(drawn.step.signal > 0, -drawn.step.noise * probe * turned, unknown))

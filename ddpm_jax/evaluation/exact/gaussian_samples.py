@@ -140,6 +140,6 @@ def fixed_log_var(
         table = variances.table(choice, steps)
         return np.broadcast_to(variances.beside(table, np.empty((1, *shape))), (steps.K, *shape))
     every = Steps(*(variances.beside(column, np.empty((1, *shape))) for column in steps))
-    nothing = jnp.zeros((steps.K, *shape))
+    nothing = jnp.zeros((steps.K, *shape), jnp.float32)
     prediction = denoiser(nothing, jnp.asarray(steps.t))
     return np.asarray(choice.log_var(every, nothing, prediction), np.float64)

@@ -104,7 +104,8 @@ def linear(T: int = 1000, beta_1: float | None = None, beta_T: float | None = No
 def quadratic(T: int = 1000, beta_1: float | None = None, beta_T: float | None = None) -> Schedule:
     """sqrt(beta_t) linear in t, with `linear`'s ends. Song et al. 2021 (DDIM), released code's `quad`."""
     first, last = _ends(T, beta_1, beta_T)
-    return from_betas(np.linspace(np.sqrt(first), np.sqrt(last), T) ** 2)
+    with np.errstate(invalid="ignore"):  # negative ones are refused with the betas
+        return from_betas(np.linspace(np.sqrt(first), np.sqrt(last), T) ** 2)
 
 
 def sigmoid(T: int = 1000, beta_1: float | None = None, beta_T: float | None = None) -> Schedule:
@@ -193,15 +194,14 @@ def build(name: str, T: int) -> Schedule:
             raise ValueError(f"T = {T}: the schedule is a table of {len(betas)} betas, give T = {len(betas)}")
         return from_betas(betas)
     made = registry.named(SCHEDULES, kind, "schedule")
-    if not colon:
-        return made(T)
-    numbers, names = _numbers(name, words), _number_names(made)
-    if len(numbers) != len(names):
-        takes = f"write {kind}:{','.join(names)} or {kind}" if names else f"{kind} takes no numbers"
-        raise ValueError(f"schedule {title(name)!r}: {takes}")
-    outside = [number for number in numbers if not 0 < number <= 1]
-    if outside:
-        raise ValueError(f"schedule {title(name)!r}: {outside[0]:g} is no beta, it is above 0 and at most 1")
+    numbers = _numbers(name, words) if colon else []
+    _, *takes = inspect.signature(made).parameters.values()
+    needed = any(number.default is number.empty for number in takes)
+    if len(numbers) != len(takes) and (colon or needed):
+        written = f"write {kind}:{','.join(number.name for number in takes)}" if takes else f"{kind} takes no numbers"
+        raise ValueError(f"schedule {title(name)!r}: {written}{'' if needed or not takes else f' or {kind}'}")
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"schedule {title(name)!r}: its numbers are finite")
     return made(T, *numbers)
 
 
@@ -251,10 +251,6 @@ def _likely(betas: np.ndarray) -> Iterator[str]:
     yield f"linear:{first:.12g},{last:.12g}"
     yield f"quadratic:{first:.12g},{last:.12g}"
     yield f"sigmoid:{middle - inner / 2:.12g},{middle + inner / 2:.12g}"
-
-
-def _number_names(made: Callable[..., Schedule]) -> list[str]:
-    return [parameter.name for parameter in inspect.signature(made).parameters.values()][1:]
 
 
 def _numbers(name: str, words: str) -> list[float]:

@@ -152,9 +152,9 @@ def test_a_name_with_its_numbers_is_a_schedule(name, T, betas):
         ("linear:a,b", "schedule 'linear:a,b': numbers, with commas"),
         ("constant:0.1,0.2", "write constant:beta or constant"),
         ("cosine:0.1", "cosine takes no numbers"),
-        ("quadratic:-1,0.5", "-1 is no beta, it is above 0 and at most 1"),
-        ("linear:nan,0.5", "nan is no beta"),
-        ("sigmoid:0.1,inf", "inf is no beta"),
+        ("quadratic:-1,0.5", "beta_1 = nan is outside"),
+        ("linear:nan,0.5", "its numbers are finite"),
+        ("sigmoid:0.1,inf", "its numbers are finite"),
         ("betas:0.1,0.2,0.3", "T = 4: the schedule is a table of 3 betas, give T = 3"),
         ("betas:0.1,2,0.3,0.4", "beta_2 = 2 is outside"),
         ("betas:0.1,nan,0.3,0.4", "beta_2 = nan is outside"),
@@ -195,3 +195,12 @@ def test_a_thousand_numbers_are_shown_as_a_title():
         with pytest.raises(ValueError) as error:  # noqa: PT011, whose words are judged below
             schedules.build(name, T)
         assert len(str(error.value)) < 200
+
+
+def test_a_schedule_from_outside_may_need_a_number_that_is_no_beta(monkeypatch):
+    monkeypatch.setitem(schedules.SCHEDULES, "mine", lambda T, power: schedules.from_betas(np.full(T, 0.1**power)))
+    np.testing.assert_allclose(schedules.build("mine:2", 3).beta[1:], 0.01)
+    for name in ("mine", "mine:1,2"):
+        with pytest.raises(ValueError, match=r"write mine:power$"):
+            schedules.build(name, 3)
+    assert schedules.name_of([0.5, 0.4, 0.45]).startswith("betas:")

@@ -9,8 +9,11 @@ from ddpm_jax.training.config import to_dict
 
 def main(options: Train) -> None:
     """Train, or print what would be trained."""
-    if not options.dry_run:
-        distributed.join(options.coordinator, options.processes, options.process)
+    given = options.coordinator, options.processes, options.process
+    if options.dry_run:
+        distributed.check(*given)
+    else:
+        distributed.join(*given)
     found = setup.resolve(options.training)
     if options.dry_run:
         print(betas.printed({**to_dict(found.config), "network": to_dict(found.network)}))

@@ -70,14 +70,7 @@ def join(coordinator: str | None = None, count: int | None = None, index: int | 
       ValueError: only some of the three are given, or they do not fit, or what the environment says of a cluster cannot
         be understood.
     """
-    given = {"coordinator": coordinator, "processes": count, "process": index}
-    missing = [name for name, value in given.items() if value is None]
-    if missing and len(missing) < len(given):
-        raise ValueError(f"{', '.join(missing)}: missing; give coordinator, processes and process together, or none")
-    if count is not None and index is not None and not 0 <= index < count:
-        raise ValueError(f"process = {index} of processes = {count}: it lies in 0..{count - 1}")
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
-        raise ValueError(f"coordinator = {coordinator!r}: give host:port of process 0")
+    check(coordinator, count, index)
     try:
         with _waiting(coordinator, count):
             _initialize(coordinator, count, index)
@@ -89,6 +82,22 @@ def join(coordinator: str | None = None, count: int | None = None, index: int | 
             place = coordinator or of_jax.global_state.coordinator_address
             raise ValueError(f"the other processes cannot be reached at {place}: {reason}") from error
         _stay_alone(error, reason)
+
+
+def check(coordinator: str | None, count: int | None, index: int | None) -> None:
+    """Refuse half a description of the processes of a run, see `join`.
+
+    Raises:
+      ValueError: only some of the three are given, or they do not fit.
+    """
+    given = {"coordinator": coordinator, "processes": count, "process": index}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise ValueError(f"{', '.join(missing)}: missing; give coordinator, processes and process together, or none")
+    if count is not None and index is not None and not 0 <= index < count:
+        raise ValueError(f"process = {index} of processes = {count}: it lies in 0..{count - 1}")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise ValueError(f"coordinator = {coordinator!r}: give host:port of process 0")
 
 
 def _initialize(coordinator: str | None, count: int | None, index: int | None) -> None:

@@ -153,6 +153,7 @@ TRAIN = [
     ("--image-size 0", "0"),
     ("--coordinator localhost:1", "processes, process: missing; give coordinator, processes and process together"),
     ("--processes 2", "coordinator, process: missing"),
+    ("--processes 2 --dry-run", "coordinator, process: missing"),
     ("--coordinator localhost --processes 2 --process 0", "coordinator = 'localhost': give host:port of process 0"),
     ("--coordinator localhost:1 --processes 2 --process 2", "process = 2 of processes = 2: it lies in 0..1"),
 ]

@@ -64,7 +64,7 @@ class Sample:
       head_checkpoint: workdir of ddpm-jax heads for this network; default those of an ablation in workdir.
       moments: moments.npz of an ablation of the same network; default: measured for this chain on --data.
       variance: a choice of the reverse variance, its number and switches after colons (interpolated:0.7); default what
-        an imported run says, else large.
+        the project of an imported network says of ddpm, else large.
       sampler: ddpm or ddim.
       eta: noise of ddim: 0 for none, 1 for DDPM's.
       trajectory: even or quadratic.
@@ -292,9 +292,9 @@ class ImportWeights:
       mirror: whether a mirrored image is as likely as the image; default by data set.
       ground: the colour that shows where pictures of a folder are transparent, a name or #rrggbb; default white.
       schedule: the noise schedule it was trained for; numbers after a colon (linear:1e-4,0.02), or a .json of betas;
-        default what the folder's scheduler says, or linear.
+        default what the scheduler or description says, or linear.
       T: number of noise levels; default what the folder says, or 1000; with --description its diffusion_steps.
-      prediction: what it predicts: eps, x_0 or v; default what the folder's scheduler says, or eps.
+      prediction: what it predicts: eps, x_0 or v; default what the scheduler or description says, or eps.
       clip_x_0: whether ddpm-jax sample clips predicted data to [-1, 1]; default what the scheduler or description says.
       average: EMA decay rate recorded for the weights; metadata only.
       dry_run: print what would be imported and stop.

@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import is_dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.models.convert import files, values
 from ddpm_jax.models.convert.schedulers import LONGEST
+from ddpm_jax.paths import AnyPath
 
 C = TypeVar("C")
 KEYS = ("betas", "trained_betas")
@@ -24,14 +24,14 @@ def resolved(options: C) -> C:
     """
     changed: dict[str, Any] = {}
     for name, value in vars(options).items():
-        if name == "schedule" and isinstance(value, str) and value.endswith(".json"):
-            changed[name] = read(Path(value).expanduser())
+        if name == "schedule" and isinstance(value, str) and value.lower().endswith(".json"):
+            changed[name] = read(value)
         elif is_dataclass(value):
             changed[name] = resolved(value)
     return replace(options, **changed) if changed else options  # type: ignore[type-var]
 
 
-def read(path: Path) -> str:
+def read(path: AnyPath) -> str:
     """The name of the schedule in a .json: a list of betas, or an object with `betas` or `trained_betas`.
 
     Raises:

@@ -93,7 +93,8 @@ def read(options: ImportWeights) -> Imported:
         raise ValueError(f"T = {options.T}: {options.description} says diffusion_steps = {scheduler.T}, leave --T out")
     network, params = improved_diffusion.load(options.weights, options.description)
     clip_x_0 = scheduler.clip_x_0 if options.clip_x_0 is None else options.clip_x_0
-    told = improved_diffusion.told(options.description)
+    idle = improved_diffusion.told(files.read_json(options.description))
+    told = [f"{options.description}: {line}" for line in idle]
     return Imported(network, params, scheduler._replace(clip_x_0=clip_x_0), told)
 
 
@@ -102,14 +103,12 @@ def _of_diffusers(options: ImportWeights) -> Imported:
     folder = options.weights
     if options.description is not None:
         raise ValueError(f"description = {options.description} has no effect: a folder describes itself")
-    scheduler, path = schedulers.load(folder, options.clip_x_0), schedulers.find(folder)
-    if scheduler is None or path is None:
-        said = [
-            f"{folder}: no {schedulers.NAME}, so DDPM's linear schedule of T = 1000 and eps where no option says other"
-        ]
-        scheduler = Scheduler(clip_x_0=options.clip_x_0)
-    else:
-        said = [f"{path}: {line}" for line in schedulers.told(files.read_json(path))]
+    path = schedulers.find(folder)
+    scheduler = schedulers.load(folder, options.clip_x_0) or Scheduler(clip_x_0=options.clip_x_0)
+    assumed = (
+        f"{folder}: no {schedulers.NAME}, so DDPM's linear schedule of T = 1000 and eps where no option says other"
+    )
+    said = [f"{path}: {line}" for line in schedulers.told(files.read_json(path))] if path else [assumed]
     network, params = diffusers.load(folder)
     if scheduler.variance == "learned_range" and not network.heads:
         raise ValueError(f"{path}: variance_type = 'learned_range': the network has no outputs for it")

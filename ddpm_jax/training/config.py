@@ -29,7 +29,8 @@ class Config:
         mnist, fashion_mnist, digits and .npz files.
       ground: the colour that shows where pictures of a folder are transparent, a name or #rrggbb; default white.
       preset: the shape of the U-Net.
-      schedule: the noise schedule; numbers after a colon (linear:1e-4,0.02), or a .json of betas.
+      schedule: the noise schedule; numbers after a colon (linear:1e-4,0.02), or on a command line a .json of betas, in
+        Python schedules.table(betas).
       T: number of noise levels.
       prediction: what the network predicts: eps, x_0, v or mu.
       objective: simple, mu_mse, vlb or hybrid.

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ddpm_jax.cli import export_weights, sample
+from ddpm_jax.cli.arguments import Sample
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.models.convert import diffusers, tensors
 from ddpm_jax.training import model
+from ddpm_jax.training.config import Config
 from tests import golden
 from tests.cli.conftest import run
 from tests.cli.test_bad_input import refused
@@ -210,10 +213,42 @@ def test_a_table_of_betas_is_kept_with_the_run(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "b.json").unlink()
     found = model.read(tmp_path / "run")
     assert found.config.schedule == schedules.table(BETAS) and found.model.schedule.beta[1:].tolist() == BETAS
-    assert found.model.fingerprint != model.read("builtin:digits").model.fingerprint
+    others = ("--schedule", "linear:0.1,0.3", "--T", 4)
+    run("import", "--weights", folder, "--data", "digits", "--workdir", tmp_path / "other", *others)
+    assert found.model.fingerprint != model.read(tmp_path / "other").model.fingerprint
     run("export", "--workdir", tmp_path / "run", "--out", tmp_path / "back")
     assert json.loads((tmp_path / "back/scheduler/scheduler_config.json").read_text())["trained_betas"] == BETAS
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("variance", "theirs", "kept"),
+    [
+        ("learned_range:clamped", None, "learned_range"),
+        ("learned_range", "small", "learned_range"),
+        ("large", "small", "small"),
+        ("large", None, None),
+    ],
+)
+def test_a_network_with_outputs_for_it_is_exported_to_draw_with_them(
+    variance: str, theirs: str | None, kept: str | None
+) -> None:
+    config = Config(objective="hybrid" if variance != "large" else "simple", variance=variance)
+    assert export_weights.chain(replace(config, sampling_variance=theirs)).variance == kept
+
+
+@pytest.mark.parametrize("variance", ["npr", "sn", "learned"])
+def test_outputs_that_diffusers_does_not_read_are_not_exported(variance: str) -> None:
+    with pytest.raises(ValueError, match=f"variance = {variance}: diffusers reads no outputs but"):
+        export_weights.chain(Config(objective="hybrid", variance=variance))
+
+
+@pytest.mark.parametrize(("sampler", "variance"), [("ddpm", "learned_range"), ("ddim", "large")])
+def test_the_variance_of_a_project_is_for_its_ddpm(sampler: str, variance: str) -> None:
+    imported = model.of_function(lambda x_t, t: x_t / 2, schedules.linear(30), "eps", (8, 8, 1))
+    imported = imported._replace(sampling_variance="learned_range", sampling_clip_x_0=False)
+    found = sample.as_the_network_says(Sample(sampler=sampler), imported)
+    assert (found.variance, found.clip_x_0, found.protocol) == (variance, False, "ddpm")
 
 
 def test_a_thousand_betas_are_never_printed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -250,13 +285,15 @@ def test_a_thousand_betas_are_never_printed(tmp_path: Path, capsys: pytest.Captu
         ("[0.1, NaN]", "b.json: betas = [0.1, nan]: a list"),
         ("[1, 0.2]", "b.json: beta_1 = 1 is outside (0, 1)"),
         ("0.1", "b.json: betas = 0.1: a list"),
+        ("~nobody-here", "there is no user 'nobody-here'"),
     ],
 )
 def test_a_file_of_no_betas_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture, content: str | None, message: str
 ) -> None:
+    path = f"{content}/b.json" if content == "~nobody-here" else tmp_path / "b.json"
     if content is not None:
         (tmp_path / "b.json").write_text(content)
-    options = ("--schedule", tmp_path / "b.json", "--T", 2, "--preset", "tiny", "--workdir", tmp_path / "run")
+    options = ("--schedule", path, "--T", 2, "--preset", "tiny", "--workdir", tmp_path / "run")
     assert message in refused("train", options, capsys)
     assert not (tmp_path / "run").exists()

@@ -93,7 +93,7 @@ def read_tensors(path: AnyPath) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file, or of a PyTorch state dict (.pt, .pth, .bin; needs PyTorch), by name.
 
     Returns:
-      Of any shape; float32, or whole numbers as they are.
+      Of any shape, float32; of a safetensors file whole numbers as they are.
 
     Raises:
       ValueError: there is no such file, it is damaged or holds something else, or PyTorch is missing.

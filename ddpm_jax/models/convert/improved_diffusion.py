@@ -119,13 +119,13 @@ def load_chain(description: AnyPath) -> Scheduler:
         return read_chain(given)
 
 
-def told(description: AnyPath) -> list[str]:
+def told(given: Mapping[str, Any]) -> list[str]:
     """What a description that was read says without effect, in a line."""
-    given = files.read_json(description)
     idle = [name for name in given if name in IDLE]
-    if "image_size" in given and not _of_flags(given) and not isinstance(given["attention_resolutions"], str):
+    sized = _of_flags(given) or given.get("channel_mult") == "" or isinstance(given["attention_resolutions"], str)
+    if "image_size" in given and not sized:
         idle.append("image_size")
-    return [f"{description}: without effect here: {', '.join(idle)}"] if idle else []
+    return [f"without effect here: {', '.join(idle)}"] if idle else []
 
 
 def read_config(given: Mapping[str, Any]) -> UNetConfig:
@@ -313,7 +313,7 @@ def _apart(found: Tensors, config: UNetConfig) -> dict[str, np.ndarray]:
     parts: dict[str, np.ndarray] = {}
     for name, array in found.items():
         module, _, leaf = name.rpartition(".qkv.")
-        if module and len(array) % (3 * config.attention_heads) == 0:
+        if module and array.ndim and len(array) % (3 * config.attention_heads) == 0:
             by_head = array.reshape(config.attention_heads, 3, -1, *array.shape[1:2])
             for index, letter in enumerate("qkv"):
                 parts[f"{module}.{letter}.{leaf}"] = by_head[:, index].reshape(-1, *array.shape[1:2])

@@ -100,7 +100,7 @@ def test_what_cannot_be_kept_is_refused(given: dict[str, Any], message: str) -> 
 
 
 @pytest.mark.parametrize("clip", [True, False])
-@pytest.mark.parametrize("given", [{"thresholding": True}, {"clip_sample_range": 3.0}, {"clip_sample": not True}])
+@pytest.mark.parametrize("given", [{"thresholding": True}, {"clip_sample_range": 3.0}, {"clip_sample": False}])
 def test_clipping_that_is_chosen_is_kept_whatever_the_file_says(given: dict[str, Any], clip: bool) -> None:
     assert schedulers.read(given, clip).clip_x_0 is clip
 

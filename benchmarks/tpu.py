@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
+from ddpm_jax.errors import first_line
+
 SQUARES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 CUBES = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8"}
 
@@ -86,6 +88,5 @@ def slice_of(name: str) -> Slice:
             f"{kind}:{shape}", platform="tpu", chips_per_host_bounds=bounds, chip_config_name=chip.config
         )
     except Exception as error:  # of several kinds where the library is missing
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"no compiler for {name} ({reason}): pip install -e '.[tpu]'") from error
+        raise ValueError(f"no compiler for {name} ({first_line(error)}): pip install -e '.[tpu]'") from error
     return Slice(name, chip, tuple(found.devices))

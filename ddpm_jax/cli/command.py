@@ -11,6 +11,7 @@ import tyro
 
 from ddpm_jax import paths
 from ddpm_jax.cli import betas, choices
+from ddpm_jax.errors import first_line
 from ddpm_jax.runtime import distributed, sharding, xla
 from ddpm_jax.training.config import Stopped
 
@@ -94,7 +95,7 @@ def _perform(run: Callable[[C], None], config: C) -> None:
         )
         sys.exit(2)
     except ValueError as error:
-        print(f"error: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+        print(f"error: {first_line(error)}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
         print(stop, file=sys.stderr)

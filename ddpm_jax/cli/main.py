@@ -13,6 +13,7 @@ from typing import NamedTuple, NoReturn
 
 import ddpm_jax
 from ddpm_jax import paths
+from ddpm_jax.errors import kind_and_first_line
 
 
 class Command(NamedTuple):
@@ -138,7 +139,7 @@ def import_module(name: str) -> None:
 
 def reason(error: Exception) -> str:
     """In one line, with the place in the user's code."""
-    said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
+    said = kind_and_first_line(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(frame.filename).is_relative_to(Path(ddpm_jax.__file__).parent)
     return said if ours or frame.filename.startswith("<") else f"{said} ({frame.filename}, line {frame.lineno})"

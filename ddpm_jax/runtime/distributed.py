@@ -14,6 +14,8 @@ import numpy as np
 from jax._src import distributed as of_jax  # what was detected is told by no public name
 from jax.experimental import multihost_utils
 
+from ddpm_jax.errors import first_line, kind_and_first_line
+
 SILENCE = 60  # seconds without a sign of life after which a process counts as dead
 GRACE = 10  # seconds that a process which ends by an error gives the others to end by the same
 LOST = 75  # exit code of a process that cannot go on with the others: a temporary failure, start again
@@ -77,7 +79,7 @@ def join(coordinator: str | None = None, count: int | None = None, index: int | 
     except Exception as error:  # of what JAX asks, too: Kubernetes, a machine's metadata
         if _detected() and not isinstance(error, (ValueError, RuntimeError)):
             raise
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        reason = kind_and_first_line(error)
         if coordinator is not None or isinstance(error, jax.errors.JaxRuntimeError):
             place = coordinator or of_jax.global_state.coordinator_address
             raise ValueError(f"the other processes cannot be reached at {place}: {reason}") from error
@@ -259,11 +261,10 @@ def ending_together() -> Iterator[None]:
             raise
         if isinstance(error, jax.errors.JaxRuntimeError):
             code = LOST
-            reason = str(error).partition("\n")[0]
             print(
-                f"error: process {jax.process_index()} cannot go on with the others ({reason}): one of them has died, "
-                "or this one has run out of something; the last checkpoint is whole, start all again to go on from "
-                "there",
+                f"error: process {jax.process_index()} cannot go on with the others ({first_line(error)}): one of them "
+                "has died, or this one has run out of something; the last checkpoint is whole, start all again to go "
+                "on from there",
                 file=sys.stderr,
             )
         elif _all_end():

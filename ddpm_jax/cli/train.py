@@ -9,15 +9,13 @@ from ddpm_jax.training.config import to_dict
 
 def main(options: Train) -> None:
     """Train, or print what would be trained."""
-    given = options.coordinator, options.processes, options.process
+    processes = options.coordinator, options.processes, options.process
     if options.dry_run:
-        distributed.check(*given)
-    else:
-        distributed.join(*given)
-    found = setup.resolve(options.training)
-    if options.dry_run:
+        distributed.check(*processes)
+        found = setup.resolve(options.training)
         print(betas.printed({**to_dict(found.config), "network": to_dict(found.network)}))
         return
+    distributed.join(*processes)
     stored = loop.fit(options.training, options.workdir)
     if distributed.first():
         print(f"{options.workdir}: trained to step {stored.step}")

@@ -115,7 +115,7 @@ def save(path: AnyPath, moments: Moments, denoiser: str, rules: Rules) -> None:
     """
     of = dict(version=np.asarray(VERSION), denoiser=np.asarray(denoiser), clip_x_0=np.asarray(rules.clip_x_0))
     parts = {name: np.asarray(getattr(moments, name)) for name in STORED}
-    cache.write_whole(paths.local(path), lambda file: np.savez(file, allow_pickle=False, **of, **parts))
+    cache.write_whole(path, lambda file: np.savez(file, allow_pickle=False, **of, **parts))
 
 
 def load(path: AnyPath, denoiser: str, rules: Rules) -> Moments:
@@ -225,7 +225,8 @@ def _probed(choice: ReverseVariance, known: Calibration) -> np.ndarray:
     x_t, eps, x_0, *heads = jax.random.normal(jax.random.key(0), (3 + len(choice.heads), *shape), jnp.float32)
     said = Prediction(eps, x_0, {name: abs(head) for name, head in zip(choice.heads, heads, strict=True)})
     rows = timesteps.even(steps.K, min(steps.K, 8)) - 1
-    each = [Steps(*(column[k] for column in process.cast(steps, jnp.float32))) for k in rows]
+    rounded = process.cast(steps, jnp.float32)
+    each = [Steps(*(column[k] for column in rounded)) for k in rows]
     return np.stack([np.broadcast_to(choice.log_var(step, x_t, said), shape) for step in each])
 
 

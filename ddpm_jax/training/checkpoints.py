@@ -142,13 +142,14 @@ def absolute(folder: epath.PathLike) -> epath.Path:
     Raises:
       ValueError: it is an address of a kind that is not known, or there is no such user.
     """
-    if not in_bucket(folder):
+    bucket = paths.address(folder)
+    if bucket is None:
         return epath.Path(paths.local(folder)).absolute()
     try:
-        return epath.Path(str(paths.address(folder)))
+        return epath.Path(bucket)
     except KeyError as error:
         raise ValueError(
-            f"{paths.address(folder)}: a bucket of this kind cannot be read here: give one of gs:// or s3://, or a path"
+            f"{bucket}: a bucket of this kind cannot be read here: give one of gs:// or s3://, or a path"
         ) from error
 
 

@@ -171,9 +171,9 @@ def types(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
 
 
-SOON_TRACED = ("sample large", "measure")
+QUICK = ("sample large", "measure")
 OF_EACH = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in SOON_TRACED)) for name in PROGRAMS]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in PROGRAMS]
 )
 
 

@@ -123,7 +123,9 @@ def test_a_short_command_runs_as_it_stands(command: str) -> None:
 @pytest.mark.parametrize("line", [line for line in shown() if line.startswith(("bash -c", "python -X"))])
 def test_a_line_that_measures_a_command_runs(line: str) -> None:
     bin = Path(sys.executable).parent
-    done = subprocess.run(["bash", "-c", f"PATH={bin}:$PATH; {line}"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", f"set -eo pipefail; PATH={bin}:$PATH; {line}"], capture_output=True, text=True, check=True
+    )
     assert done.stdout or done.stderr
 
 

@@ -251,13 +251,14 @@ def test_other_files_than_weights_are_named(
     samples = file_of(tmp_path, "samples.npz", npz(arr_0=PIXELS))
     before, new = snapshot(tmp_path), tmp_path / "new"
     of_digits = ["--data", "digits", "--workdir", new]
-    for command, argv in (
-        ("import", ["--weights", folder, *of_digits]),
-        ("import", ["--weights", alone, "--description", description, *of_digits]),
-        ("reproduce_analytic_dpm", ["--weights", folder, *of_digits]),
-        ("fid", ["--samples", samples, "--reference", "digits", "--inception", alone, "--workdir", new]),
+    within = folder / "unet/diffusion_pytorch_model.safetensors"
+    for file, command, argv in (
+        (within, "import", ["--weights", folder, *of_digits]),
+        (alone, "import", ["--weights", alone, "--description", description, *of_digits]),
+        (within, "reproduce_analytic_dpm", ["--weights", folder, *of_digits]),
+        (alone, "fid", ["--samples", samples, "--reference", "digits", "--inception", alone, "--workdir", new]),
     ):
-        assert ".safetensors" in refused(command, argv, capsys)
+        assert str(file) in refused(command, argv, capsys)
     assert snapshot(tmp_path) == before
 
 

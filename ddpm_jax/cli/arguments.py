@@ -295,7 +295,7 @@ class ImportWeights:
         default what the scheduler or description says, or linear.
       T: number of noise levels; default what the folder says, or 1000; with --description its diffusion_steps.
       prediction: what it predicts: eps, x_0 or v; default what the scheduler or description says, or eps.
-      clip_x_0: whether ddpm-jax sample clips predicted data to [-1, 1]; default what the scheduler or description says.
+      clip_x_0: whether sampling clips predicted data to [-1, 1]; default what the scheduler or description says.
       average: EMA decay rate recorded for the weights; metadata only.
       dry_run: print what would be imported and stop.
     """
